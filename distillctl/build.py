@@ -1,0 +1,145 @@
+"""From a `_target_` in a config to an object: the only place that does so, behind an allow-list."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from distillctl.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+# A class of these packages may be named, if it also is of the kind that its place in the config asks for.
+TRUSTED = ("distillctl", "torch.nn", "torch.optim")
+
+
+def build(node: Mapping[str, Any], kind: type[T], key: str, /, *arguments: Any, **extra: Any) -> T:
+    """Make the object that `node` describes: `_target_` names its class, the other keys are its arguments.
+
+    `kind` is the class that it must be a subclass of, `key` the node's place in the config, for messages;
+    `arguments` and `extra` are passed on as they are. Raises ConfigError.
+    """
+    found = find_class(node, kind, key)
+    given = {name: plain(value) for name, value in node.items() if name != "_target_"}
+    check_arguments(found, given, key, taken=set(extra), positional=len(arguments))
+    try:
+        return found(*arguments, **given, **extra)
+    except ValueError as error:
+        raise ConfigError(f"{key}.{error}" if str(error).split("=")[0] in given else f"{key}: {error}") from None
+    except TypeError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def find_class(node: Mapping[str, Any], kind: type[T], key: str) -> type[T]:
+    """The class named by `_target_`, judged by where it really lives and not by the name it was reached by."""
+    path = node.get("_target_")
+    if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")) or "." not in path:
+        raise ConfigError(f"{key}._target_={path}: expected package.module.Class")
+    refusal = ConfigError(
+        f"{key}._target_={path}: not a {kind.__name__} of a trusted package ({', '.join(trusted())}); "
+        f"for one of yours add --trust {path.split('.')[0]} to the command"
+    )
+    if not within(path, trusted()):  # before any import: importing runs code
+        raise refusal
+    module_name, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError):
+        raise ConfigError(f"{key}._target_={path}: no such class") from None
+    if not (inspect.isclass(found) and issubclass(found, kind) and within(f"{found.__module__}.", trusted())):
+        raise refusal
+    return found
+
+
+def trusted() -> tuple[str, ...]:
+    """Our own list and what the user named by --trust."""
+    return (*TRUSTED, *filter(None, os.environ.get("DISTILLCTL_TRUST", "").split(",")))
+
+
+def within(path: str, packages: Sequence[str]) -> bool:
+    return any(path.startswith(f"{package}.") for package in packages)
+
+
+def check_arguments(found: type, given: Mapping[str, Any], key: str, taken: set[str], positional: int) -> None:
+    """Unknown, missing and wrongly typed arguments, before the constructor sees them."""
+    try:
+        parameters = inspect.signature(found).parameters
+        hints = typing.get_type_hints(vars(found).get("__init__", found))
+    except (ValueError, TypeError, NameError):
+        return
+    names = [name for name, entry in parameters.items() if entry.kind not in (entry.VAR_POSITIONAL, entry.VAR_KEYWORD)]
+    allowed = [name for name in names[positional:] if name not in taken]
+    open_ended = any(entry.kind is entry.VAR_KEYWORD for entry in parameters.values())
+    for name, value in given.items():
+        if name not in allowed and not open_ended:
+            raise ConfigError(f"{key}.{name}={value}: unknown key; {did_you_mean(name, allowed)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{key}.{name}={value} must be a finite number")
+        if name in hints and not fits(value, hints[name]):
+            raise kind_error(f"{key}.{name}", value, words(hints[name]))
+    for name in allowed:
+        if parameters[name].default is inspect.Parameter.empty and name not in given:
+            raise ConfigError(f"{key}.{name} is not set: pass {key}.{name}=...")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a config value can stand where `hint` is asked for; hints beyond config values are not judged."""
+    if hint is Any or isinstance(hint, (str, typing.TypeVar)):
+        return True
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, choice) for choice in typing.get_args(hint))
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str, type(None)):
+        return isinstance(value, hint)
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, (list, tuple)) and all(
+            fits(item, inner) for item in value for inner in typing.get_args(hint)[:1] if inner is not Ellipsis
+        )
+    return not isinstance(value, (str, int, float, bool, type(None)))
+
+
+def words(hint: Any) -> str:
+    """A type, as a user would say it."""
+    names = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(words(choice) for choice in typing.get_args(hint) if choice in names)) or "another kind of value"
+    return names.get(hint, f"a {getattr(hint, '__name__', hint)}")
+
+
+def kind_error(key: str, value: Any, expected: str) -> ConfigError:
+    return ConfigError(f"{key}={value}: expected {expected}")
+
+
+def plain(value: Any) -> Any:
+    """Lists for tuples and the like, so that constructors get what they would get from Python."""
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def positive(**named: float) -> float:
+    """`positive(temperature=t)` gives t back, or raises ValueError as `build` wants it."""
+    ((name, value),) = named.items()
+    if not value > 0:
+        raise ValueError(f"{name}={value} must be > 0")
+    return value
+
+
+def fraction(**named: float) -> float:
+    """`fraction(label_smoothing=s)` gives s in [0, 1] back, or raises ValueError as `build` wants it."""
+    ((name, value),) = named.items()
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value} must be in [0, 1]")
+    return value

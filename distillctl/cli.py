@@ -1,0 +1,233 @@
+"""The command line: argv -> command -> Hydra -> one line and an exit code where something is wrong. No torch here."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+from distillctl import __version__
+from distillctl.commands import COMMANDS
+from distillctl.errors import ConfigError, UserError, did_you_mean
+
+INTERNAL_ERROR = 70
+HELP_FLAGS = ("--help", "-h")
+COMPLETION_FLAGS = ("--shell-completion", "-sc")
+
+
+def main() -> None:
+    """Entry point of the `distillctl` script."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in HELP_FLAGS:
+        print(overview())
+    elif arguments[0] in ("--version", "-V"):
+        print(f"distillctl {__version__}")
+    elif arguments[0] in COMPLETION_FLAGS:
+        complete(arguments)
+    elif arguments[0] not in COMMANDS:
+        fail(ConfigError(f"{arguments[0]}: no such command; {did_you_mean(arguments[0], COMMANDS)}"))
+    elif any(flag in arguments[1:] for flag in HELP_FLAGS):
+        print(manual(arguments[0]))
+    else:
+        run(arguments[0], trusting(arguments[1:]))
+
+
+def run(command: str, arguments: list[str]) -> None:
+    """Hand one command to Hydra, which composes the config and calls `task`, once or once a job of a sweep."""
+    from distillctl import compose
+
+    overrides = [word for word in arguments if not word.startswith("-")]
+    compose.prepare()
+    try:
+        if any(word.startswith("resume=") for word in overrides):
+            from distillctl import resume
+
+            arguments = resume.arguments(command, arguments)
+            if not arguments:
+                return  # it was finished already, and its result is printed
+        start(command, arguments)
+    except UserError as error:
+        fail(error)
+    except Exception as error:
+        explained = compose.explain(error, command, overrides)
+        if explained is None:
+            raise
+        fail(explained)
+
+
+def start(command: str, arguments: list[str]) -> None:
+    """Run under Hydra; as a later rank of torchrun without it, since each rank would make its own folder."""
+    from distillctl import compose
+
+    if int(os.environ.get("RANK", "0")) > 0:
+        from hydra import compose as hydra_compose
+        from hydra import initialize_config_dir
+
+        with initialize_config_dir(str(compose.conf_dir()), version_base="1.3"):
+            perform(command, hydra_compose(command, arguments), None)
+        return
+
+    import hydra
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us the exception instead of printing advice that does not fit here
+    sys.argv = [sys.argv[0], *arguments]
+    hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name=command)(task)()
+
+
+def task(composed: Any) -> float | None:
+    """One job: of a single run its failure ends the process, of a sweep it is recorded and the others go on."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    try:
+        return perform(str(hydra_config.job.config_name), composed, folder)
+    except SystemExit as leaving:
+        interrupted = isinstance(leaving.code, int) and leaving.code > 128
+        if hydra_config.mode != RunMode.MULTIRUN or interrupted:
+            raise
+        return float("nan")
+
+
+def perform(command: str, composed: Any, folder: Path | None) -> float | None:
+    """Check the config and run the command; every failure becomes one line and an exit code."""
+    from distillctl import compose
+
+    try:
+        config = compose.typed(composed)
+        if folder is not None and composed.get("resume"):
+            from distillctl import resume
+
+            resume.check_unchanged(folder, composed)
+        return importlib.import_module(f"distillctl.commands.{command}").run(config, folder)
+    except UserError as error:
+        record(folder, error, error.exit_code)
+        fail(error)
+    except Exception as error:
+        explained = compose.explain(error, command, []) or machine_trouble(error)
+        if explained is not None:
+            record(folder, explained, explained.exit_code)
+            fail(explained)
+        if folder is None or composed.get("debug"):
+            raise
+        record(folder, error, INTERNAL_ERROR)
+        log = folder / "error.log"
+        log.write_text(traceback.format_exc())
+        print(f"error: internal: {type(error).__name__}: {first_line(error)}; the traceback is in {log}", file=sys.stderr)
+        raise SystemExit(INTERNAL_ERROR) from None
+
+
+def machine_trouble(error: Exception) -> UserError | None:
+    """Memory, disk and workers that gave out, whoever noticed."""
+    from distillctl import runtime
+
+    return runtime.explain(error)
+
+
+def record(folder: Path | None, error: Exception, exit_code: int) -> None:
+    """Write into run.json why a run ended, if it has come to having one."""
+    if folder is not None and (folder / "run.json").is_file():
+        from distillctl import outputs
+
+        outputs.record_failure(folder, first_line(error), exit_code)
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def fail(error: UserError) -> NoReturn:
+    """Print the problem, one line each, and leave with its exit code."""
+    for line in str(error).splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    raise SystemExit(error.exit_code)
+
+
+def trusting(arguments: list[str]) -> list[str]:
+    """Take `--trust PACKAGE` out of the arguments: classes of that package may be named in `_target_`."""
+    rest, trusted = [], []
+    words = iter(arguments)
+    for word in words:
+        if word == "--trust":
+            trusted.append(next(words, ""))
+        elif word.startswith("--trust="):
+            trusted.append(word.removeprefix("--trust="))
+        else:
+            rest.append(word)
+    if trusted:
+        for name in trusted:
+            if not all(part.isidentifier() for part in name.split(".")):
+                fail(ConfigError(f"--trust {name}: expected the name of a Python package"))
+        os.environ["DISTILLCTL_TRUST"] = ",".join(trusted)  # the workers of this run inherit it
+        sys.path.insert(0, os.getcwd())
+    return rest
+
+
+def complete(arguments: list[str]) -> None:
+    """Shell completion. The shell asks without the command, so take it out of the line that is being typed."""
+    query = any(word.startswith("query=") for word in arguments)
+    if not query:
+        start_completion("train", arguments)
+        return
+    words = os.environ.get("COMP_LINE", "").split(" ")
+    if len(words) <= 2:
+        print(" ".join(COMMANDS))
+    elif words[1] in COMMANDS:
+        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+        start_completion(words[1], arguments)
+
+
+def start_completion(command: str, arguments: list[str]) -> None:
+    from distillctl import compose
+
+    compose.prepare()
+    start(command, arguments)
+
+
+def overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"distillctl {__version__}: when a big model must become a small one",
+            "",
+            "usage: distillctl COMMAND [key=value ...] [--help] [--cfg job] [-m]",
+            "",
+            *lines,
+            "",
+            "start here:",
+            *(f"  {example}" for example in COMMANDS["train"].examples),
+            "",
+            'completion: eval "$(distillctl -sc install=bash)"',
+        ]
+    )
+
+
+def manual(command: str) -> str:
+    """What `distillctl COMMAND --help` prints."""
+    from distillctl import compose
+
+    groups = compose.group_names(command)
+    width = max(map(len, groups), default=0)
+    lines = [
+        f"distillctl {command}: {COMMANDS[command].summary}",
+        "",
+        f"usage: distillctl {command} [group=option ...] [key=value ...] [-m] [--cfg job] [--trust PACKAGE]",
+        "",
+        "examples:",
+        *(f"  {example}" for example in COMMANDS[command].examples),
+    ]
+    if groups:
+        lines += ["", "groups:"]
+        for group, options in groups.items():
+            shown = ", ".join(options[:8]) + (
+                f", ... ({len(options)} named, any timm or torchvision name works)" if len(options) > 8 else ""
+            )
+            lines.append(f"  {group:<{width}}  {shown}")
+    lines += ["", "flags:", "  --cfg job          print every key with its value", "  -m                 sweep: key=a,b runs both"]
+    lines += ["  --config-dir DIR   add your own config groups", "  --trust PACKAGE    allow _target_ to name classes of your package"]
+    return "\n".join(lines)

@@ -1,0 +1,72 @@
+"""The subcommands: one file each with `run(config, folder)`, and this table of what they are for."""
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    summary: str
+    examples: tuple[str, str, str]
+
+
+COMMANDS = {
+    "train": Command(
+        "the whole pipeline: pretrain the teacher, distil, fine-tune, and the same student alone beside them",
+        (
+            "distillctl train",
+            "distillctl train teacher=resnet152 student=mobilenetv2 dataset=image_folder dataset.root=images",
+            "distillctl train -m loss.kd.temperature=1,2,4,8 seed=0,1,2",
+        ),
+    ),
+    "pretrain": Command(
+        "train a teacher by labels",
+        (
+            "distillctl pretrain teacher=resnet32x4 dataset=cifar100 pretrain.epochs=240",
+            "distillctl pretrain teacher=resnet50 teacher.pretrained=true teacher.new_head=true dataset=image_folder dataset.root=images",
+            "distillctl pretrain resume=outputs/pretrain/20260101-120000-000000",
+        ),
+    ),
+    "distill": Command(
+        "train a student by a teacher that is ready",
+        (
+            "distillctl distill teacher.checkpoint=outputs/pretrain/20260101-120000-000000 student=resnet8",
+            "distillctl distill teacher=resnet152 teacher.pretrained=true student=mobilenetv2 dataset=image_folder dataset.root=imagenet",
+            "distillctl distill teacher.checkpoint=teacher.safetensors student=resnet8x4 loss.kd.temperature=2 trainer.ema_decay=0.999",
+        ),
+    ),
+    "finetune": Command(
+        "train a student that is ready a little longer, by labels",
+        (
+            "distillctl finetune student.checkpoint=outputs/distill/20260101-120000-000000",
+            "distillctl finetune student.checkpoint=student.safetensors finetune.epochs=10 finetune.lr_scale=0.01",
+            "distillctl finetune student=resnet18 student.checkpoint=resnet18.pth student.new_head=true dataset=cifar10",
+        ),
+    ),
+    "evaluate": Command(
+        "what a checkpoint is worth: accuracy, F1, NLL, calibration, agreement with a teacher",
+        (
+            "distillctl evaluate checkpoint=outputs/train/20260101-120000-000000",
+            "distillctl evaluate checkpoint=student.safetensors teacher.checkpoint=teacher.safetensors split=val",
+            "distillctl evaluate checkpoint=resnet18.pth model=resnet18 dataset=cifar10",
+        ),
+    ),
+    "predict": Command(
+        "class names and probabilities for images or folders of images",
+        (
+            "distillctl predict checkpoint=outputs/train/20260101-120000-000000 inputs=[cat.jpg]",
+            "distillctl predict checkpoint=student.safetensors inputs=[photos] format=jsonl",
+            "distillctl predict checkpoint=student.safetensors inputs=[a.png,b.png] top_k=5",
+        ),
+    ),
+    "models": Command(
+        "what can be named as a teacher or a student, with parameters and MACs",
+        (
+            "distillctl models",
+            "distillctl models search=mobilenet",
+            "distillctl models search=vit source=timm image_size=224 classes=1000",
+        ),
+    ),
+    "doctor": Command(
+        "versions, devices, precisions that work, data found, disk and permissions",
+        ("distillctl doctor", "distillctl doctor --cfg job", "DISTILLCTL_DATA=/data distillctl doctor"),
+    ),
+}

@@ -1,0 +1,19 @@
+"""`distillctl distill`: a student, by a teacher that is ready."""
+
+from pathlib import Path
+
+from distillctl import ranks
+from distillctl.config import DistillConfig
+from distillctl.interruption import StopRequest
+from distillctl.scenarios.pipeline import run_distill
+from distillctl.scenarios.session import session
+
+
+def run(config: DistillConfig, folder: Path | None) -> float | None:
+    """Top-1 of the final model on the test split."""
+    return ranks.launch(work, config, folder)
+
+
+def work(config: DistillConfig, folder: Path | None) -> float:
+    with StopRequest() as stop, session(config, folder, stop) as running:
+        return run_distill(running)

@@ -1,0 +1,113 @@
+"""`distillctl evaluate`: what a checkpoint is worth on a split, as a table and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from distillctl import runtime, state
+from distillctl.config import AugmentConfig, DatasetConfig, EvaluateConfig, ModelConfig
+from distillctl.data import sets
+from distillctl.data.loader import Place, PlainLoader, Reading
+from distillctl.errors import ConfigError
+from distillctl.interruption import StopRequest
+from distillctl.metrics import cost, quality
+from distillctl.metrics.answers import answers
+from distillctl.models.obtain import Images, Obtained, obtain, source_of
+from distillctl.report import results
+from distillctl.report.console import Console
+from distillctl.scenarios.session import workers
+
+CLASSES_SHOWN = 20
+
+
+def run(config: EvaluateConfig, folder: Path | None) -> float | None:
+    """Top-1 on the split. Writes evaluation.json into the run's folder."""
+    model = with_checkpoint(config.model, config.checkpoint)
+    with StopRequest(), runtime.joined(config.trainer) as machine:
+        console = Console(silent=not machine.is_main)
+        data = sets.load(dataset_of(config, model))
+        for note in data.notes:
+            console.say(note)
+        images = Images(data.classes, data.image_size, data.mean, data.std)
+        split = {"train": data.train, "val": data.val, "test": data.test}[config.split]
+        reading = Reading(data.image_size, workers(config.dataset.workers, split), config.dataset.timeout_s, config.dataset.max_pixels)
+        batches = PlainLoader(split, config.trainer.batch_size, Place(machine.device, machine.rank, machine.world), reading)
+        teacher_logits = None
+        if config.teacher.checkpoint or config.teacher.pretrained:
+            guide = obtain(config.teacher, images, "teacher", seed=0)
+            teacher_logits, _ = answers(guide.classifier.to(machine.device), batches, machine)
+        obtained = obtain(model, images, "model", seed=0)
+        logits, targets = answers(obtained.classifier.to(machine.device), batches, machine)
+        measured = {"n": len(targets), **quality.measure(logits, targets, teacher_logits)}
+        classes = quality.per_class(logits, targets, data.classes)
+        show(console, obtained, f"{data.name} {config.split}, {len(targets):,} images", measured, classes)
+        if machine.is_main and folder is not None:
+            report: dict[str, Any] = {
+                "checkpoint": str(obtained.weights),
+                "architecture": obtained.net.name,
+                "dataset": data.name,
+                "split": config.split,
+                "fingerprint": data.fingerprint,
+                "measured": measured,
+                "parameters": cost.parameters(obtained.classifier),
+                "classes": classes,
+                "confusion": quality.confusion(logits, targets).tolist(),
+            }
+            folder.mkdir(parents=True, exist_ok=True)
+            state.write_json(folder / "evaluation.json", state.finite(report))
+            console.say(f"results: {folder / 'evaluation.json'}")
+        return float(measured["top1"])
+
+
+def with_checkpoint(model: ModelConfig, checkpoint: str) -> ModelConfig:
+    """`checkpoint=` is the short way to say `model.checkpoint=`."""
+    if model.checkpoint not in (None, checkpoint):
+        raise ConfigError(f"checkpoint={checkpoint} and model.checkpoint={model.checkpoint} differ; give one of them")
+    model.checkpoint = checkpoint
+    return model
+
+
+def dataset_of(config: EvaluateConfig, model: ModelConfig) -> DatasetConfig:
+    """The data set that is named, or the one that the checkpoint's record names."""
+    if config.dataset.name != "recorded":
+        return config.dataset
+    _, record = source_of(model, "model")
+    if record is None or not isinstance(record.get("dataset"), dict):
+        raise ConfigError(f"checkpoint={config.checkpoint}: no record beside it says which data set it is for; pass dataset=<name>")
+    return dataset_from(record["dataset"])
+
+
+def dataset_from(recorded: dict[str, Any]) -> DatasetConfig:
+    """A recorded data set as config: known keys alone, since a record may come from anywhere."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    known = {entry.name for entry in fields(DatasetConfig)} - {"augment"}
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(DatasetConfig), {key: value for key, value in recorded.items() if key in known})
+        found = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the recorded data set cannot be used ({str(error).splitlines()[0]}); pass dataset=<name>") from None
+    assert isinstance(found, DatasetConfig)
+    found.augment = AugmentConfig()
+    return found
+
+
+def show(console: Console, obtained: Obtained, title: str, measured: dict[str, Any], classes: list[Any]) -> None:
+    console.table(results.table([{"model": "model", "architecture": obtained.net.name, **measured}], title))
+    if measured.get("kl") is not None:
+        console.say(f"KL to the teacher: {measured['kl']:.4f} nats")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("class", "n", "precision", "recall", "F1"):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    worst_first = sorted(classes, key=lambda entry: entry["f1"])
+    for entry in classes if len(classes) <= CLASSES_SHOWN else worst_first[:CLASSES_SHOWN]:
+        table.add_row(str(entry["class"]), str(entry["n"]), *(f"{100 * entry[key]:.1f}" for key in ("precision", "recall", "f1")))
+    console.table(table)
+    if len(classes) > CLASSES_SHOWN:
+        console.say(f"the {CLASSES_SHOWN} hardest of {len(classes)} classes; all are in the JSON")

@@ -1,0 +1,86 @@
+"""`distillctl predict`: class names and probabilities for images, as a table or as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table
+
+from distillctl import runtime
+from distillctl.commands.evaluate import with_checkpoint
+from distillctl.config import PredictConfig
+from distillctl.data import images
+from distillctl.data.images import BadImage
+from distillctl.errors import CheckpointError, ConfigError, DataError
+from distillctl.models.obtain import Images, obtain, source_of
+from distillctl.report.console import Console
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+def run(config: PredictConfig, folder: Path | None) -> None:
+    """Prints one row an image. A file that cannot be read is an error before anything is printed."""
+    model = with_checkpoint(config.model, config.checkpoint)
+    _, record = source_of(model, "model")
+    if record is None:
+        raise CheckpointError(
+            f"checkpoint={config.checkpoint}: no record beside it names its classes; train with distillctl, or keep its .json"
+        )
+    files = list(expand(config.inputs))
+    with runtime.joined(config.trainer) as machine:
+        preprocessing = record["preprocessing"]
+        size = preprocessing["image_size"]
+        classes = tuple(record["classes"])
+        obtained = obtain(model, Images(classes, size, preprocessing["mean"], preprocessing["std"]), "model", seed=0)
+        classifier = obtained.classifier.to(machine.device).eval()
+        ratio = size / preprocessing["resize"]
+        found = []
+        for start in range(0, len(files), config.trainer.batch_size):
+            chunk = files[start : start + config.trainer.batch_size]
+            pixels = torch.stack([images.resize_and_center_crop(images.open_image(path, config.max_pixels), size, ratio) for path in chunk])
+            with torch.inference_mode(), machine.autocast():
+                probabilities = classifier(pixels.to(machine.device)).logits.float().softmax(-1).cpu()
+            best = probabilities.topk(min(config.top_k, len(classes)))
+            for path, values, positions in zip(chunk, best.values.tolist(), best.indices.tolist(), strict=True):
+                found.append(
+                    {"image": str(path), "answers": [{"class": classes[p], "p": v} for p, v in zip(positions, values, strict=True)]}
+                )
+    show(found, config.format)
+
+
+def expand(inputs: list[str]) -> Iterator[Path]:
+    """Files as given, folders as the images below them, in a stable order."""
+    if not inputs:
+        raise ConfigError("inputs is empty: pass inputs=[image.png] or inputs=[folder]")
+    for given in inputs:
+        path = Path(given).expanduser()
+        if path.is_dir():
+            inside = sorted(item for item in path.rglob("*") if item.suffix.lower() in SUFFIXES and not item.name.startswith("."))
+            if not inside:
+                raise DataError(f"inputs={given}: no images in this folder")
+            yield from inside
+        elif path.exists():
+            yield path
+        else:
+            raise BadImage(f"inputs={given}: no such file")
+
+
+def show(found: list[dict[str, Any]], form: str) -> None:
+    if form == "jsonl":
+        for item in found:
+            print(json.dumps(item))
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("image", overflow="fold")
+    table.add_column("class")
+    table.add_column("p", justify="right")
+    table.add_column("next", style="dim")
+    for item in found:
+        first, *rest = item["answers"]
+        table.add_row(item["image"], first["class"], f"{first['p']:.3f}", ", ".join(f"{other['class']} {other['p']:.3f}" for other in rest))
+    Console().table(table)

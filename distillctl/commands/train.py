@@ -1,0 +1,19 @@
+"""`distillctl train`: the whole pipeline."""
+
+from pathlib import Path
+
+from distillctl import ranks
+from distillctl.config import TrainConfig
+from distillctl.interruption import StopRequest
+from distillctl.scenarios.pipeline import run_train
+from distillctl.scenarios.session import session
+
+
+def run(config: TrainConfig, folder: Path | None) -> float | None:
+    """Top-1 of the final model on the test split."""
+    return ranks.launch(work, config, folder)
+
+
+def work(config: TrainConfig, folder: Path | None) -> float:
+    with StopRequest() as stop, session(config, folder, stop) as running:
+        return run_train(running)

@@ -1,0 +1,278 @@
+"""How a command line becomes a config: where configs are found, and what is wrong when none comes out. No torch here."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
+
+from distillctl import config
+from distillctl.errors import ConfigError, MachineError, UserError, did_you_mean
+from distillctl.models import catalogue
+
+ROLES = ("teacher", "student", "model")
+EXTRA_NAMES = ("own", "recorded")
+
+
+@cache
+def conf_dir() -> Path:
+    """`conf/` inside the wheel, or beside the package in a checkout."""
+    return shipped("conf")
+
+
+@cache
+def recipes_dir() -> Path:
+    return shipped("recipes")
+
+
+def shipped(name: str) -> Path:
+    package = Path(__file__).resolve().parent
+    inside, beside = package / name, package.parent / name
+    return inside if inside.is_dir() else beside
+
+
+class ModelNames(ConfigSource):
+    """Makes every model name an option of the groups teacher, student and model, without a file for each."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "models"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        role, name = split_path(config_path)
+        if name == "own":
+            content = {"name": "own", "source": "own"}
+        elif name == "recorded":
+            content = {"name": "recorded"}
+        else:
+            catalogue.resolve(name, key=role)
+            content = {"name": name}
+        return ConfigResult(
+            provider=self.provider,
+            path=f"{self.scheme()}://{self.path}",
+            config=OmegaConf.create(content),
+            header={"package": None},
+        )
+
+    def available(self) -> bool:
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        return config_path in ("", *ROLES)
+
+    def is_config(self, config_path: str) -> bool:
+        role, name = split_path(config_path)
+        if role not in ROLES:
+            return False
+        if name in EXTRA_NAMES:
+            return True
+        try:
+            catalogue.resolve(name, key=role)
+        except UserError:
+            return False
+        return True
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        if config_path == "":
+            return sorted(ROLES) if results_filter in (None, ObjectType.GROUP) else []
+        if config_path in ROLES and results_filter in (None, ObjectType.CONFIG):
+            return sorted((*catalogue.FEATURED, *EXTRA_NAMES))
+        return []
+
+
+class Recipes(FileConfigSource):
+    """Makes the files of `recipes/` the options of the group recipe."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "recipes"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        return super().load_config(split_path(config_path)[1])
+
+    def is_group(self, config_path: str) -> bool:
+        return config_path in ("", "recipe")
+
+    def is_config(self, config_path: str) -> bool:
+        group, name = split_path(config_path)
+        return group == "recipe" and super().is_config(name)
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        if config_path == "":
+            return ["recipe"] if results_filter in (None, ObjectType.GROUP) else []
+        if config_path == "recipe" and results_filter in (None, ObjectType.CONFIG):
+            return sorted(file.stem for file in recipes_dir().glob("*.yaml"))
+        return []
+
+
+class SearchPath(SearchPathPlugin):
+    """Adds the two sources above to wherever Hydra looks."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("distillctl", "models://")
+        if recipes_dir().is_dir():
+            search_path.append("distillctl", f"recipes://{recipes_dir()}")
+
+
+def split_path(config_path: str) -> tuple[str, str]:
+    """`teacher/resnet20.yaml` as ("teacher", "resnet20")."""
+    group, _, name = config_path.partition("/")
+    return group, name.removesuffix(".yaml")
+
+
+def prepare() -> None:
+    """Tell Hydra about our schemas and sources; has to happen before it composes anything."""
+    config.register()
+    for plugin in (ModelNames, Recipes, SearchPath):
+        Plugins.instance().register(plugin)
+
+
+def group_names(command: str) -> dict[str, list[str]]:
+    """The config groups that a command's primary config uses, each with its options."""
+    primary = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())
+    groups = [next(iter(item)) for item in primary["defaults"] if isinstance(item, dict)]
+    return {group: options(group) for group in groups}
+
+
+def options(group: str) -> list[str]:
+    """What a group can be set to; for models the featured names, of the many that work."""
+    if group in ROLES:
+        return sorted((*catalogue.FEATURED, *EXTRA_NAMES))
+    folder = recipes_dir() if group == "recipe" else conf_dir() / group
+    return sorted(file.stem for file in folder.glob("*.yaml"))
+
+
+def explain(error: Exception, command: str, overrides: list[str]) -> UserError | None:
+    """The one line for what went wrong while a config was composed; None where the fault is not the user's."""
+    cause: BaseException | None = error
+    while cause is not None:  # our own errors, raised inside Hydra or a resolver, know best
+        if isinstance(cause, UserError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, MissingConfigException):
+        return missing_option(error, command)
+    if isinstance(error, OSError) and error.filename:
+        return MachineError(f"{error.filename}: {error.strerror}; set hydra.run.dir=<a folder that can be written>")
+    if isinstance(error, OverrideParseException):
+        return ConfigError(f"{error.override!s}: cannot be read as key=value; quote values with spaces, commas or brackets")
+    inner = error.__cause__ or error.__context__
+    key, value = mentioned(str(error), overrides)
+    if isinstance(error, (ConfigCompositionException, OmegaConfBaseException)):
+        if isinstance(inner, ValidationError) or isinstance(error, ValidationError):
+            return ConfigError(wrong_type(key, overrides, inner if isinstance(inner, ValidationError) else error))
+        if isinstance(inner, InterpolationResolutionError) or isinstance(error, InterpolationResolutionError):
+            return ConfigError(str(inner or error).splitlines()[0])
+        if key is not None:
+            return ConfigError(unknown_key(key, value, command))
+    if isinstance(error, (HydraException, OmegaConfBaseException, yaml.YAMLError)):
+        return ConfigError(" ".join(str(error).split()))
+    return None
+
+
+def missing_option(error: MissingConfigException, command: str) -> UserError:
+    """An option that its group does not have, or a primary config that does not exist."""
+    group, name = split_path(str(error.missing_cfg_file or ""))
+    if "/" in name or not name:
+        return ConfigError(" ".join(str(error).split()))
+    if group in ROLES:
+        try:
+            catalogue.resolve(name, key=group)
+        except UserError as problem:
+            return problem
+    known = options(group)
+    if not known:
+        return ConfigError(unknown_key(group, name, command))
+    return ConfigError(f"{group}={name}: no such option; {did_you_mean(name, known)}")
+
+
+def mentioned(message: str, overrides: list[str]) -> tuple[str | None, str | None]:
+    """The override that Hydra's message is about, as (key, value)."""
+    quoted = re.findall(r"'([^']+)'", message) + re.findall(r"\"([^\"]+)\"", message)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        bare = key.lstrip("+~")
+        if any(bare == text.lstrip("+~") or override == text for text in quoted):
+            return bare, value
+    for text in quoted:
+        key, equals, value = text.partition("=")
+        if re.fullmatch(r"[+~]*[\w./@-]+", key):
+            return key.lstrip("+~"), value if equals else None
+    return None, None
+
+
+def wrong_type(key: str | None, overrides: list[str], error: BaseException) -> str:
+    """A value that its field cannot take."""
+    key = getattr(error, "full_key", None) or key
+    values = [value for name, _, value in (override.partition("=") for override in overrides) if name.lstrip("+") == key]
+    shown = f"{key}={values[-1]}" if values else key
+    message = str(error).splitlines()[0]
+    for kind, expected in (("Integer", "a whole number"), ("Float", "a number"), ("bool", "true or false")):
+        if kind.lower() in message.lower():
+            return f"{shown}: expected {expected}"
+    return f"{shown}: {message}"
+
+
+def unknown_key(key: str, value: str | None, command: str) -> str:
+    """An unknown key or group, with the nearest that exist."""
+    known = known_keys(command)
+    shown = key if value is None else f"{key}={value}"
+    kind = "group or key" if "." not in key and "/" not in key else "key"
+    close = did_you_mean(key, known, count=3)
+    if close.startswith("known") and "." in key:
+        parent = key.rsplit(".", 1)[0]
+        children = [name for name in known if name.startswith(parent + ".")]
+        close = did_you_mean(key, children) if children else close
+    return f"{shown}: unknown {kind}; {close}"
+
+
+def known_keys(command: str) -> list[str]:
+    """Every key and group of a command's default config."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = compose(command)
+    return [*group_names(command), *walk(composed)]
+
+
+def walk(node: Any, prefix: str = "") -> list[str]:
+    """Full names of all keys of a config, branches included."""
+    names = []
+    if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing()):
+        for name in node:
+            names.append(f"{prefix}{name!s}")
+            names += walk(node._get_node(name), f"{prefix}{name!s}.")
+    return names
+
+
+def typed(composed: DictConfig) -> Any:
+    """The composed config as our dataclasses. Raises ConfigError with all problems at once, one a line."""
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise ConfigError("; ".join(f"{key} is not set: pass {key}=..." for key in missing))
+    schema = OmegaConf.get_type(composed)
+    assert schema is not None
+    content = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(content, dict)
+    strangers = config.strangers({str(key): value for key, value in content.items()}, schema)
+    if strangers:  # a `+key=value` passes OmegaConf
+        known = config.names(schema)
+        raise ConfigError("; ".join(f"{key}: unknown key; {did_you_mean(key, known)}" for key in strangers))
+    plain = OmegaConf.to_object(composed)
+    problems = config.check(plain)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return plain

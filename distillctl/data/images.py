@@ -1,0 +1,190 @@
+"""Turn one image file into a uint8 RGB tensor."""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+
+import numpy as np
+import torch
+from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401  (formats that Pillow would look for among all its plugins)
+from torch import Tensor
+
+from distillctl.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+
+Image.preinit()
+# An image is used, or refused with a reason; what Pillow would print about it in between (a damaged Exif block) helps nobody.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+# Pillow's own limit is a warning first and an error at twice its size, and no argument changes it: every file is held against
+# dataset.max_pixels here instead, before anything is decoded.
+Image.MAX_IMAGE_PIXELS = None
+
+ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+KINDS = {"L": "gray", "1": "1-bit", "P": "palette", "I": "16-bit gray"}
+
+
+class BadImage(DataError):
+    """An image file that cannot be used: the message names the file and the reason."""
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path or name as printable text of one line, whatever bytes it is made of."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in os.fspath(path))
+
+
+def open_image(path: str | os.PathLike[str], max_pixels: int) -> Image.Image:
+    """An upright RGB image. A plain JPEG is not decoded yet, so that `crop_and_resize` can read it at a lower resolution."""
+    return open_with_remarks(path, max_pixels)[0]
+
+
+def open_with_remarks(path: str | os.PathLike[str], max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
+    """The image as of `open_image`, and what had to be done to it: "gray", "CMYK", "transparent", "rotated", "first frame of many" ..."""
+    try:
+        info = os.stat(path)
+        if not stat.S_ISREG(info.st_mode):  # opening a named pipe would wait for ever
+            raise BadImage(f"{shown(path)}: not a regular file")
+        if info.st_size == 0:
+            raise BadImage(f"{shown(path)}: 0 bytes")
+        image: Image.Image = Image.open(path, formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        raise BadImage(f"{shown(path)}: {_what_it_is(path)}") from None
+    except Exception as problem:
+        raise _bad(path, problem) from None
+    try:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise BadImage(f"{shown(path)}: {width} x {height} pixels are more than dataset.max_pixels={max_pixels}")
+        jpeg = image.format in ("JPEG", "MPO")
+        if jpeg and image.mode == "RGB" and _orientation(image) not in UPRIGHT:
+            return image, ()
+        with image:
+            image.load()
+            turn = UPRIGHT.get(_orientation(image))
+            rgb, kind = _to_rgb(image if turn is None else image.transpose(turn))
+            frames = "first frame of many" if not jpeg and _has_more_frames(image) else ""
+        return rgb, tuple(filter(None, (kind, "rotated" if turn is not None else "", frames)))
+    except Exception as problem:
+        image.close()
+        raise _bad(path, problem) from None
+
+
+def decode(path: str | os.PathLike[str], max_pixels: int) -> Tensor:
+    """A file at its own size: uint8 [3, H, W]."""
+    return to_tensor(open_image(path, max_pixels))
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB image as uint8 [3, H, W]."""
+    _load(image)
+    return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
+
+
+def resize_and_center_crop(image: Image.Image, size: int, ratio: float = 0.875) -> Tensor:
+    """The middle of an image, for evaluation: uint8 [3, size, size].
+
+    Of an image larger than `size`, the middle `ratio` of the short edge is kept; of others, all of the short edge. So an image that
+    has the size already comes out as it is.
+    """
+    _load(image)
+    width, height = image.size
+    short = min(width, height)
+    edge = round(size / ratio) if short > size else size
+    side = min(short * size / edge, short)
+    left, top = (width - side) // 2, (height - side) // 2  # whole pixels: nothing is interpolated where nothing is scaled
+    return to_tensor(image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)))
+
+
+def crop_and_resize(image: Image.Image, box: tuple[float, float, float, float], size: int) -> Tensor:
+    """A box (left, top, right, bottom), in pixels of the full image, scaled to uint8 [3, size, size].
+
+    Where the box is at least four times as large as the output, a JPEG is decoded at 1/2, 1/4 or 1/8, which leaves at least two
+    pixels for one. This uses the image up: open it again to crop elsewhere at full resolution.
+    """
+    full_width, full_height = image.info.setdefault("full_size", image.size)
+    left, top, right, bottom = box
+    assert 0 <= left < right <= full_width, f"{box} is outside {full_width} x {full_height}"
+    assert 0 <= top < bottom <= full_height, f"{box} is outside {full_width} x {full_height}"
+    oversampling = min(right - left, bottom - top) / size
+    for factor in (8, 4, 2):
+        if oversampling >= 2 * factor:
+            image.draft("RGB", (full_width // factor, full_height // factor))
+            break
+    _load(image)
+    # The last row and column of a draft may stand for part of a pixel: its scale is a power of two, not a quotient of sizes.
+    scale = next(factor for factor in (1, 2, 4, 8) if image.width == -(-full_width // factor))
+    scaled = (left / scale, top / scale, right / scale, bottom / scale)
+    return to_tensor(image.resize((size, size), Image.Resampling.BILINEAR, box=scaled))
+
+
+def _load(image: Image.Image) -> None:
+    try:
+        image.load()
+    except Exception as problem:
+        raise _bad(getattr(image, "filename", "") or "image", problem) from None
+
+
+def _bad(path: str | os.PathLike[str], problem: Exception) -> Exception:
+    """What to raise for a problem met while reading a file. Pillow raises whatever a broken file makes it trip over, not one class."""
+    if isinstance(problem, (BadImage, MemoryError)):
+        return problem
+    reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem) or type(problem).__name__
+    return BadImage(f"{shown(path)}: {shown(reason[:1].lower() + reason[1:])}")
+
+
+def _what_it_is(path: str | os.PathLike[str]) -> str:
+    with open(path, "rb") as file:
+        head = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<svg")):
+        return "HTML or XML text, not an image"
+    return f"not an image in a format that is read here ({', '.join(FORMATS)})"
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # a broken Exif block does not make the pixels wrong
+        return 1
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # what is broken behind the first frame is not used
+        return True
+
+
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
+    """A decoded image of any mode as RGB, and the kind it was ("" for RGB)."""
+    mode = image.mode
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        layers = image.convert("RGBA")
+        white = Image.new("RGBA", layers.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layers).convert("RGB"), "transparent"
+    if mode == "I" or mode.startswith("I;16"):
+        return _sixteen_bits(image), KINDS["I"]
+    if mode == "F":
+        raise ValueError("floating-point pixels have no known range; convert the file to 8 bits")
+    if mode not in ("RGB", "RGBX", "L", "1", "P", "CMYK", "YCbCr", "LAB", "HSV"):
+        raise ValueError(f"pixels of mode {mode} are not read here; convert the file to 8-bit RGB")
+    return image.convert("RGB"), "" if mode in ("RGB", "RGBX") else KINDS.get(mode, mode)
+
+
+def _sixteen_bits(image: Image.Image) -> Image.Image:
+    """0..65535 to 0..255 by 257, rounded. Pillow's own conversion clips at 255, which makes nearly every pixel white."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError("whole-number pixels outside 0..65535; convert the file to 8 or 16 bits")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")

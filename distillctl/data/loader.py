@@ -1,0 +1,177 @@
+"""Batches of an epoch as a function of (seed, epoch, first batch, rank): in memory by gathering, from files by workers."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from distillctl.data import images
+from distillctl.data.augment import Augment
+from distillctl.data.counters import permutation
+from distillctl.data.sets import Split
+from distillctl.types import Batch
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which part of each batch is ours, and where to put it."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read: by how many workers, with how much patience, at which size."""
+
+    image_size: int
+    workers: int = 0
+    timeout_s: int = 300
+    max_pixels: int = 50_000_000
+
+
+class TrainLoader:
+    """Augmented batches, every one whole: what is left over of an epoch comes in another epoch's order.
+
+    The view of an epoch is its number. Equal (view seed, view, index) gives equal images on any machine.
+    """
+
+    def __init__(self, split: Split, augment: Augment, batch_size: int, seed: int, place: Place, reading: Reading):
+        self.split, self.augment, self.batch_size, self.seed, self.place, self.reading = split, augment, batch_size, seed, place, reading
+        self.targets, self.index = split.targets.to(place.device), split.index.to(place.device)
+        self.memory = split.images.to(place.device) if isinstance(split.images, Tensor) else None
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return len(self.split) // self.batch_size
+
+    def __call__(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        order = self.order(epoch)
+        rows = [
+            self.ours(order[number * self.batch_size : (number + 1) * self.batch_size]) for number in range(first, self.batches_per_epoch)
+        ]
+        partners = self.augment.partners(len(self.split), epoch) if self.augment.mixes else None
+        if self.memory is not None:
+            for row in rows:
+                yield self.from_memory(row.to(self.place.device), epoch, partners)
+        else:
+            yield from self.from_files(rows, epoch, partners)
+
+    def order(self, epoch: int) -> Tensor:
+        """Positions in the split, shuffled; where samples are mixed, partners stay neighbours so that each is read once."""
+        count = len(self.split)
+        if not self.augment.mixes:
+            return permutation(count, self.seed, "order", epoch)
+        partners = self.augment.partners(count, epoch)
+        firsts = torch.arange(count)[torch.arange(count) <= partners]
+        firsts = firsts[permutation(len(firsts), self.seed, "order", epoch)]
+        pairs = torch.stack([firsts, partners[firsts]], dim=1).flatten()
+        repeated = torch.stack([torch.zeros_like(firsts, dtype=torch.bool), partners[firsts] == firsts], dim=1).flatten()
+        return pairs[~repeated]
+
+    def ours(self, whole: Tensor) -> Tensor:
+        """This rank's piece of a whole batch."""
+        return whole.tensor_split(self.place.world)[self.place.rank]
+
+    def from_memory(self, row: Tensor, view: int, partners: Tensor | None) -> Batch:
+        assert self.memory is not None
+        own = self.augment.views(self.memory[row], self.index[row], view)
+        if partners is None:
+            return Batch(own, self.targets[row], self.index[row], view)
+        other = partners.to(row.device)[row]
+        return self.mixed(own, self.augment.views(self.memory[other], self.index[other], view), row, other, view)
+
+    def mixed(self, own: Tensor, partner: Tensor, row: Tensor, other: Tensor, view: int) -> Batch:
+        mixed, targets = self.augment.mix(own, partner, self.targets[row], self.targets[other], self.index[row], view)
+        return Batch(mixed, targets, self.index[row], view)
+
+    def from_files(self, rows: list[Tensor], view: int, partners: Tensor | None) -> Iterator[Batch]:
+        """Workers decode, crop and resize; the rest of a view is made of whole batches on the device."""
+        wanted = rows if partners is None else [torch.cat([row, partners[row]]) for row in rows]
+        files = TrainFiles(self.split, self.augment, view, self.reading)
+        for row, pixels in zip(rows, decoded(files, wanted, self.reading, self.place.device), strict=True):
+            row = row.to(self.place.device)
+            if partners is None:
+                yield Batch(self.augment.after_decoding(pixels, self.index[row], view), self.targets[row], self.index[row], view)
+                continue
+            other = partners.to(row.device)[row]
+            views = self.augment.after_decoding(pixels, torch.cat([self.index[row], self.index[other]]), view)
+            yield self.mixed(views[: len(row)], views[len(row) :], row, other, view)
+
+
+class PlainLoader:
+    """A split in its own order, not augmented: rank r gets samples r, r + world, ..."""
+
+    def __init__(self, split: Split, batch_size: int, place: Place, reading: Reading):
+        self.split, self.batch_size, self.place, self.reading = split, batch_size, place, reading
+
+    def __iter__(self) -> Iterator[Batch]:
+        rows = list(torch.arange(self.place.rank, len(self.split), self.place.world).split(self.batch_size))
+        if isinstance(self.split.images, Tensor):
+            pieces: Iterator[Tensor] = (self.split.images[row].to(self.place.device) for row in rows)
+        else:
+            pieces = decoded(PlainFiles(self.split, self.reading), rows, self.reading, self.place.device)
+        for row, pixels in zip(rows, pieces, strict=True):
+            yield Batch(pixels, self.split.targets[row].to(self.place.device), self.split.index[row].to(self.place.device), view=-1)
+
+
+class TrainFiles(Dataset[Tensor]):
+    """Files of a split, each cut and resized as its view says."""
+
+    def __init__(self, split: Split, augment: Augment, view: int, reading: Reading):
+        assert not isinstance(split.images, Tensor)
+        self.paths: list[Path] = split.images
+        self.index, self.augment, self.view, self.reading = split.index, augment, view, reading
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, position: int) -> Tensor:
+        image = images.open_image(self.paths[position], self.reading.max_pixels)
+        top, left, height, width = self.augment.crop_box(image.height, image.width, int(self.index[position]), self.view)
+        return images.crop_and_resize(image, (left, top, left + width, top + height), self.reading.image_size)
+
+
+class PlainFiles(Dataset[Tensor]):
+    """Files of a split, resized and cut at the centre."""
+
+    def __init__(self, split: Split, reading: Reading):
+        assert not isinstance(split.images, Tensor)
+        self.paths: list[Path] = split.images
+        self.reading = reading
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, position: int) -> Tensor:
+        return images.resize_and_center_crop(images.open_image(self.paths[position], self.reading.max_pixels), self.reading.image_size)
+
+
+def decoded(files: Dataset[Tensor], rows: list[Tensor], reading: Reading, device: torch.device) -> Iterator[Tensor]:
+    """uint8 batches of the given positions, on the device."""
+    loader = DataLoader(
+        files,
+        batch_sampler=[row.tolist() for row in rows],
+        num_workers=reading.workers,
+        timeout=reading.timeout_s if reading.workers else 0,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=leave_signals_to_the_run,
+        # a loader without one would draw its base seed from the global stream, and shift what comes after
+        generator=torch.Generator(),
+        prefetch_factor=4 if reading.workers else None,
+    )
+    for pixels in loader:
+        yield pixels.to(device, non_blocking=True)
+
+
+def leave_signals_to_the_run(worker: int) -> None:
+    """A Ctrl-C reaches the whole group: workers must live until the run has saved."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

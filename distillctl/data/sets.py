@@ -1,0 +1,234 @@
+"""Load a labelled image set, split into train, validation and test."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distillctl.config import DatasetConfig
+from distillctl.data import facts, folder, official, reading
+from distillctl.data.images import BadImage, shown
+from distillctl.data.split import Split, cut, whole
+from distillctl.errors import ConfigError, DataError, did_you_mean
+
+__all__ = ["DataSet", "Split", "check_size", "known", "load"]
+
+OFFICIAL = ("cifar10", "cifar100", "digits", "fashion_mnist", "mnist")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LARGEST_IN_MEMORY = 64  # pixels an edge
+LARGEST_TOTAL = 2 * 2**30  # bytes of all images in memory, unless asked for
+USUAL_SIZE = 224
+MOST_BAD = 0.1
+WAY_OUT = "mend or remove it, or set dataset.on_bad_image=skip"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A set that is ready for training.
+
+    mean, std:   of the training split in [0, 1], by channel; ImageNet's for files on disk
+    fingerprint: SHA-256 over the content (pixels in memory; relative names and sizes on disk), the classes, the size and the split
+    notes:       lines to show the user
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    image_size: int
+    train: Split
+    val: Split
+    test: Split
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fingerprint: str
+    notes: list[str]
+
+
+def known() -> tuple[str, ...]:
+    """The values of dataset.name."""
+    return (*OFFICIAL, "image_folder")
+
+
+def check_size(image_size: int | None) -> None:
+    """Nothing can be seen in fewer than 4 x 4 pixels."""
+    if image_size is not None and image_size < 4:
+        raise ConfigError(f"dataset.image_size={image_size}: must be at least 4")
+
+
+def load(config: DatasetConfig) -> DataSet:
+    """The set that `config` describes. The same files and config give the same splits, everywhere."""
+    check_size(config.image_size)
+    if config.name == "image_folder":
+        return _load_folder(config)
+    if config.name not in OFFICIAL:
+        raise ConfigError(f"dataset.name={config.name}: no such set; {did_you_mean(config.name, known())}")
+    root, _ = _root(config)
+    if config.name == "digits":
+        source = official.digits()
+    elif config.name.startswith("cifar"):
+        source = official.cifar(config.name, root, config.download)
+    else:
+        source = official.mnist(config.name, root, config.download)
+    parts = _divide(source.train, None, source.test, source.classes, config)
+    pixels = [part.images for part in parts if isinstance(part.images, Tensor)]
+    size = config.image_size or pixels[0].shape[-1]
+    if size != pixels[0].shape[-1]:
+        pixels = [_resized(images, size) for images in pixels]
+    return _in_memory(config.name, source.classes, size, parts, pixels, [])
+
+
+def _load_folder(config: DatasetConfig) -> DataSet:
+    root, said = _root(config)
+    found = folder.layout(root, said)
+    listings = {part: folder.listing(place, root, said) for part, place in found.items()}
+    first = listings[next(iter(listings))]
+    names = first.classes
+    if len(names) < 2:
+        raise DataError(f"{shown(first.folder)}: only one class, {shown(names[0])}; a classifier needs two or more")
+    notes = _scan_notes(listings, folder.unused(root, found))
+    sizes: dict[Path, int] = {}
+    sources: dict[str, Split] = {}
+    for part, listing in listings.items():
+        if extra := sorted(set(listing.classes) - set(names)):
+            raise DataError(f"{shown(listing.folder)} has classes that {shown(first.folder)} lacks: {_some(extra)}")
+        number = {name: target for target, name in enumerate(names)}
+        source = whole(list(listing.files), torch.tensor([number[label] for label in listing.labels], dtype=torch.int64))
+        sources[part] = _without_bad(source, listing, config, notes)
+        sizes.update(zip(listing.files, listing.sizes, strict=True))
+        if absent := [name for name, count in zip(names, sources[part].sizes(len(names)), strict=True) if count == 0]:
+            if listing is first:
+                raise DataError(f"{shown(listing.folder)}: no readable images of {_some(absent)}")
+            notes.append(f"{part} has no images of: {_some(absent)}")
+    classes = tuple(map(shown, names))
+    pool, val, test = sources.get("train", sources.get("all")), sources.get("val"), sources.get("test")
+    assert pool is not None
+    if test is None:  # as ImageNet is published: its val folder is what results are reported on
+        val, test = None, val
+        if test is not None:
+            notes.append("val/ is the test split; a validation split is cut out of train/")
+    parts = _divide(pool, val, test, classes, config)
+
+    paths = [part.images for part in parts if not isinstance(part.images, Tensor)]
+    files = [path for part in paths for path in part]
+    try:
+        size, pixels, remarks = _read(files, config)
+    except BadImage as problem:
+        raise BadImage(f"{problem}; {WAY_OUT}") from None
+    if pixels is not None:
+        notes.extend(f"{count} images were converted: {remark}" for remark, count in sorted(remarks.items()))
+        return _in_memory(config.name, classes, size, parts, pixels.split([len(part) for part in parts]), notes)
+    mark = facts.fingerprint(config.name, classes, size, parts, facts.file_digest(files, sizes, root))
+    notes.extend(facts.duplicate_files(paths, sizes))
+    return DataSet(config.name, classes, size, *parts, IMAGENET_MEAN, IMAGENET_STD, mark, notes)
+
+
+def _read(files: list[Path], config: DatasetConfig) -> tuple[int, Tensor | None, Counter[str]]:
+    """The image size, the pixels of all files if they belong in memory, and what was converted."""
+    size = config.image_size
+    if size is None:
+        size = reading.common_edge(files, LARGEST_IN_MEMORY, config.max_pixels) or USUAL_SIZE
+        check_size(size)
+    fits = size <= LARGEST_IN_MEMORY and len(files) * 3 * size * size <= LARGEST_TOTAL
+    if config.in_memory == "never" or config.in_memory == "auto" and not fits:
+        return size, None, Counter()
+    reading.check_memory(len(files), size, f"dataset.in_memory={config.in_memory}")
+    log.info("reading %d images into memory", len(files))
+    return size, *reading.in_memory(files, size, config.max_pixels)
+
+
+def _root(config: DatasetConfig) -> tuple[Path, str]:
+    """The root folder, and how to speak of it."""
+    if config.root:
+        return Path(config.root).expanduser(), f"dataset.root={shown(config.root)}"
+    if folder_set := os.environ.get("DISTILLCTL_DATA"):
+        return Path(folder_set).expanduser(), f"dataset.root is not set; DISTILLCTL_DATA={shown(folder_set)}"
+    return Path("data"), "dataset.root is not set; ./data"
+
+
+def _without_bad(source: Split, listing: folder.Listing, config: DatasetConfig, notes: list[str]) -> Split:
+    """`source` without the files that cannot be read, or an error that names one, as dataset.on_bad_image says."""
+    bad = {position: f"{shown(listing.files[position])}: {reason}" for position, reason in listing.broken.items()}
+    if config.on_bad_image == "error":
+        if bad:
+            more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+            raise BadImage(f"{next(iter(bad.values()))}{more}; {WAY_OUT}")
+        return source
+    bad = reading.unreadable(listing.files, config.max_pixels)
+    if not bad:
+        return source
+    first, total = next(iter(bad.values())), len(source)
+    if len(bad) > MOST_BAD * total:
+        raise DataError(f"dataset.on_bad_image=skip: {len(bad)} of {total} images are bad, more than {MOST_BAD:.0%}; the first is {first}")
+    notes.append(f"{len(bad)} of {total} images in {shown(listing.folder)} cannot be read and were left out:")
+    notes.extend(f"  {message}" for message in list(bad.values())[:10])
+    return source.take([position for position in range(total) if position not in bad])
+
+
+def _divide(
+    pool: Split, val: Split | None, test: Split | None, classes: tuple[str, ...], config: DatasetConfig
+) -> tuple[Split, Split, Split]:
+    """Train, validation and test. What is not given is cut out of `pool`, each class in proportion."""
+    count = len(classes)
+    need = 1 + (val is None) + (test is None)
+    for name, size in zip(classes, pool.sizes(count), strict=True):
+        if size < need:
+            raise DataError(f"class {name} has {size} image{'s' * (size != 1)} to be split into {need} parts; add some or remove the class")
+    if test is None:  # the key is fixed: a test split that follows a seed would be another one for everyone
+        pool, test = cut(pool, round(config.test_fraction * len(pool)), count, "test", left=need - 1)
+    pool, val = _subset(pool, val, count, config)
+    if val is None:
+        pool, val = cut(pool, round(config.val_fraction * len(pool)), count, f"val {config.split_seed}")
+    return pool, val, test
+
+
+def _subset(pool: Split, val: Split | None, count: int, config: DatasetConfig) -> tuple[Split, Split | None]:
+    """`dataset.subset` images out of train and validation together, each class in proportion."""
+    wanted, key = config.subset, f"subset {config.split_seed}"
+    there = len(pool) + (len(val) if val else 0)
+    if wanted is None or wanted == there:
+        return pool, val
+    if not 2 * count <= wanted <= there:
+        least = f"{2 * count} (two of each of {count} classes)"
+        raise DataError(f"dataset.subset={wanted}: must be from {least} to {there}, what train and validation have")
+    if val is None:
+        return cut(pool, wanted, count, key, least=2, left=0)[1], None
+    present = sum(size > 0 for size in val.sizes(count))
+    of_val = min(max(round(wanted * len(val) / there), present, wanted - len(pool)), len(val), wanted - count)
+    return cut(pool, wanted - of_val, count, key, left=0)[1], cut(val, of_val, count, key, left=0)[1]
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    return torch.cat([
+        F.interpolate(piece.float(), (size, size), mode="bilinear", antialias=True).round().clamp(0, 255).to(torch.uint8)
+        for piece in images.split(1024)
+    ])  # fmt: skip
+
+
+def _in_memory(
+    name: str, classes: tuple[str, ...], size: int, parts: Sequence[Split], pixels: Sequence[Tensor], notes: list[str]
+) -> DataSet:
+    """A set whose splits have the images `pixels`."""
+    train, val, test = (Split(images, part.targets, part.index) for part, images in zip(parts, pixels, strict=True))
+    mean, std = facts.statistics(pixels[0])
+    mark = facts.fingerprint(name, classes, size, parts, facts.pixel_digest(pixels))
+    return DataSet(name, classes, size, train, val, test, mean, std, mark, notes + facts.duplicate_pixels(*pixels))
+
+
+def _scan_notes(listings: dict[str, folder.Listing], unused: list[str]) -> list[str]:
+    seen = Counter[str]()
+    for listing in listings.values():
+        seen.update(listing.seen)
+    notes = [f"{count} {what}" for what, count in sorted(seen.items()) if count]
+    return notes + ([f"folders that were not read: {_some(unused)}"] if unused else [])
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(shown, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,85 @@
+"""Cut a labelled set into stratified parts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images with their classes.
+
+    images:  uint8 [N, 3, S, S] in memory, or N files to be decoded
+    targets: int64 [N]
+    index:   int64 [N], the place of each sample in the source that it was cut from (its train or its test part): the same
+             whatever subset or split is taken
+    """
+
+    images: Tensor | list[Path]
+    targets: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, positions: Sequence[int]) -> Split:
+        """The samples at these positions, in this order."""
+        chosen = torch.as_tensor(positions, dtype=torch.int64)
+        images = self.images[chosen] if isinstance(self.images, Tensor) else [self.images[p] for p in positions]
+        return Split(images, self.targets[chosen], self.index[chosen])
+
+    def sizes(self, classes: int) -> list[int]:
+        """How many samples each class has."""
+        return torch.bincount(self.targets, minlength=classes).tolist()
+
+
+def whole(images: Tensor | list[Path], targets: Tensor) -> Split:
+    """A source as it is."""
+    return Split(images, targets, torch.arange(len(targets)))
+
+
+def cut(split: Split, count: int, classes: int, key: str, least: int = 1, left: int = 1) -> tuple[Split, Split]:
+    """What is left, and a part of about `count` samples that has `least` of each class or more and leaves `left` of each or more.
+
+    The classes share `count` in proportion to their sizes; `key` decides which samples go. A class that has no more than `least`
+    samples goes whole where `left` is 0. The count is exact where the bounds allow it.
+    """
+    sizes = split.sizes(classes)
+    high = [max(n - left, 0) for n in sizes]
+    low = [min(least, h) for h in high]
+    counts = shares(sizes, min(max(count, sum(low)), sum(high)), low, high)
+    members: list[list[int]] = [[] for _ in range(classes)]
+    for position, target in enumerate(split.targets.tolist()):
+        members[target].append(position)
+    index = split.index.tolist()
+    taken = set()
+    for positions, wanted in zip(members, counts, strict=True):
+        taken.update(sorted(positions, key=lambda position: _draw(key, index[position]))[:wanted])
+    everything = range(len(split))
+    return split.take([p for p in everything if p not in taken]), split.take([p for p in everything if p in taken])
+
+
+def shares(sizes: Sequence[int], total: int, low: Sequence[int], high: Sequence[int]) -> list[int]:
+    """Divide `total` in proportion to `sizes`, within bounds, by largest remainders."""
+    assert sum(low) <= total <= sum(high)
+    whole_size = max(sum(sizes), 1)
+    counts = [min(max(total * n // whole_size, at_least), at_most) for n, at_least, at_most in zip(sizes, low, high, strict=True)]
+    while missing := total - sum(counts):
+        step = 1 if missing > 0 else -1
+        bound = high if step > 0 else low
+        able = [c for c in range(len(sizes)) if counts[c] != bound[c]]
+        able.sort(key=lambda c: (step * (counts[c] * whole_size - total * sizes[c]), c))
+        for c in able[: abs(missing)]:
+            counts[c] += step
+    return counts
+
+
+def _draw(key: str, index: int) -> bytes:
+    # A hash and not a random generator: the fixed test split must be the same under every version of every library.
+    return hashlib.sha256(f"{key} {index}".encode()).digest()

@@ -1,0 +1,61 @@
+"""What can go wrong for a user: one line each, with the exit code that a script can rely on."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A problem that the user can solve. The message names the value, the key and the way out."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """The command line or a config file asks for something that cannot be."""
+
+
+class DataError(UserError):
+    """A data set that is missing, unreadable or not what it was."""
+
+    exit_code = 3
+
+
+class CheckpointError(UserError):
+    """Weights or a run folder that cannot be used."""
+
+    exit_code = 4
+
+
+class MachineError(UserError):
+    """What this machine lacks: a device, memory, disk, a permission, a port, a free lock, a network."""
+
+    exit_code = 5
+
+
+class Diverged(UserError):
+    """A loss that is no longer a finite number."""
+
+    exit_code = 6
+
+
+class Interrupted(UserError):
+    """Stopped by a signal, after a save."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The names closest to a mistyped one, best first."""
+    return difflib.get_close_matches(word, list(known), n=count, cutoff=0.55)
+
+
+def did_you_mean(word: str, known: Iterable[str], count: int = 3) -> str:
+    """`did you mean a, b?`, or where nothing is close, what there is: `known: a, b, c`."""
+    known = sorted(known)
+    close = nearest(word, known, count)
+    if close:
+        return f"did you mean {', '.join(close)}?"
+    shown = ", ".join(known[:12])
+    return f"known: {shown}{', ...' if len(known) > 12 else ''}"

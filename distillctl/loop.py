@@ -1,0 +1,266 @@
+"""The one training loop, for every stage, method and scenario."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from distillctl.data.counters import seed_of
+from distillctl.methods.distill import Method
+from distillctl.runtime import Runtime, diverged
+from distillctl.schedules import Schedule
+from distillctl.types import Batch
+
+
+@dataclass
+class Training:
+    """Everything that a step changes, and nothing else: what `state()` lists is what a checkpoint holds."""
+
+    method: Method
+    optimizers: dict[str, Optimizer]
+    scaler: torch.amp.GradScaler
+    ema: Ema | None = None
+    epoch: int = 0
+    batch: int = 0  # batches of this epoch that are done
+    step: int = 0
+    samples: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)  # epoch, score and weights of the epoch that will ship
+    log_size: int = 0
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "method": self.method.state_dict(),
+            "optimizers": {player: optimizer.state_dict() for player, optimizer in self.optimizers.items()},
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema.state() if self.ema else None,
+            **{name: getattr(self, name) for name in PLAIN_STATE},
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up a state; an entry that is missing raises KeyError."""
+        self.method.load_state_dict(state["method"])
+        for player, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][player])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.ema:
+            self.ema.load(state["ema"])
+        for name in PLAIN_STATE:
+            setattr(self, name, state[name])
+
+
+PLAIN_STATE = ("epoch", "batch", "step", "samples", "history", "best", "log_size")
+
+
+class Ema:
+    """Exponential moving average of a model's weights; buffers that do not average are copied."""
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay, self.updates = decay, 0
+        self.weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Early on the average follows faster, as its own past is short: decay is at most (1 + n) / (10 + n)."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        now = module.state_dict()
+        averaged = [name for name, value in self.weights.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.weights[name] for name in averaged], [now[name] for name in averaged], 1 - decay)
+        for name, value in self.weights.items():
+            if not value.is_floating_point():
+                value.copy_(now[name])
+
+    def state(self) -> dict[str, Any]:
+        return {"updates": self.updates, "weights": self.weights}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.updates = state["updates"]
+        for name, value in self.weights.items():
+            value.copy_(state["weights"][name])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage is to do."""
+
+    epochs: int
+    batches_per_epoch: int
+    batch_size: int  # of all ranks together
+    seed: int
+    schedule: Schedule
+    accumulate: int = 1
+    clip_norm: float | None = None
+    log_every: int = 20
+    save_every_s: float = 300.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the loop tells at each log step: means over the steps since the last one."""
+
+    epoch: int
+    batch: int
+    step: int
+    parts: dict[str, float]
+    lr: float
+    images_per_s: float
+
+
+def fit(
+    training: Training,
+    batches: Callable[[int, int], Iterable[Batch]],
+    plan: Plan,
+    runtime: Runtime,
+    *,
+    after_step: Callable[[Report], None],
+    after_epoch: Callable[[Training], bool],
+    save: Callable[[Training], None],
+    asked_to_stop: Callable[[], bool],
+) -> None:
+    """Train until `plan.epochs` are done or `after_epoch` says False.
+
+    `batches(epoch, first)` gives this rank's part of each batch of an epoch from batch `first` on, as a function of
+    nothing else. `save` is called after each epoch, every `plan.save_every_s`, and before leaving when
+    `asked_to_stop`. Raises Diverged before the step that would spoil the weights; on a GPU, where looking costs a
+    sync, at the next log step at the latest, and always before anything is saved.
+    """
+    module = runtime.wrap(training.method)
+    watch = Watch(plan, runtime)
+    while training.epoch < plan.epochs:
+        for batch in batches(training.epoch, training.batch):
+            torch.manual_seed(seed_of(plan.seed, "dropout", training.step, runtime.rank))
+            factor = plan.schedule(training.epoch + training.batch / plan.batches_per_epoch, plan.epochs)
+            for player in training.optimizers:
+                parts = backward(module, player, batch, training, plan, runtime)
+                watch.look(parts, training)
+                descend(player, training, factor, plan)
+            if training.ema:
+                training.ema.update(training.method.student)
+            training.batch, training.step, training.samples = training.batch + 1, training.step + 1, training.samples + plan.batch_size
+            last = training.batch == plan.batches_per_epoch
+            if last or training.step % plan.log_every == 0 or training.step == 1:
+                after_step(watch.report(training, factor))
+            wish = watch.wish(training, asked_to_stop())
+            if wish != GO_ON and not last:
+                watch.settle()
+                save(training)
+                watch.saved()
+            if wish == STOP and not last:
+                return
+        training.epoch, training.batch = training.epoch + 1, 0
+        go_on = after_epoch(training)
+        save(training)
+        watch.saved()
+        if not go_on or runtime.highest(STOP if asked_to_stop() else GO_ON) == STOP:
+            return
+
+
+def backward(module: nn.Module, player: str, batch: Batch, training: Training, plan: Plan, runtime: Runtime) -> dict[str, Tensor]:
+    """Leave the whole batch's mean gradient behind, piece by piece; returns the loss parts, weighted alike.
+
+    A piece weighs what it holds of the whole batch, so the pieces may differ in size; DDP divides by the ranks.
+    """
+    training.optimizers[player].zero_grad(set_to_none=True)
+    parts: dict[str, Tensor] = {}
+    pieces = cut(batch, plan.accumulate)
+    for number, piece in enumerate(pieces):
+        share = len(piece.index) * runtime.world / plan.batch_size
+        unsynced = runtime.world > 1 and number < len(pieces) - 1
+        with module.no_sync() if unsynced else nullcontext():  # type: ignore[operator]
+            with runtime.autocast():
+                terms = module(piece, player)
+            training.scaler.scale(terms.loss if share == 1 else terms.loss * share).backward()
+        for name, value in terms.parts.items():
+            parts[name] = parts[name] + value * share if name in parts else value * share
+    return parts
+
+
+def cut(batch: Batch, pieces: int) -> list[Batch]:
+    """A batch as `pieces` smaller ones, equal up to one sample."""
+    if pieces == 1:
+        return [batch]
+    columns = [column.tensor_split(pieces) for column in (batch.inputs, batch.targets, batch.index)]
+    return [Batch(inputs, targets, index, batch.view) for inputs, targets, index in zip(*columns, strict=True) if len(index)]
+
+
+def descend(player: str, training: Training, factor: float, plan: Plan) -> None:
+    """One optimizer step at the scheduled learning rate, on clipped gradients."""
+    optimizer = training.optimizers[player]
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+    if plan.clip_norm is not None:
+        training.scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(training.method.trainable(player), plan.clip_norm)
+    training.scaler.step(optimizer)
+    training.scaler.update()
+
+
+GO_ON, SAVE, STOP = 0, 1, 2
+
+
+class Watch:
+    """Looks at losses and clock without making the device wait: on a GPU only at log steps."""
+
+    def __init__(self, plan: Plan, runtime: Runtime):
+        self.plan, self.runtime = plan, runtime
+        self.every = 1 if runtime.device.type == "cpu" else plan.log_every
+        self.pending: list[tuple[int, int, list[str], Tensor]] = []
+        self.sums: dict[str, float] = {}
+        self.steps = 0
+        self.since = self.last_save = time.monotonic()
+
+    def look(self, parts: Mapping[str, Tensor], training: Training) -> None:
+        """Take note of a step's loss parts; raises Diverged as soon as they are known not to be finite."""
+        self.pending.append((training.epoch, training.step, list(parts), torch.stack(tuple(parts.values())).float()))
+        self.steps += 1
+        if len(self.pending) >= self.every:
+            self.settle()
+
+    def settle(self) -> None:
+        """Fetch the noted parts: the only place where the host waits for the device."""
+        if not self.pending:
+            return
+        values = self.runtime.mean(torch.cat([noted for *_, noted in self.pending])).tolist()
+        for epoch, step, names, noted in self.pending:
+            mine, values = values[: len(noted)], values[len(noted) :]
+            for name, value in zip(names, mine, strict=True):
+                if not math.isfinite(value):
+                    raise diverged(name, value, epoch, step)
+                self.sums[name] = self.sums.get(name, 0.0) + value
+        self.pending.clear()
+
+    def report(self, training: Training, factor: float) -> Report:
+        """Means since the last report."""
+        self.settle()
+        now = time.monotonic()
+        optimizer = next(iter(training.optimizers.values()))
+        report = Report(
+            epoch=training.epoch,
+            batch=training.batch,
+            step=training.step,
+            parts={name: value / self.steps for name, value in self.sums.items()},
+            lr=optimizer.param_groups[0]["initial_lr"] * factor,
+            images_per_s=self.steps * self.plan.batch_size / max(now - self.since, 1e-9),
+        )
+        self.sums, self.steps, self.since = {}, 0, now
+        return report
+
+    def wish(self, training: Training, asked_to_stop: bool) -> int:
+        """What all ranks do next: the most urgent wish of any of them, asked only where asking is cheap."""
+        if self.runtime.world > 1 and self.every > 1 and training.step % self.plan.log_every:
+            return GO_ON
+        due = self.runtime.is_main and time.monotonic() - self.last_save > self.plan.save_every_s
+        return self.runtime.highest(STOP if asked_to_stop else SAVE if due else GO_ON)
+
+    def saved(self) -> None:
+        self.last_save = time.monotonic()

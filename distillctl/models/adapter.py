@@ -1,0 +1,78 @@
+"""Make a net answer for images as they are stored: [0, 255] or [0, 1] in, `Output` out, normalisation inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillctl.types import Output
+
+
+class Classifier(nn.Module):
+    """A net with the statistics it expects. Only `net` has state: what ships is `plain_state()`.
+
+    mean, std: of the three channels of images in [0, 1]. resolution: what the net sees; images of another size are resized.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], resolution: int | None = None):
+        super().__init__()
+        assert len(mean) == len(std) == 3, f"mean {mean}, std {std}"
+        self.net = net
+        self.resolution = resolution
+        # not persistent: they are part of the preprocessing that student.json records, not of the weights
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+        self.channels_last = is_channels_last(net)
+
+    def forward(self, inputs: Tensor) -> Output:  # uint8 or float in [0, 1] [B, 3, H, W] -> logits [B, K]
+        return Output(as_logits(self.net(self.prepare(inputs))), {})
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """What the net sees: normalised, resized, in its memory layout. float32 [B, 3, H, W]."""
+        assert inputs.shape[1:2] == (3,), f"images are [B, 3, H, W], not {tuple(inputs.shape)}"
+        # under bf16 the half step between two gray values would be lost, so this stays fp32 whatever the net computes in
+        scale = 1 / self.std.float()
+        shift = -self.mean.float() * scale
+        if inputs.dtype == torch.uint8:
+            scale = scale / 255
+        images = torch.addcmul(shift, inputs.float(), scale)
+        if self.resolution is not None and images.shape[-2:] != (self.resolution, self.resolution):
+            # after normalising, so uint8 is not rounded; both are linear and commute
+            images = F.interpolate(images, (self.resolution, self.resolution), mode="bilinear", antialias=True)
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """The state dict of the net alone, under its own names."""
+        return self.net.state_dict()
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Classifier:
+        # every .to(...) of the module or of what holds it comes through here
+        super()._apply(fn, recurse)
+        self.channels_last = is_channels_last(self.net)
+        return self
+
+
+def is_channels_last(net: nn.Module) -> bool:
+    """Whether a kernel of the net lies so; 1x1 and depthwise kernels lie both ways and do not tell."""
+    return any(
+        weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+        for weight in net.parameters()
+    )
+
+
+def as_logits(answer: Any) -> Tensor:
+    """[B, K] from what a net returned: a tensor, an object with `.logits`, or a tuple whose first item they are."""
+    if isinstance(answer, Tensor):
+        return answer
+    logits = getattr(answer, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    assert isinstance(answer, (tuple, list)), f"no logits in a {type(answer).__name__}"
+    return as_logits(answer[0])

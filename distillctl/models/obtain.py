@@ -1,0 +1,155 @@
+"""The model that a role's config asks for, ready to answer images of the data set: built, and with its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from distillctl.build import build
+from distillctl.config import ModelConfig
+from distillctl.data.counters import seed_of
+from distillctl.errors import CheckpointError, ConfigError
+from distillctl.models import catalogue
+from distillctl.models.adapter import Classifier
+from distillctl.models.build import Net, build_net, plan_net, rebuild
+from distillctl.models.shipping import locate, read_record
+from distillctl.models.stem import Edit, trace
+from distillctl.models.weights import load_weights, read_weights
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a model will see and name: the data set's side of the contract."""
+
+    classes: tuple[str, ...]
+    image_size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """A model, how to build it again, and the record of its weights where it has one."""
+
+    classifier: Classifier
+    net: Net
+    record: dict[str, Any] | None
+    weights: Path | None
+
+
+def obtain(config: ModelConfig, images: Images, key: str, seed: int, *, weights: bool = True) -> Obtained:
+    """Build the model `config` describes and load its checkpoint or published weights.
+
+    Fresh weights depend on `seed` and the role alone: the student is the same with and without a teacher. With
+    `weights=False` only the architecture is taken. Raises ConfigError and CheckpointError that begin with `key`.
+    """
+    file, record = source_of(config, key)
+    torch.manual_seed(seed_of(seed, "initialisation", key))
+    if record is not None:
+        net = from_record(record, config, images, key)
+    elif config.source == "own":
+        net = own_net(config, images, key)
+    else:
+        net = build_net(config, len(images.classes), images.image_size, key)
+    if file is not None and weights:
+        if record is not None and not config.new_head:
+            check_classes(record["classes"], images.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
+        load_weights(
+            net.module, read_weights(file, f"{key}.checkpoint"), f"{key}.checkpoint", file, name=net.name, new_head=config.new_head
+        )
+    mean, std = (record["preprocessing"]["mean"], record["preprocessing"]["std"]) if record else (net.mean, net.std)
+    resolution = net.input_size if net.input_size != images.image_size else None
+    return Obtained(Classifier(net.module, mean or images.mean, std or images.std, resolution), net, record, file)
+
+
+def check_obtainable(config: ModelConfig, images: Images, key: str) -> None:
+    """Find before any training what would make `obtain` fail, without memory, download or reading all weights."""
+    file, record = source_of(config, key)
+    if record is not None:
+        if not config.new_head:
+            check_classes(record["classes"], images.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
+        return
+    if config.source == "own":
+        own_net(config, images, key)
+        return
+    module = plan_net(config, len(images.classes), images.image_size, key).module
+    if file is not None:
+        load_weights(module, read_weights(file, f"{key}.checkpoint"), f"{key}.checkpoint", file, name=config.name, new_head=config.new_head)
+
+
+def source_of(config: ModelConfig, key: str) -> tuple[Path | None, dict[str, Any] | None]:
+    """File and record of a checkpoint; both None where the config gives none."""
+    if config.checkpoint is None:
+        if config.name == "recorded":
+            raise ConfigError(f"{key}.checkpoint is not set: pass {key}.checkpoint=<run folder or file>, or name a model: {key}=resnet20")
+        return None, None
+    setting = f"{key}.checkpoint"
+    file = locate(config.checkpoint, key, setting)
+    record = read_record(file, setting)
+    if record is None:
+        read_weights(file, setting)  # what is wrong with the file itself comes before what it lacks
+        if config.name == "recorded":
+            raise CheckpointError(
+                f"{setting}={config.checkpoint}: no record beside it says what it is; name its architecture: {key}=<model>"
+            )
+        return file, None
+    architecture = record["architecture"]
+    if config.name != "recorded" and config.source != "own":
+        asked = catalogue.resolve(config.name, config.source, key)
+        if asked != (architecture["source"], architecture["name"]):
+            raise CheckpointError(
+                f"{setting}={config.checkpoint} holds {architecture['name']}, but {key}={config.name}; pass {key}={architecture['name']}"
+            )
+    return file, record
+
+
+def from_record(record: dict[str, Any], config: ModelConfig, images: Images, key: str) -> Net:
+    """The architecture as it was, with as many classes as are asked for now."""
+    architecture = record["architecture"]
+    source, name = architecture["source"], architecture["name"]
+    edits = tuple(Edit(*edit) for edit in architecture["edits"])
+    if source == "own":
+        node = {"_target_": config._target_ or name, **architecture["args"]}
+        module = build(node, nn.Module, key, num_classes=len(images.classes))
+    else:
+        module = rebuild(source, name, len(images.classes), architecture["args"], edits, key)
+    size = config.image_size or architecture["image_size"]
+    preprocessing = record["preprocessing"]
+    return Net(
+        module,
+        source,
+        name,
+        architecture["stem"],
+        edits,
+        architecture["args"],
+        tuple(preprocessing["mean"]),
+        tuple(preprocessing["std"]),
+        size,
+    )
+
+
+def own_net(config: ModelConfig, images: Images, key: str) -> Net:
+    """A class of the user's own: it is given `num_classes` and `<role>.args`, and images normalised by the data set."""
+    module = build({"_target_": config._target_, **config.args}, nn.Module, key, num_classes=len(images.classes))
+    size = config.image_size or images.image_size
+    problem = trace(module, size)[1]
+    if problem is not None:
+        raise ConfigError(f"{key}._target_={config._target_}: it cannot take images of {size} px ({problem})")
+    return Net(module, "own", str(config._target_), "large", (), dict(config.args), None, None, size)
+
+
+def check_classes(theirs: Sequence[str], ours: Sequence[str], config: ModelConfig, where: str, key: str) -> None:
+    """Count, names and order of the classes: equal numbers with another order would train in silence towards nonsense."""
+    if len(theirs) != len(ours):
+        raise CheckpointError(f"{where} knows {len(theirs)} classes, the data set has {len(ours)}; give a {key} of these classes")
+    if list(theirs) != list(ours) and not config.ignore_class_names:
+        position = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
+        raise CheckpointError(
+            f"{where}: its class {position} is {theirs[position]!r}, the data set's is {ours[position]!r}; "
+            f"set {key}.ignore_class_names=true if they mean the same"
+        )

@@ -1,0 +1,161 @@
+"""The run folder: who holds it, what run.json says, and the metrics of each stage."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distillctl import __version__
+from distillctl.errors import CheckpointError, MachineError
+from distillctl.state import finite, write_json
+
+RUN_FILE = "run.json"
+
+
+class RunFolder:
+    """One run's folder, held by one process at a time. Only rank 0 has one."""
+
+    def __init__(self, path: Path, command: str, seed: int):
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self.lock = open(path / ".lock", "a+")
+        except OSError as error:
+            raise MachineError(f"{path}: {error.strerror}; set hydra.run.dir=<a folder that can be written>") from None
+        self.take_lock()
+        self.record: dict[str, Any] = read_run(path) if (path / RUN_FILE).is_file() else first_record(command, seed)
+        self.record |= {"status": "running", "error": None, "exit_code": None}
+        self.write()
+
+    def take_lock(self) -> None:
+        """POSIX record locks are freed when their process dies, however it dies, and are not inherited by workers."""
+        try:
+            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.lock.seek(0)
+            raise MachineError(
+                f"{self.path} is in use by {self.lock.read().strip() or 'another process'}; wait for it or stop it"
+            ) from None
+        self.lock.truncate(0)
+        self.lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%H:%M:%S')}\n")
+        self.lock.flush()
+
+    def write(self) -> None:
+        write_json(self.path / RUN_FILE, finite(self.record))
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage, made if it is new."""
+        folder = self.path / name
+        folder.mkdir(exist_ok=True)
+        for leftover in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink()
+        return folder
+
+    def finish_stage(self, name: str, result: Mapping[str, Any]) -> None:
+        """Record a stage's result: from now on a resumed run skips it."""
+        self.record["stages"][name] = dict(result)
+        self.write()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        write_json(self.path / "summary.json", finite(summary))
+        self.record |= {"status": "done", "exit_code": 0, "finished": now()}
+        self.write()
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """run.json of a run folder. Raises CheckpointError where there is none that can be read."""
+    try:
+        content = json.loads((folder / RUN_FILE).read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: no run folder (it has no {RUN_FILE})") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / RUN_FILE}: cannot be read ({error})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):
+        raise CheckpointError(f"{folder / RUN_FILE}: not the record of a run")
+    return content
+
+
+def record_failure(folder: Path, reason: str, exit_code: int) -> None:
+    """Write into run.json why a run ended; a full disk must not hide the first reason."""
+    try:
+        content = read_run(folder) | {"status": "interrupted" if exit_code > 128 else "failed", "error": reason, "exit_code": exit_code}
+        write_json(folder / RUN_FILE, content)
+    except (CheckpointError, MachineError):
+        pass
+
+
+def first_record(command: str, seed: int) -> dict[str, Any]:
+    return {
+        "format_version": 1,
+        "command": command,
+        "arguments": sys.argv[1:],
+        "seed": seed,
+        "started": now(),
+        "versions": versions(),
+        "machine": platform.platform(),
+        "git": git_commit(),
+        "data": None,
+        "teacher": None,
+        "stages": {},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of ourselves and of everything that can change a number."""
+    names = ("torch", "torchvision", "timm", "numpy", "hydra-core", "omegaconf", "safetensors")
+    return {"distillctl": __version__, "python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+
+
+def git_commit() -> str | None:
+    """Commit of the folder that the command was started in, `+` where it has changes; None outside a repository."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+class MetricsLog:
+    """metrics.jsonl of a stage. A full disk costs lines, not the run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.broken = False
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        if self.broken:
+            return
+        try:
+            with open(self.path, "a") as file:
+                file.write(json.dumps(finite(line)) + "\n")
+        except OSError as error:
+            self.broken = True
+            print(f"warning: {self.path}: {error.strerror}; going on without this log", file=sys.stderr)
+
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def cut(self, size: int) -> None:
+        """Forget what was logged after a checkpoint: the steps since then will be taken again."""
+        if self.path.exists() and self.path.stat().st_size > size:
+            os.truncate(self.path, size)

@@ -1,0 +1,111 @@
+"""What is seen while a run runs: a live line per stage in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from distillctl.loop import Report
+
+
+class Console:
+    """Prints for rank 0; made with `silent` it says nothing, for the other ranks."""
+
+    def __init__(self, silent: bool = False):
+        self.rich = RichConsole(highlight=False, quiet=silent, soft_wrap=not sys.stdout.isatty())
+        self.live = self.rich.is_terminal and not silent
+        self.progress: Progress | None = None
+        self.last_report: Report | None = None
+
+    def say(self, text: str) -> None:
+        self.rich.print(Text(text))
+
+    def warn(self, text: str) -> None:
+        self.rich.print(Text(f"warning: {text}", style="yellow"))
+
+    def table(self, table: Table) -> None:
+        self.rich.print(table)
+
+    def start_stage(self, name: str, what: str, epochs: int, batches_per_epoch: int, done: int) -> None:
+        """Announce a stage; `done` batches of it were taken before, by the run that this one resumes."""
+        if self.live:
+            self.rich.print(Rule(Text.assemble((name, "bold"), f"  {what}"), align="left", style="dim"))
+        else:
+            self.say(f"{name}: {what}")
+        self.name, self.epochs, self.batches_per_epoch = name, epochs, batches_per_epoch
+        self.started, self.done_before = time.monotonic(), done
+        if self.live:
+            self.progress = Progress(
+                SpinnerColumn(),
+                TextColumn("epoch {task.fields[epoch]}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                Remaining(self),
+                TextColumn("{task.fields[parts]}"),
+                console=self.rich,
+                transient=True,
+                refresh_per_second=5,
+            )
+            self.progress.start()
+            self.task = self.progress.add_task("", total=epochs * batches_per_epoch, completed=done, epoch=f"1/{epochs}", parts="")
+
+    def step(self, report: Report) -> None:
+        self.last_report = report
+        if self.progress is None:
+            return
+        parts = "  ".join(f"{name} {value:.3f}" for name, value in report.parts.items())
+        self.progress.update(
+            self.task,
+            completed=report.epoch * self.batches_per_epoch + report.batch,
+            epoch=f"{report.epoch + 1}/{self.epochs}",
+            parts=f"{report.images_per_s:,.0f} img/s  {parts}",
+        )
+
+    def epoch(self, epoch: int, parts: dict[str, float], score: str, images_per_s: float, best: bool) -> None:
+        """One line for an epoch that is done."""
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in parts.items())
+        text = (
+            f"  epoch {epoch:>3}/{self.epochs}  {shown}  {score}{' *' if best else '  '} {images_per_s:>8,.0f} img/s  eta {self.eta(epoch)}"
+        )
+        if self.live:
+            self.rich.print(Text(text, style="" if best else "dim"))
+        else:
+            self.say(text)
+
+    def eta(self, epoch: int) -> str:
+        """Time left in this stage, from what this process has measured."""
+        done = epoch * self.batches_per_epoch - self.done_before
+        left = (self.epochs - epoch) * self.batches_per_epoch
+        return clock((time.monotonic() - self.started) / done * left) if done > 0 else "-"
+
+    def end_stage(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+
+class Remaining(ProgressColumn):
+    """Time left, from the rate since this process started and not since the run did."""
+
+    def __init__(self, console: Console):
+        super().__init__()
+        self.console = console
+
+    def render(self, task: Task) -> Text:
+        done = task.completed - self.console.done_before
+        if done <= 0 or task.total is None:
+            return Text("eta -")
+        return Text(f"eta {clock((time.monotonic() - self.console.started) / done * (task.total - task.completed))}", style="cyan")
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03`, or `2:03` under an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

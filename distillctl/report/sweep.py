@@ -1,0 +1,195 @@
+"""A sweep: all its jobs checked before the first, and one table over them at the end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from distillctl import state
+from distillctl.errors import ConfigError, UserError
+
+MEASURED = ("top1", "agreement", "nll", "ece")
+
+
+class SweepReport(Callback):
+    """Hydra calls this around a multirun. It reports exceptions of callbacks as warnings only, so failures leave by SystemExit."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        if str(config.hydra.sweeper._target_) != "hydra._internal.core_plugins.basic_sweeper.BasicSweeper":
+            return  # other sweepers choose their jobs as they go
+        try:
+            jobs = expand(config)
+            check_jobs(str(config.hydra.job.config_name), jobs)
+        except UserError as error:
+            for line in str(error).splitlines():
+                print(f"error: {line}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from None
+        print(f"sweep: {len(jobs)} jobs, all checked, in {config.hydra.sweep.dir!s}")
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        if OmegaConf.select(config, "hydra.mode") is not None and config.hydra.mode.name == "MULTIRUN":
+            print(f"\n[{int(config.hydra.job.num) + 1}] {' '.join(config.hydra.overrides.task)}", flush=True)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        jobs = read_jobs(folder)
+        if not any("stages" in job or job["error"] for job in jobs):
+            return
+        rows = group(jobs)
+        write(folder, jobs, rows)
+        show(folder, jobs, rows)
+        worst = max((job["exit_code"] or 0 for job in jobs), default=0)
+        if worst:
+            raise SystemExit(worst)
+
+
+def expand(config: DictConfig) -> list[list[str]]:
+    """The overrides of each job, as Hydra's basic sweeper will make them."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    params = OmegaConf.to_container(config.hydra.sweeper.params) if config.hydra.sweeper.params else {}
+    assert isinstance(params, dict)
+    given = [f"{key!s}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
+    [jobs] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(given), None)
+    return jobs
+
+
+def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
+    """Compose and check every job; raises ConfigError with all problems, each named by the overrides of its job."""
+    from hydra import compose as hydra_compose
+
+    from distillctl import compose
+    from distillctl.scenarios.pipeline import Problems, check_components
+
+    found: dict[str, str] = {}
+    for number, overrides in enumerate(jobs):
+        problems = Problems([])
+        try:
+            config = compose.typed(hydra_compose(command, list(overrides)))
+            if hasattr(config, "optimizer"):
+                check_components(config, problems)
+        except Exception as error:
+            explained = compose.explain(error, command, list(overrides))
+            if explained is None:
+                raise
+            problems.found.append(explained)
+        for problem in problems.found:
+            for line in str(problem).splitlines():
+                found.setdefault(line, f"job {number + 1} of {len(jobs)}")
+    if found:
+        raise ConfigError("\n".join(f"{line} ({job}; none was started)" for line, job in found.items()))
+
+
+def read_jobs(folder: Path) -> list[dict[str, Any]]:
+    """What each job left behind: its overrides, its summary, or why it has none."""
+    jobs = []
+    for place in sorted((item for item in folder.iterdir() if item.name.isdigit()), key=lambda item: int(item.name)):
+        overrides_file = place / ".hydra" / "overrides.yaml"
+        overrides = yaml.safe_load(overrides_file.read_text()) if overrides_file.is_file() else []
+        run = json.loads((place / "run.json").read_text()) if (place / "run.json").is_file() else {}
+        job: dict[str, Any] = {"job": int(place.name), "overrides": overrides, "error": run.get("error"), "exit_code": run.get("exit_code")}
+        if run.get("status") == "done" and (place / "summary.json").is_file():
+            job |= json.loads((place / "summary.json").read_text())
+            job["stages"] = sorted(run["stages"])
+        elif not job["error"]:
+            job |= {"error": "did not finish", "exit_code": job["exit_code"] or 70}
+        jobs.append(job)
+    return jobs
+
+
+def group(jobs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for all seeds of equal settings: mean and sample standard deviation of what was measured."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for job in jobs:
+        groups.setdefault(" ".join(item for item in varying(job, jobs) if not item.startswith("seed=")), []).append(job)
+    return [row(setting, members) for setting, members in groups.items()]
+
+
+def varying(job: dict[str, Any], jobs: Sequence[dict[str, Any]]) -> list[str]:
+    """The overrides of a job that not all jobs have."""
+    return [item for item in job["overrides"] if any(item not in other["overrides"] for other in jobs)]
+
+
+def row(setting: str, members: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    done = [job for job in members if "rows" in job]
+    result: dict[str, Any] = {
+        "setting": setting,
+        "n": len(done),
+        "seeds": [job["seed"] for job in done],
+        "failed": [{"job": job["job"], "error": job["error"]} for job in members if "rows" not in job],
+        "models": {},
+    }
+    for name in dict.fromkeys(item["model"] for job in done for item in job["rows"]):
+        mine = [item for job in done for item in job["rows"] if item["model"] == name]
+        result["models"][name] = {
+            key: spread([item[key] for item in mine]) for key in MEASURED if all(item.get(key) is not None for item in mine)
+        }
+    gains = [job["gain_over_alone"] for job in done if job.get("gain_over_alone") is not None]
+    if gains:
+        result["gain_over_alone"] = spread(gains)
+    return result
+
+
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def write(folder: Path, jobs: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
+    """sweep.json with jobs and rows, sweep.csv with one line a setting and model."""
+    state.write_json(folder / "sweep.json", {"jobs": list(jobs), "rows": list(rows)})
+    text = io.StringIO()
+    lines = csv.writer(text)
+    lines.writerow(["setting", "n", "model", *(f"{key}_{part}" for key in (*MEASURED, "gain_over_alone") for part in ("mean", "std"))])
+    for item in rows:
+        for model, measured in item["models"].items():
+            values = {**measured, "gain_over_alone": item.get("gain_over_alone") if model in ("distilled", "fine-tuned") else None}
+            cells = [(values.get(key) or {}).get(part) for key in (*MEASURED, "gain_over_alone") for part in ("mean", "std")]
+            lines.writerow([item["setting"], item["n"], model, *cells])
+    state.write_atomically(folder / "sweep.csv", [text.getvalue().encode()])
+
+
+def show(folder: Path, jobs: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
+    """The table, and the jobs that failed by name."""
+    console = Console(highlight=False)
+    seeds = max((item["n"] for item in rows), default=0)
+    table = Table(
+        title=f"top-1 % on the test split, mean ± std over seeds (n = {seeds})", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False
+    )
+    names = list(dict.fromkeys(name for item in rows for name in item["models"]))
+    table.add_column("setting", overflow="fold")
+    table.add_column("n", justify="right")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("vs alone", justify="right", no_wrap=True)
+    for item in rows:
+        cells = [in_points(item["models"].get(name, {}).get("top1")) for name in names]
+        table.add_row(item["setting"] or "-", str(item["n"]), *cells, in_points(item.get("gain_over_alone"), signed=True))
+    console.print()
+    console.print(table)
+    for job in jobs:
+        if job["error"]:
+            console.print(f"failed: job {job['job'] + 1} ({' '.join(job['overrides'])}): {job['error']}", style="red", soft_wrap=True)
+    console.print(f"results: {folder / 'sweep.json'}, {folder / 'sweep.csv'}", soft_wrap=True)
+
+
+def in_points(value: dict[str, float | None] | None, signed: bool = False) -> str:
+    if value is None or value["mean"] is None or not math.isfinite(value["mean"]):
+        return ""
+    sign = "+" if signed else ""
+    deviation = value["std"]
+    return f"{100 * value['mean']:{sign}.2f}" + (f" ± {100 * deviation:.2f}" if deviation is not None else "")

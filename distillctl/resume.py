@@ -1,0 +1,102 @@
+"""Going on with a run: its own overrides again, new ones on top, and a list of what would change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from distillctl.errors import CheckpointError, ConfigError
+from distillctl.outputs import read_run
+
+# what may change between two attempts: nothing that a number depends on
+FREE = (
+    "resume",
+    "debug",
+    "tracker",
+    "dataset.root",
+    "dataset.download",
+    "dataset.workers",
+    "dataset.timeout_s",
+    "trainer.device",
+    "trainer.devices",
+    "trainer.threads",
+    "trainer.log_every",
+    "trainer.save_every_s",
+    "trainer.timeout_s",
+)
+SIZE_LIMIT = 2**20  # bytes of a stored config: one from a stranger must not be a bomb
+
+
+def arguments(command: str, given: list[str]) -> list[str]:
+    """The command line that goes on with `resume=FOLDER`; empty where that run was finished, and its result is printed."""
+    own = [word for word in given if not word.startswith("-") and not word.startswith("resume=")]
+    flags = [word for word in given if word.startswith("-")]
+    folder = Path(next(word for word in reversed(given) if word.startswith("resume=")).removeprefix("resume=")).expanduser()
+    if any(flag in ("-m", "--multirun") for flag in flags):
+        raise ConfigError(f"resume={folder}: one run at a time; leave out -m")
+    if not folder.is_dir():
+        raise CheckpointError(f"resume={folder}: no such folder")
+    record = read_run(folder)
+    if record["command"] != command:
+        raise ConfigError(
+            f"resume={folder}: that was distillctl {record['command']}; go on with distillctl {record['command']} resume={folder}"
+        )
+    if record["status"] == "done" and not own:
+        print(f"{folder}: finished {record.get('finished', '')}; nothing to do")
+        print((folder / "summary.json").read_text(), end="")
+        return []
+    before = stored(folder, "overrides.yaml")
+    if not isinstance(before, list) or not all(isinstance(word, str) for word in before):
+        raise CheckpointError(f"resume={folder}: .hydra/overrides.yaml is not a list of overrides")
+    for word in before:  # a folder from elsewhere may set what to train, never how Hydra itself works
+        if word.lstrip("+~").startswith("hydra"):
+            raise CheckpointError(f"resume={folder}: its overrides touch Hydra itself ({word}); refused")
+    changed = {word.lstrip("+~").partition("=")[0] for word in own}
+    kept = [word for word in before if word.lstrip("+~").partition("=")[0] not in changed and not word.startswith("resume=")]
+    attempt = 1 + len(list((folder / ".hydra").glob("attempt-*"))) + 1
+    hydra = [f"hydra.run.dir={quoted(folder)}", f"hydra.output_subdir=.hydra/attempt-{attempt}", "hydra.mode=RUN"]
+    return [*flags, *kept, *own, f"resume={quoted(folder)}", *hydra]
+
+
+def check_unchanged(folder: Path, composed: DictConfig) -> None:
+    """Raise ConfigError that lists every setting that differs from the run's first attempt and may not."""
+    before = flat(stored(folder, "config.yaml"))
+    now = flat(OmegaConf.to_container(composed, resolve=False))
+    different = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key) and not free(key)]
+    if different:
+        listed = "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in different)
+        raise ConfigError(f"resume={folder}: {listed}. A resumed run keeps its settings: leave these out, or start a new run")
+
+
+def free(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in FREE)
+
+
+def stored(folder: Path, name: str) -> Any:
+    """A YAML file of the run's first attempt, as plain data."""
+    file = folder / ".hydra" / name
+    try:
+        if file.stat().st_size > SIZE_LIMIT:
+            raise CheckpointError(f"resume={folder}: .hydra/{name} is larger than {SIZE_LIMIT} bytes")
+        text = file.read_text()
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
+            raise CheckpointError(f"resume={folder}: .hydra/{name} holds aliases; refused")
+        return yaml.safe_load(text)
+    except (OSError, yaml.YAMLError) as error:
+        raise CheckpointError(f"resume={folder}: .hydra/{name} cannot be read ({type(error).__name__})") from None
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves by their full key."""
+    if isinstance(node, dict) and node:
+        return {key: value for name, item in node.items() for key, value in flat(item, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): node}
+
+
+def quoted(path: Path) -> str:
+    """A path as Hydra reads it whatever characters it has."""
+    text = str(path.resolve())
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

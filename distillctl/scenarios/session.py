@@ -1,0 +1,145 @@
+"""What every command that trains shares: runtime, data, run folder, console; set up and checked before any training."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distillctl import outputs, runtime
+from distillctl.config import FitConfig
+from distillctl.data import sets
+from distillctl.data.augment import Augment
+from distillctl.data.loader import Place, PlainLoader, Reading, TrainLoader
+from distillctl.data.split import Split
+from distillctl.errors import DataError, MachineError, UserError
+from distillctl.interruption import StopRequest
+from distillctl.models.obtain import Images
+from distillctl.report.console import Console
+from distillctl.report.trackers import Tracker, make_tracker
+
+LEAST_FREE_MIB = 64
+
+
+@dataclass
+class Session:
+    """One process's part in one run."""
+
+    config: Any
+    runtime: runtime.Runtime
+    data: sets.DataSet
+    images: Images
+    folder: Path
+    run: outputs.RunFolder | None  # rank 0 alone writes
+    console: Console
+    tracker: Tracker
+    stop: StopRequest
+
+    @property
+    def place(self) -> Place:
+        return Place(self.runtime.device, self.runtime.rank, self.runtime.world)
+
+    @property
+    def reading(self) -> Reading:
+        dataset = self.config.dataset
+        return Reading(self.data.image_size, workers(dataset.workers, self.data.train), dataset.timeout_s, dataset.max_pixels)
+
+    def train_batches(self) -> TrainLoader:
+        dataset, seed = self.config.dataset, self.config.seed
+        view_seed = seed if dataset.view_seed is None else dataset.view_seed
+        augment = Augment(dataset.augment, self.data.image_size, len(self.images.classes), view_seed)
+        return TrainLoader(self.data.train, augment, self.config.trainer.batch_size, seed, self.place, self.reading)
+
+    def plain_batches(self, split: Split) -> PlainLoader:
+        return PlainLoader(split, max(self.config.trainer.batch_size, 128), self.place, self.reading)
+
+    def stage_folder(self, name: str) -> Path:
+        if self.run is not None:
+            return self.run.stage(name)
+        return self.folder / name
+
+    def stage_record(self, name: str) -> dict[str, Any] | None:
+        """A finished stage's record, the same on every rank."""
+        found = self.run.record["stages"].get(name) if self.run is not None else None
+        return self.runtime.from_main(found)
+
+
+@contextlib.contextmanager
+def session(config: FitConfig, folder: Path | None, stop: StopRequest) -> Iterator[Session]:
+    """Everything a command needs, from the cheapest check to the loaded data set."""
+    with runtime.joined(config.trainer) as machine:
+        console = Console(silent=not machine.is_main)
+        folder = Path(machine.from_main(str(folder)))
+        run = first_on_main(machine, lambda: claim(config, folder))
+        data = first_on_main(machine, lambda: sets.load(config.dataset)) or sets.load(config.dataset)
+        for note in data.notes:
+            console.say(note)
+        same_data_everywhere(machine, data.fingerprint)
+        if run is not None:
+            same_data_as_before(run, data.fingerprint)
+            console.say(f"run folder: {folder}")
+        tracker = make_tracker(config.tracker, folder, console.warn) if machine.is_main else Tracker()
+        images = Images(data.classes, data.image_size, data.mean, data.std)
+        try:
+            yield Session(config, machine, data, images, folder, run, console, tracker, stop)
+        finally:
+            console.end_stage()
+            tracker.close()
+
+
+def claim(config: FitConfig, folder: Path) -> outputs.RunFolder:
+    """The run's folder, locked, on a disk that has room for it."""
+    run = outputs.RunFolder(folder, command_of(config), config.seed)
+    free = shutil.disk_usage(folder).free / 2**20
+    if free < LEAST_FREE_MIB:
+        raise MachineError(f"{folder}: {free:.0f} MiB free, at least {LEAST_FREE_MIB} are needed; free some space or set hydra.run.dir")
+    return run
+
+
+def command_of(config: FitConfig) -> str:
+    return type(config).__name__.removesuffix("Config").lower()
+
+
+def first_on_main(machine: runtime.Runtime, work: Callable[[], Any]) -> Any:
+    """Do something on rank 0 while the others wait; its error is everybody's. None on the others."""
+    result, problem = None, None
+    if machine.is_main:
+        try:
+            result = work()
+        except UserError as error:
+            problem = error
+    if machine.world > 1:
+        shared = machine.from_main((type(problem), str(problem)) if problem else None)
+        if shared and not machine.is_main:
+            raise shared[0](shared[1])
+    if problem:
+        raise problem
+    return result
+
+
+def same_data_everywhere(machine: runtime.Runtime, fingerprint: str) -> None:
+    if machine.highest(int(machine.from_main(fingerprint) != fingerprint)):
+        raise DataError("dataset.root: the ranks read different data; give all machines the same files")
+
+
+def same_data_as_before(run: outputs.RunFolder, fingerprint: str) -> None:
+    """A resumed run must not go on with other images."""
+    before = run.record["data"]
+    if before not in (None, fingerprint):
+        raise DataError("dataset.root: the data set is not what it was when this run started; put it back, or start a new run")
+    run.record["data"] = fingerprint
+    run.write()
+
+
+def workers(asked: int | None, split: Split) -> int:
+    """Decoding processes: none for images in memory, else one a core that this process may use."""
+    if not isinstance(split.images, list):
+        return 0
+    if asked is not None:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

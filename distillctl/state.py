@@ -1,0 +1,158 @@
+"""Checkpoint files: written so that a crash at any instant leaves a valid one, read so that damage is noticed.
+
+A file is a payload by `torch.save`, a JSON description and a footer: lengths, SHA-256 of all before it, magic.
+A folder holds `last.pt` and the one before it, `previous.pt`. Saving writes a temporary file, fsyncs it, renames
+last to previous, renames the temporary file to last and fsyncs the folder: in whatever order the two renames
+reach the disk, one of the two names holds the newest complete state or the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillctl.errors import CheckpointError, Diverged, MachineError
+
+FORMAT_VERSION = 1
+MAGIC = b"DSTLCTL1"
+FOOTER = struct.Struct("<QQ32s8s")  # payload bytes, description bytes, SHA-256, magic
+NEWEST, BEFORE = "last.pt", "previous.pt"
+
+
+def save(folder: Path, state: Mapping[str, Any], description: Mapping[str, Any]) -> Path:
+    """Write `state` as the folder's newest checkpoint; the one before stays. Returns after it is on the disk."""
+    assert_plain(state)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getbuffer()
+    about = json.dumps({"format_version": FORMAT_VERSION, **description}).encode()
+    digest = hashlib.sha256(payload)
+    digest.update(about)
+    newest = folder / NEWEST
+    footer = FOOTER.pack(len(payload), len(about), digest.digest(), MAGIC)
+
+    def rotate() -> None:
+        if newest.exists():
+            os.replace(newest, folder / BEFORE)
+
+    write_atomically(newest, [payload, about, footer], before_rename=rotate)
+    return newest
+
+
+def write_atomically(path: Path, pieces: list[Any], before_rename: Callable[[], None] = lambda: None) -> None:
+    """Temporary file in the same folder, fsync, rename, fsync of the folder. Raises MachineError, with the old file intact."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        before_rename()
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        size = sum(len(piece) for piece in pieces) / 2**20
+        raise MachineError(
+            f"{path}: {error.strerror} while writing {size:.1f} MiB; what was saved before is intact, free some space and resume"
+        ) from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """A JSON file, written atomically."""
+    write_atomically(path, [(json.dumps(content, indent=2, allow_nan=False) + "\n").encode()])
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """State and description of one checkpoint file. Raises CheckpointError for whatever is not one, whole and ours."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None
+    if not content:
+        raise CheckpointError(f"{path}: 0 bytes")
+    if len(content) < FOOTER.size or content[-len(MAGIC) :] != MAGIC:
+        raise CheckpointError(f"{path}: truncated, or not a checkpoint of distillctl (no end mark)")
+    payload_size, about_size, expected, _ = FOOTER.unpack(content[-FOOTER.size :])
+    if payload_size + about_size + FOOTER.size != len(content):
+        raise CheckpointError(f"{path}: damaged (lengths do not add up)")
+    body = memoryview(content)[: payload_size + about_size]
+    if hashlib.sha256(body).digest() != expected:
+        raise CheckpointError(f"{path}: damaged (checksum mismatch)")
+    description = json.loads(bytes(body[payload_size:]))
+    version = description.get("format_version", 0)
+    if version > FORMAT_VERSION:
+        raise CheckpointError(f"{path}: written by a newer distillctl (format {version}, this one reads {FORMAT_VERSION}); upgrade")
+    return torch.load(io.BytesIO(body[:payload_size]), weights_only=True, map_location="cpu"), description
+
+
+def newest(folder: Path, warn: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The newest valid checkpoint of a folder; None where there never was one.
+
+    A damaged newest one is named in a warning and the one before is used; if both are damaged, CheckpointError.
+    """
+    problems = []
+    for name in (NEWEST, BEFORE):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            found = load(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            warn(f"{problem}; going on from {path.name}, the one before")
+        return found
+    if problems:
+        raise CheckpointError(f"{'; '.join(problems)}: no checkpoint is left to resume from; start without resume=")
+    return None
+
+
+def assert_plain(value: Any, place: str = "state") -> None:
+    """Refuse at save what `torch.load(weights_only=True)` would refuse at resume, and what must never be kept."""
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise Diverged(f"{place} is no longer finite; the last good checkpoint is kept: lower optimizer.lr or set trainer.clip_norm=1")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if type(key) not in (str, int):
+                raise TypeError(f"{place}: key {key!r} may not be put into a checkpoint")
+            assert_plain(item, f"{place}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for position, item in enumerate(value):
+            assert_plain(item, f"{place}[{position}]")
+    elif type(value) not in (int, float, bool, str, type(None)):
+        raise TypeError(f"{place}: {type(value).__module__}.{type(value).__name__} may not be put into a checkpoint")
