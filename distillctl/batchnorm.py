@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+
+class SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over the ranks; what each rank's loss owes to it comes back summed as well."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
@@ -22,11 +39,11 @@ class SharedBatchNorm(nn.BatchNorm2d):
         values = input.float()
         count = torch.full((1,), float(input.numel() // input.shape[1]), device=input.device)
         # two passes, as one process does it: E[x²] - E[x]² would lose digits
-        sums = all_reduce(torch.cat([values.sum(dims), count]))
+        sums = SumOverRanks.apply(torch.cat([values.sum(dims), count]))
         total = sums[-1].detach()
         mean = sums[:-1] / total
         centred = values - mean.view(shape)
-        variance = all_reduce((centred * centred).sum(dims)) / total
+        variance = SumOverRanks.apply((centred * centred).sum(dims)) / total
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             momentum = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -45,7 +46,9 @@ class Runtime:
         if self.world == 1:
             return method
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(method, device_ids=devices, broadcast_buffers=not self.sync_batchnorm)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers has a new name that torch 2.11 does not know
+            return nn.parallel.DistributedDataParallel(method, device_ids=devices, broadcast_buffers=not self.sync_batchnorm)
 
     def share_statistics(self, module: nn.Module) -> nn.Module:
         """Batch norm over the whole batch instead of a rank's piece, so that the number of ranks changes no result."""

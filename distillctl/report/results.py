@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-FINAL = ("fine-tuned", "distilled", "before", "teacher")  # the first of these that a run has is what it is about
+FINAL = ("fine-tuned", "distilled", "before", "teacher", "model")  # the first of these that a run has is what it is about
 
 
 def final_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
     """One row a model, narrow enough for a terminal of 80 columns; columns that no row has are left out."""
     nets = list(dict.fromkeys(row["architecture"] for row in rows))
     heading = f"{title}: {' → '.join(nets)}"
-    found = Table(title=heading, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1))
+    found = Table(title=heading, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, collapse_padding=True)
     found.add_column("model", no_wrap=True)
     columns = [column for column in COLUMNS if any(row.get(column[0]) is not None for row in rows)]
     alone = next((row["top1"] for row in rows if row["model"] == "alone"), None)

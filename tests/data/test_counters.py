@@ -36,14 +36,14 @@ def test_the_scheme_is_the_one_that_caches_were_written_with():
 
 
 def test_tensors_mix_as_unbounded_integers_do():
-    key, step = counters.bits(1, "stream").item(), 0x9E3779B97F4A7C15
+    key, step = int(counters.bits(1, "stream").item()), 0x9E3779B97F4A7C15
     by_hand = splitmix((splitmix((key + step * 5) % 2**64) + step * 11) % 2**64)
     assert counters.bits(1, "stream", 5, torch.tensor([11])).item() % 2**64 == by_hand
     assert counters.bits(1, "stream", 5, 11).item() % 2**64 == by_hand
 
 
 def test_a_number_and_a_tensor_of_it_are_the_same_name():
-    names = [3, torch.tensor([3])]
+    names: list[int | torch.Tensor] = [3, torch.tensor([3])]
     drawn = {counters.bits(1, "s", first, second, third).item() for first in names for second in names for third in names}
     assert len(drawn) == 1
 
@@ -134,7 +134,8 @@ def test_beta_of_one_is_uniform_and_of_one_half_the_arcsine():
 
 
 def test_seeds_are_told_apart_and_fit_torch():
-    seeds = {counters.seed_of(*names) for names in [(1, "a"), ("1", "a"), (1, "b"), (2, "a"), (1,), ("a", 1), (1, "a", 0)]}
+    named: list[tuple[int | str, ...]] = [(1, "a"), ("1", "a"), (1, "b"), (2, "a"), (1,), ("a", 1), (1, "a", 0)]
+    seeds = {counters.seed_of(*names) for names in named}
     assert len(seeds) == 7
     for seed in seeds:
         assert 0 <= seed < 2**63

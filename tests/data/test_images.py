@@ -96,7 +96,12 @@ def test_half_transparent_black_is_gray(tmp_path):
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 def test_sixteen_bit_gray_is_scaled_by_257(tmp_path, suffix):
     values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
-    assert decode(saved(tmp_path / f"x.{suffix}", values), PIXELS)[0].tolist() == [[0, 1, 128, 255]]
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "pgm":
+        path.write_bytes(b"P5 4 1 65535\n" + values.astype(">u2").tobytes())
+    else:
+        saved(path, values)
+    assert decode(path, PIXELS)[0].tolist() == [[0, 1, 128, 255]]
 
 
 def test_whole_numbers_beyond_sixteen_bits_are_refused(tmp_path):

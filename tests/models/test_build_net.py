@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from distillctl.config import ModelConfig
 from distillctl.errors import CheckpointError, ConfigError, MachineError
-from distillctl.models import build
+from distillctl.models import published
 from distillctl.models.build import build_net, plan_net
 
 
@@ -154,7 +154,7 @@ def hub(tmp_path, monkeypatch):
 def cached(hub, name: str) -> str:
     folder = hub / "checkpoints"
     folder.mkdir()
-    return folder / build._torchvision_weights(name).url.rpartition("/")[2]
+    return folder / published._torchvision_weights(name).url.rpartition("/")[2]
 
 
 def test_without_a_network_the_message_says_where_the_file_goes(hub):
@@ -165,7 +165,7 @@ def test_without_a_network_the_message_says_where_the_file_goes(hub):
 
 
 def test_without_a_network_timm_fails_at_once_and_in_one_line(hub, monkeypatch):
-    monkeypatch.setattr(build, "_cached_timm", lambda described: None)
+    monkeypatch.setattr(published, "_cached_timm", lambda described: None)
     with pytest.raises(
         MachineError, match=r"weights of test_resnet .*fetch https://huggingface\.co/timm/test_resnet.*teacher\.checkpoint=<file>"
     ) as error:
@@ -175,24 +175,24 @@ def test_without_a_network_timm_fails_at_once_and_in_one_line(hub, monkeypatch):
 
 def test_a_downloaded_file_is_used(hub):
     torch.manual_seed(1)
-    published = build_net({"name": "squeezenet1_1", "stem": "large"}, 1000, 224).module.state_dict()
-    torch.save(published, cached(hub, "squeezenet1_1"))
+    weights = build_net({"name": "squeezenet1_1", "stem": "large"}, 1000, 224).module.state_dict()
+    torch.save(weights, cached(hub, "squeezenet1_1"))
     net = build_net({"name": "squeezenet1_1", "pretrained": True}, 1000, 32)
-    assert all(torch.equal(tensor, published[entry]) for entry, tensor in net.module.state_dict().items())
+    assert all(torch.equal(tensor, weights[entry]) for entry, tensor in net.module.state_dict().items())
     assert (net.input_size, net.stem, net.edits) == (224, "large", ())
     assert net.mean == (0.485, 0.456, 0.406)
 
 
 def test_a_new_head_keeps_all_but_the_classifier(hub):
     torch.manual_seed(1)
-    published = build_net({"name": "squeezenet1_1", "stem": "large"}, 1000, 224).module.state_dict()
-    torch.save(published, cached(hub, "squeezenet1_1"))
+    weights = build_net({"name": "squeezenet1_1", "stem": "large"}, 1000, 224).module.state_dict()
+    torch.save(weights, cached(hub, "squeezenet1_1"))
     for classes in (10, 1000):
         net = build_net({"name": "squeezenet1_1", "pretrained": True, "new_head": True, "stem": "small"}, classes, 32)
         assert net.edits == (("features.0", "stride 1"), ("features.2", "identity"))
         state = net.module.state_dict()
         changed = {
-            entry for entry in published if state[entry].shape != published[entry].shape or not torch.equal(state[entry], published[entry])
+            entry for entry in weights if state[entry].shape != weights[entry].shape or not torch.equal(state[entry], weights[entry])
         }
         assert {"classifier.1.weight"} <= changed <= {"classifier.1.weight", "classifier.1.bias"}
 
@@ -208,11 +208,11 @@ def test_a_downloaded_timm_file_is_used_with_the_classes_and_size_asked_for(hub,
     from safetensors.torch import save_file
 
     torch.manual_seed(1)
-    published = build_net({"name": "test_vit", "stem": "large"}, 1000, 160).module.state_dict()
-    save_file(published, hub / "model.safetensors")
-    monkeypatch.setattr(build, "_cached_timm", lambda described: str(hub / "model.safetensors"))
+    weights = build_net({"name": "test_vit", "stem": "large"}, 1000, 160).module.state_dict()
+    save_file(weights, hub / "model.safetensors")
+    monkeypatch.setattr(published, "_cached_timm", lambda described: str(hub / "model.safetensors"))
     net = build_net({"name": "test_vit", "pretrained": True, "new_head": True, "image_size": 96}, 10, 32)
     state = net.module.state_dict()
     assert state["head.weight"].shape[0] == 10
-    assert torch.equal(state["blocks.0.attn.qkv.weight"], published["blocks.0.attn.qkv.weight"])
+    assert torch.equal(state["blocks.0.attn.qkv.weight"], weights["blocks.0.attn.qkv.weight"])
     assert net.args == {"img_size": 96}

@@ -1,7 +1,6 @@
 """Files of weights: good ones, foreign ones, damaged ones and dangerous ones."""
 
 import argparse
-import contextlib
 import io
 import os
 import pickle
@@ -318,7 +317,7 @@ def test_a_damaged_file_loads_or_is_refused_and_nothing_else(tmp_path, kind, len
         load_weights(module, read_weights(tmp_path / "x", KEY), KEY, tmp_path / "x")
     except CheckpointError as error:
         message = str(error)
-        assert "\n" not in message  # noqa: PT017
+        assert "\n" not in message
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
