@@ -31,29 +31,57 @@ def build(node: Mapping[str, Any], kind: type[T], key: str, /, *arguments: Any, 
     try:
         return found(*arguments, **given, **extra)
     except ValueError as error:
-        raise ConfigError(f"{key}.{error}" if str(error).split("=")[0] in given else f"{key}: {error}") from None
+        raise ConfigError(refused(key, given, str(error))) from None
     except TypeError as error:
         raise ConfigError(f"{key}: {error}") from None
+
+
+def refused(key: str, given: Mapping[str, Any], message: str) -> str:
+    """A constructor's complaint, with the argument that it is about where that can be told."""
+    if message.split("=")[0] in given:  # ours begin with it
+        return f"{key}.{message}"
+    about = [
+        name
+        for name, value in given.items()
+        if any(str(item) in message.split() for item in (value if isinstance(value, list) else [value]))
+    ]
+    return f"{key}.{about[0]}={given[about[0]]}: {message}" if len(about) == 1 else f"{key}: {message}"
 
 
 def find_class(node: Mapping[str, Any], kind: type[T], key: str) -> type[T]:
     """The class named by `_target_`, judged by where it really lives and not by the name it was reached by."""
     path = node.get("_target_")
+    if path is None:
+        raise ConfigError(f"{key}._target_ is not set: choose an option of the group {key.partition('.')[0]}, or name a class")
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")) or "." not in path:
         raise ConfigError(f"{key}._target_={path}: expected package.module.Class")
-    refusal = ConfigError(
-        f"{key}._target_={path}: not a {kind.__name__} of a trusted package ({', '.join(trusted())}); "
-        f"for one of yours add --trust {path.split('.')[0]} to the command"
-    )
     if not within(path, trusted()):  # before any import: importing runs code
-        raise refusal
+        raise ConfigError(
+            f"{key}._target_={path}: not in a trusted package ({', '.join(trusted())}); "
+            f"for a class of your own add --trust {path.split('.')[0]} to the command"
+        )
     module_name, _, name = path.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError):
-        raise ConfigError(f"{key}._target_={path}: no such class") from None
-    if not (inspect.isclass(found) and issubclass(found, kind) and within(f"{found.__module__}.", trusted())):
-        raise refusal
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{key}._target_={path}: no such class (there is no module {error.name})") from None
+    except Exception as error:  # a package of the user's own that cannot be imported
+        raise ConfigError(f"{key}._target_={path}: importing {module_name} failed ({type(error).__name__}: {error})") from None
+    if not hasattr(module, name):
+        classes = [word for word, item in vars(module).items() if inspect.isclass(item) and issubclass(item, kind) and word[0] != "_"]
+        raise ConfigError(
+            f"{key}._target_={path}: no such class; {did_you_mean(name, classes) if classes else 'write package.module.Class'}"
+        )
+    found = getattr(module, name)
+    if not (inspect.isclass(found) and issubclass(found, kind)):
+        what = f"the class {found.__name__}" if inspect.isclass(found) else f"a {type(found).__name__}"
+        raise ConfigError(f"{key}._target_={path}: this is {what}; a subclass of {kind.__name__} is needed here")
+    if not within(f"{found.__module__}.", trusted()):
+        home = found.__module__
+        raise ConfigError(
+            f"{key}._target_={path}: lives in {home}, which is not a trusted package ({', '.join(trusted())}); "
+            f"for a class of your own add --trust {home.split('.')[0]} to the command"
+        )
     return found
 
 
@@ -113,6 +141,8 @@ def fits(value: Any, hint: Any) -> bool:
 def words(hint: Any) -> str:
     """A type, as a user would say it."""
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}
+    if typing.get_origin(hint) in (list, tuple, Sequence):
+        return "a list of numbers" if float in typing.get_args(hint) or int in typing.get_args(hint) else "a list"
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(words(choice) for choice in typing.get_args(hint) if choice in names)) or "another kind of value"
     return names.get(hint, f"a {getattr(hint, '__name__', hint)}")

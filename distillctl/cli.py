@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.util
 import os
 import sys
 import traceback
@@ -16,6 +18,10 @@ from distillctl.errors import ConfigError, UserError, did_you_mean
 INTERNAL_ERROR = 70
 HELP_FLAGS = ("--help", "-h")
 COMPLETION_FLAGS = ("--shell-completion", "-sc")
+CONFIG_DIR = ("--config-dir", "-cd")
+# Hydra's flags that make sense here, and whether a value follows. It has others, which would load pickled configs or replace ours.
+FLAGS = {"-m": False, "--multirun": False, "--run": False, "--resolve": False, "--hydra-help": False}
+FLAGS |= {"--cfg": True, "-c": True, "--package": True, "-p": True, "--config-dir": True, "-cd": True, "--info": True, "-i": True}
 
 
 def main() -> None:
@@ -32,23 +38,53 @@ def main() -> None:
     elif any(flag in arguments[1:] for flag in HELP_FLAGS):
         print(manual(arguments[0]))
     else:
-        run(arguments[0], trusting(arguments[1:]))
+        try:
+            flags, overrides = split(trusting(arguments[1:]))
+        except UserError as error:
+            fail(error)
+        run(arguments[0], flags, overrides)
 
 
-def run(command: str, arguments: list[str]) -> None:
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Flags with their values, and overrides, in whatever order they were typed. Raises ConfigError."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, _, value = word.partition("=")
+        if not word.startswith("-"):
+            overrides.append(word)
+        elif name not in FLAGS:
+            raise ConfigError(f"{word}: unknown flag; {did_you_mean(name, FLAGS)}")
+        elif FLAGS[name]:
+            value = value or next(words, "")
+            if not value or value.startswith("-"):
+                raise ConfigError(f"{name}: a value has to follow, as in {name} {'job' if name in ('--cfg', '-c') else '...'}")
+            if name in ("--cfg", "-c") and value not in ("job", "hydra", "all"):
+                raise ConfigError(f"{name} {value}: expected job, hydra or all")
+            if name in CONFIG_DIR and not Path(value).is_dir():
+                raise ConfigError(f"{name} {value}: no such folder")
+            flags += [name, value]
+        else:
+            flags.append(word)
+    return flags, overrides
+
+
+def run(command: str, flags: list[str], overrides: list[str]) -> None:
     """Hand one command to Hydra, which composes the config and calls `task`, once or once a job of a sweep."""
     from distillctl import compose
 
-    overrides = [word for word in arguments if not word.startswith("-")]
     compose.prepare()
     try:
         if any(word.startswith("resume=") for word in overrides):
             from distillctl import resume
 
-            arguments = resume.arguments(command, arguments)
-            if not arguments:
+            overrides = resume.overrides(command, flags, overrides)
+            if not overrides:
                 return  # it was finished already, and its result is printed
-        start(command, arguments)
+        else:
+            check_new(overrides)
+        start(command, flags, overrides)
     except UserError as error:
         fail(error)
     except Exception as error:
@@ -58,7 +94,19 @@ def run(command: str, arguments: list[str]) -> None:
         fail(explained)
 
 
-def start(command: str, arguments: list[str]) -> None:
+def check_new(overrides: list[str]) -> None:
+    """A folder that holds a run already is not written into: Hydra would replace the config that it was made with."""
+    for word in overrides:
+        key, _, value = word.partition("=")
+        if key in ("hydra.run.dir", "hydra.sweep.dir"):
+            folder = Path(value.strip("'\""))
+            if not value or value == "null":
+                raise ConfigError(f"{word}: a folder is needed")
+            if (folder / "run.json").exists() or (folder / "sweep.json").exists() or any(folder.glob("[0-9]*/run.json")):
+                raise ConfigError(f"{word}: this folder holds a run already; choose another, or go on with resume={value}")
+
+
+def start(command: str, flags: list[str], overrides: list[str]) -> None:
     """Run under Hydra; as a later rank of torchrun without it, since each rank would make its own folder."""
     from distillctl import compose
 
@@ -67,28 +115,30 @@ def start(command: str, arguments: list[str]) -> None:
         from hydra import initialize_config_dir
 
         with initialize_config_dir(str(compose.conf_dir()), version_base="1.3"):
-            perform(command, hydra_compose(command, arguments), None)
+            dirs = [f"file://{Path(value).resolve()}" for name, value in zip(flags, flags[1:], strict=False) if name in CONFIG_DIR]
+            perform(command, hydra_compose(command, [*overrides, f"hydra.searchpath=[{','.join(dirs)}]"]), None)
         return
 
     import hydra
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us the exception instead of printing advice that does not fit here
-    sys.argv = [sys.argv[0], *arguments]
+    sys.argv = [sys.argv[0], *flags, *overrides]
     hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name=command)(task)()
 
 
 def task(composed: Any) -> float | None:
     """One job: of a single run its failure ends the process, of a sweep it is recorded and the others go on."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
+    if "DISTILLCTL_TRUST" in hydra_config.job.env_set:
+        fail(ConfigError("hydra.job.env_set.DISTILLCTL_TRUST: trust is given by --trust PACKAGE on the command line alone"))
     try:
         return perform(str(hydra_config.job.config_name), composed, folder)
     except SystemExit as leaving:
         interrupted = isinstance(leaving.code, int) and leaving.code > 128
-        if hydra_config.mode != RunMode.MULTIRUN or interrupted:
+        if not in_sweep() or interrupted:
             raise
         return float("nan")
 
@@ -108,7 +158,7 @@ def perform(command: str, composed: Any, folder: Path | None) -> float | None:
         record(folder, error, error.exit_code)
         fail(error)
     except Exception as error:
-        explained = compose.explain(error, command, []) or machine_trouble(error)
+        explained = compose.explain(error, command, overrides_of_job()) or machine_trouble(error)
         if explained is not None:
             record(folder, explained, explained.exit_code)
             fail(explained)
@@ -121,6 +171,18 @@ def perform(command: str, composed: Any, folder: Path | None) -> float | None:
         raise SystemExit(INTERNAL_ERROR) from None
 
 
+def overrides_of_job() -> list[str]:
+    """What was asked for, as it was typed: a `${...}` in it is not resolved."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    if not HydraConfig.initialized():
+        return []
+    words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(words, list)
+    return [str(word) for word in words]
+
+
 def machine_trouble(error: Exception) -> UserError | None:
     """Memory, disk and workers that gave out, whoever noticed."""
     from distillctl import runtime
@@ -129,11 +191,27 @@ def machine_trouble(error: Exception) -> UserError | None:
 
 
 def record(folder: Path | None, error: Exception, exit_code: int) -> None:
-    """Write into run.json why a run ended, if it has come to having one."""
-    if folder is not None and (folder / "run.json").is_file():
-        from distillctl import outputs
+    """Write into run.json why a run ended, if it had begun: what an earlier attempt left is not ours to change."""
+    if folder is None:
+        return
+    with contextlib.suppress(UserError):
+        if (folder / "run.json").is_file():
+            from distillctl import outputs
 
-        outputs.record_failure(folder, first_line(error), exit_code)
+            if outputs.read_run(folder).get("status") == "running":
+                outputs.record_failure(folder, first_line(error), exit_code)
+        elif in_sweep():
+            from distillctl import state
+            from distillctl.report import sweep
+
+            state.write_json(folder / sweep.FAILURE_FILE, {"error": first_line(error), "exit_code": exit_code})
+
+
+def in_sweep() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def first_line(error: BaseException) -> str:
@@ -158,12 +236,16 @@ def trusting(arguments: list[str]) -> list[str]:
             trusted.append(word.removeprefix("--trust="))
         else:
             rest.append(word)
+    os.environ.pop("DISTILLCTL_TRUST", None)  # this flag alone gives trust
     if trusted:
         for name in trusted:
             if not all(part.isidentifier() for part in name.split(".")):
-                fail(ConfigError(f"--trust {name}: expected the name of a Python package"))
+                raise ConfigError(f"--trust {name or '(nothing)'}: expected the name of a Python package")
         os.environ["DISTILLCTL_TRUST"] = ",".join(trusted)  # the workers of this run inherit it
         sys.path.insert(0, os.getcwd())
+        for name in trusted:
+            if importlib.util.find_spec(name.partition(".")[0]) is None:
+                raise ConfigError(f"--trust {name}: no such package, here or among the installed ones")
     return rest
 
 
@@ -185,7 +267,7 @@ def start_completion(command: str, arguments: list[str]) -> None:
     from distillctl import compose
 
     compose.prepare()
-    start(command, arguments)
+    start(command, arguments, [])
 
 
 def overview() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 
 from distillctl import config
-from distillctl.errors import ConfigError, MachineError, UserError, did_you_mean
+from distillctl.errors import ConfigError, MachineError, UserError, did_you_mean, nearest, one_slip
 from distillctl.models import catalogue
 
 ROLES = ("teacher", "student", "model")
 EXTRA_NAMES = ("own", "recorded")
+EXAMPLES = {"checkpoint": "<run folder or file>", "inputs": "[image.png]"}  # of values that have no default
 
 
 @cache
@@ -149,7 +151,7 @@ def group_names(command: str) -> dict[str, list[str]]:
 def options(group: str) -> list[str]:
     """What a group can be set to; for models the featured names, of the many that work."""
     if group in ROLES:
-        return sorted((*catalogue.FEATURED, *EXTRA_NAMES))
+        return [*catalogue.FEATURED, *EXTRA_NAMES]
     folder = recipes_dir() if group == "recipe" else conf_dir() / group
     return sorted(file.stem for file in folder.glob("*.yaml"))
 
@@ -159,21 +161,33 @@ def explain(error: Exception, command: str, overrides: list[str]) -> UserError |
     cause: BaseException | None = error
     while cause is not None:  # our own errors, raised inside Hydra or a resolver, know best
         if isinstance(cause, UserError):
-            return cause
+            place = getattr(error, "full_key", None)
+            return type(cause)(f"{place}={cause}") if place and isinstance(cause, ConfigError) else cause
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, MissingConfigException):
         return missing_option(error, command)
     if isinstance(error, OSError) and error.filename:
         return MachineError(f"{error.filename}: {error.strerror}; set hydra.run.dir=<a folder that can be written>")
+    if isinstance(error, ValueError) and "Config group override" in str(error):
+        return not_a_name(command, overrides)
+    several = re.match(r"Ambiguous value for argument '(.*)'", str(error))
+    if several:
+        key, _, value = several[1].partition("=")
+        return ConfigError(f"{key}={value}: several values are a sweep, which needs -m; one list is {key}=[{value}]")
     if isinstance(error, OverrideParseException):
         return ConfigError(f"{error.override!s}: cannot be read as key=value; quote values with spaces, commas or brackets")
     inner = error.__cause__ or error.__context__
     key, value = mentioned(str(error), overrides)
+    for added in (word for word in overrides if word.startswith("+")):
+        group, _, name = added.lstrip("+").partition("=")
+        if group in group_names(command) and (group == key or f"Multiple values for {group}." in str(error)):
+            return ConfigError(f"{added}: {group} is chosen already; write {group}={name} without the +")
     if isinstance(error, (ConfigCompositionException, OmegaConfBaseException)):
         if isinstance(inner, ValidationError) or isinstance(error, ValidationError):
             return ConfigError(wrong_type(key, overrides, inner if isinstance(inner, ValidationError) else error))
-        if isinstance(inner, InterpolationResolutionError) or isinstance(error, InterpolationResolutionError):
-            return ConfigError(str(inner or error).splitlines()[0])
+        unresolved = next((item for item in (inner, error) if isinstance(item, InterpolationResolutionError)), None)
+        if unresolved is not None:
+            return ConfigError(unresolvable(unresolved, overrides))
         if key is not None:
             return ConfigError(unknown_key(key, value, command))
     if isinstance(error, (HydraException, OmegaConfBaseException, yaml.YAMLError)):
@@ -181,10 +195,23 @@ def explain(error: Exception, command: str, overrides: list[str]) -> UserError |
     return None
 
 
+def not_a_name(command: str, overrides: list[str]) -> UserError:
+    """A group that is given a number, or a value without any key."""
+    groups = group_names(command)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        bare = key.lstrip("+~").partition("@")[0]
+        if not bare:
+            return ConfigError(f"{override}: there is no key before the =")
+        if bare in groups and value not in groups[bare]:
+            return ConfigError(f"{override}: no such option; {did_you_mean(value, groups[bare])}")
+    return ConfigError("a group is given a number; its options are names")
+
+
 def missing_option(error: MissingConfigException, command: str) -> UserError:
     """An option that its group does not have, or a primary config that does not exist."""
     group, name = split_path(str(error.missing_cfg_file or ""))
-    if "/" in name or not name:
+    if not name:
         return ConfigError(" ".join(str(error).split()))
     if group in ROLES:
         try:
@@ -204,12 +231,23 @@ def mentioned(message: str, overrides: list[str]) -> tuple[str | None, str | Non
         key, _, value = override.partition("=")
         bare = key.lstrip("+~")
         if any(bare == text.lstrip("+~") or override == text for text in quoted):
-            return bare, value
+            return bare, value if "=" in override else None
     for text in quoted:
         key, equals, value = text.partition("=")
         if re.fullmatch(r"[+~]*[\w./@-]+", key):
             return key.lstrip("+~"), value if equals else None
     return None, None
+
+
+def unresolvable(error: InterpolationResolutionError, overrides: list[str]) -> str:
+    """A `${...}` that leads nowhere."""
+    message = str(error).splitlines()[0]
+    name = re.search(r"'([^']+)'", message)
+    if name is None:
+        where = next((word for word in overrides if "${" in word), error.full_key or "config")
+        return f"{where}: {message}"
+    where = next((word for word in overrides if f"${{{name[1]}" in word), f"{error.full_key or 'config'}=${{{name[1]}}}")
+    return f"{where}: there is no {name[1]}; write the value itself, or a key that --cfg job prints"
 
 
 def wrong_type(key: str | None, overrides: list[str], error: BaseException) -> str:
@@ -218,6 +256,10 @@ def wrong_type(key: str | None, overrides: list[str], error: BaseException) -> s
     values = [value for name, _, value in (override.partition("=") for override in overrides) if name.lstrip("+") == key]
     shown = f"{key}={values[-1]}" if values else key
     message = str(error).splitlines()[0]
+    if "is not Optional" in message:
+        return f"{shown}: a value is needed"
+    if "is not a ListConfig" in message:
+        return f"{shown}: expected a list, as in {key}=[{values[-1] if values else '...'}]"
     for kind, expected in (("Integer", "a whole number"), ("Float", "a number"), ("bool", "true or false")):
         if kind.lower() in message.lower():
             return f"{shown}: expected {expected}"
@@ -226,26 +268,47 @@ def wrong_type(key: str | None, overrides: list[str], error: BaseException) -> s
 
 def unknown_key(key: str, value: str | None, command: str) -> str:
     """An unknown key or group, with the nearest that exist."""
-    known = known_keys(command)
     shown = key if value is None else f"{key}={value}"
+    parent = key.rpartition(".")[0]
+    if parent.endswith(".args"):
+        return f"{shown}: an argument of the model is added with a plus: +{shown}"
+    if parent.startswith("hydra"):
+        return f"{shown}: Hydra has no such key; distillctl {command} --cfg hydra prints those it has"
     kind = "group or key" if "." not in key and "/" not in key else "key"
-    close = did_you_mean(key, known, count=3)
-    if close.startswith("known") and "." in key:
-        parent = key.rsplit(".", 1)[0]
-        children = [name for name in known if name.startswith(parent + ".")]
-        close = did_you_mean(key, children) if children else close
-    return f"{shown}: unknown {kind}; {close}"
+    return f"{shown}: unknown {kind}; {suggestion(key, known_keys(command))}"
 
 
-def known_keys(command: str) -> list[str]:
+def suggestion(key: str, known: Sequence[str]) -> str:
+    """What may have been meant: a neighbour where the branch is right, else the nearest of all, else what there is."""
+    parent, dot, last = key.rpartition(".")
+    siblings = {name.removeprefix(parent + dot): name for name in known if name.rpartition(".")[0] == parent}
+    same_name = [name for name in known if "." in name and name.rpartition(".")[2] == last]
+    meant = (
+        [name for name in known if one_slip(key, name)]
+        or [siblings[name] for name in nearest(last, siblings)]
+        or nearest(key, same_name)
+        or same_name
+        or nearest(key, known)
+    )
+    if meant:
+        return f"did you mean {', '.join(meant[:3])}?"
+    return f"known: {', '.join(sorted(siblings.values()) or sorted(name for name in known if '.' not in name))}"
+
+
+@cache
+def known_keys(command: str) -> tuple[str, ...]:
     """Every key and group of a command's default config."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    before = GlobalHydra.instance().hydra  # we may be called from within a sweep
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        composed = compose(command)
-    return [*group_names(command), *walk(composed)]
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            composed = compose(command)
+    finally:
+        GlobalHydra.instance().hydra = before
+    return tuple(dict.fromkeys([*group_names(command), *walk(composed)]))
 
 
 def walk(node: Any, prefix: str = "") -> list[str]:
@@ -260,17 +323,18 @@ def walk(node: Any, prefix: str = "") -> list[str]:
 
 def typed(composed: DictConfig) -> Any:
     """The composed config as our dataclasses. Raises ConfigError with all problems at once, one a line."""
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise ConfigError("; ".join(f"{key} is not set: pass {key}=..." for key in missing))
     schema = OmegaConf.get_type(composed)
     assert schema is not None
     content = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(content, dict)
-    strangers = config.strangers({str(key): value for key, value in content.items()}, schema)
-    if strangers:  # a `+key=value` passes OmegaConf
-        known = config.names(schema)
-        raise ConfigError("; ".join(f"{key}: unknown key; {did_you_mean(key, known)}" for key in strangers))
+    missing = [f"{key} is not set: pass {key}={EXAMPLES.get(key, '...')}" for key in sorted(OmegaConf.missing_keys(composed))]
+    known = config.names(schema)
+    strangers = [  # a `+key=value` passes OmegaConf
+        f"+{key}={OmegaConf.select(composed, key)}: unknown key; {suggestion(key, known)}"
+        for key in config.strangers({str(key): value for key, value in content.items()}, schema)
+    ]
+    if missing or strangers:
+        raise ConfigError("\n".join(missing + strangers))
     plain = OmegaConf.to_object(composed)
     problems = config.check(plain)
     if problems:

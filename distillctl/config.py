@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any, Optional, get_type_hints
 
 from omegaconf import MISSING, OmegaConf
@@ -270,6 +271,7 @@ def strangers(node: Mapping[str, Any], schema: type, prefix: str = "") -> list[s
     return found
 
 
+@cache
 def branch_type(schema: type, name: str) -> type | None:
     """The dataclass of a field, None for a scalar."""
     kind = get_type_hints(schema)[name]

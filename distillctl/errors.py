@@ -1,6 +1,7 @@
 """What can go wrong for a user: one line each, with the exit code that a script can rely on."""
 
 import difflib
+import os.path
 from collections.abc import Iterable
 
 
@@ -47,13 +48,31 @@ class Interrupted(UserError):
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The names closest to a mistyped one, best first."""
-    return difflib.get_close_matches(word, list(known), n=count, cutoff=0.55)
+    """The names closest to a mistyped one, best first; none that is much further off than the best."""
+    names = sorted(set(known))
+    slips = [name for name in names if one_slip(word, name)]
+    if slips:
+        return slips[:count]
+    close = difflib.get_close_matches(word, names, n=count, cutoff=0.55)
+    return [name for name in close if likeness(word, name) > likeness(word, close[0]) - 0.12]
+
+
+def one_slip(word: str, name: str) -> bool:
+    """Whether one letter too many, too few, another one, or two swapped ones make the difference."""
+    start = len(os.path.commonprefix([word, name]))
+    left, right = word[start:], name[start:]
+    end = len(os.path.commonprefix([left[::-1], right[::-1]]))
+    left, right = left[: len(left) - end], right[: len(right) - end]
+    return max(len(left), len(right)) <= 1 or (len(left) == 2 and left == right[::-1])
+
+
+def likeness(word: str, name: str) -> float:
+    return difflib.SequenceMatcher(None, name, word).ratio()
 
 
 def did_you_mean(word: str, known: Iterable[str], count: int = 3) -> str:
     """`did you mean a, b?`, or where nothing is close, what there is: `known: a, b, c`."""
-    known = sorted(known)
+    known = sorted(set(known))
     close = nearest(word, known, count)
     if close:
         return f"did you mean {', '.join(close)}?"

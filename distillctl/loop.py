@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +35,9 @@ class Training:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)  # epoch, score and weights of the epoch that will ship
     log_size: int = 0
+    logged_step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)  # of the loss parts since `logged_step`
+    epoch_sums: dict[str, float] = field(default_factory=dict)  # and since the epoch began
 
     def state(self) -> dict[str, Any]:
         return {
@@ -58,7 +61,7 @@ class Training:
             setattr(self, name, state[name])
 
 
-PLAIN_STATE = ("epoch", "batch", "step", "samples", "history", "best", "log_size")
+PLAIN_STATE = ("epoch", "batch", "step", "samples", "history", "best", "log_size", "logged_step", "sums", "epoch_sums")
 
 
 class Ema:
@@ -123,46 +126,62 @@ def fit(
     runtime: Runtime,
     *,
     after_step: Callable[[Report], None],
-    after_epoch: Callable[[Training], bool],
+    after_epoch: Callable[[Training, dict[str, float]], bool],
     save: Callable[[Training], None],
     asked_to_stop: Callable[[], bool],
 ) -> None:
-    """Train until `plan.epochs` are done or `after_epoch` says False.
+    """Train until `plan.epochs` are done or `after_epoch`, which is given the epoch's mean loss parts, says False.
 
     `batches(epoch, first)` gives this rank's part of each batch of an epoch from batch `first` on, as a function of
     nothing else. `save` is called after each epoch, every `plan.save_every_s`, and before leaving when
-    `asked_to_stop`. Raises Diverged before the step that would spoil the weights; on a GPU, where looking costs a
+    `asked_to_stop` or when no batch can be had. Raises Diverged before the step that would spoil the weights; on a GPU, where looking costs a
     sync, at the next log step at the latest, and always before anything is saved.
     """
     module = runtime.wrap(training.method)
-    watch = Watch(plan, runtime)
+    watch = Watch(training, plan, runtime)
     while training.epoch < plan.epochs:
-        for batch in batches(training.epoch, training.batch):
+        for batch in saving_on_failure(batches(training.epoch, training.batch), training, save, watch, runtime):
             torch.manual_seed(seed_of(plan.seed, "dropout", training.step, runtime.rank))
-            factor = plan.schedule(training.epoch + training.batch / plan.batches_per_epoch, plan.epochs)
+            progress = training.epoch + training.batch / plan.batches_per_epoch
+            factor = plan.schedule(progress, plan.epochs)
+            training.method.at(progress, plan.epochs)
             for player in training.optimizers:
                 parts = backward(module, player, batch, training, plan, runtime)
-                watch.look(parts, training)
+                watch.look(parts)
                 descend(player, training, factor, plan)
             if training.ema:
                 training.ema.update(training.method.student)
             training.batch, training.step, training.samples = training.batch + 1, training.step + 1, training.samples + plan.batch_size
             last = training.batch == plan.batches_per_epoch
             if last or training.step % plan.log_every == 0 or training.step == 1:
-                after_step(watch.report(training, factor))
-            wish = watch.wish(training, asked_to_stop())
+                after_step(watch.report(factor))
+            wish = watch.wish(asked_to_stop())
             if wish != GO_ON and not last:
                 watch.settle()
                 save(training)
                 watch.saved()
             if wish == STOP and not last:
                 return
-        training.epoch, training.batch = training.epoch + 1, 0
-        go_on = after_epoch(training)
+        means = {name: value / training.batch for name, value in training.epoch_sums.items()}
+        training.epoch, training.batch, training.epoch_sums = training.epoch + 1, 0, {}
+        go_on = after_epoch(training, means)
         save(training)
         watch.saved()
         if not go_on or runtime.highest(STOP if asked_to_stop() else GO_ON) == STOP:
             return
+
+
+def saving_on_failure(
+    batches: Iterable[Batch], training: Training, save: Callable[[Training], None], watch: Watch, runtime: Runtime
+) -> Iterator[Batch]:
+    """The batches; where the next one cannot be had (a file that is gone, a worker that died), save before that is raised."""
+    try:
+        yield from batches
+    except Exception:
+        if runtime.world == 1:  # the other ranks are in the middle of a step, and saving needs to hear from them
+            watch.settle()
+            save(training)
+        raise
 
 
 def backward(module: nn.Module, player: str, batch: Batch, training: Training, plan: Plan, runtime: Runtime) -> dict[str, Tensor]:
@@ -211,18 +230,16 @@ GO_ON, SAVE, STOP = 0, 1, 2
 class Watch:
     """Looks at losses and clock without making the device wait: on a GPU only at log steps."""
 
-    def __init__(self, plan: Plan, runtime: Runtime):
-        self.plan, self.runtime = plan, runtime
+    def __init__(self, training: Training, plan: Plan, runtime: Runtime):
+        self.training, self.plan, self.runtime = training, plan, runtime
         self.every = 1 if runtime.device.type == "cpu" else plan.log_every
         self.pending: list[tuple[int, int, list[str], Tensor]] = []
-        self.sums: dict[str, float] = {}
-        self.steps = 0
+        self.logged_step = training.step  # by this process: the rate is its own
         self.since = self.last_save = time.monotonic()
 
-    def look(self, parts: Mapping[str, Tensor], training: Training) -> None:
+    def look(self, parts: Mapping[str, Tensor]) -> None:
         """Take note of a step's loss parts; raises Diverged as soon as they are known not to be finite."""
-        self.pending.append((training.epoch, training.step, list(parts), torch.stack(tuple(parts.values())).float()))
-        self.steps += 1
+        self.pending.append((self.training.epoch, self.training.step, list(parts), torch.stack(tuple(parts.values())).float()))
         if len(self.pending) >= self.every:
             self.settle()
 
@@ -236,28 +253,30 @@ class Watch:
             for name, value in zip(names, mine, strict=True):
                 if not math.isfinite(value):
                     raise diverged(name, value, epoch, step)
-                self.sums[name] = self.sums.get(name, 0.0) + value
+                for sums in (self.training.sums, self.training.epoch_sums):
+                    sums[name] = sums.get(name, 0.0) + value
         self.pending.clear()
 
-    def report(self, training: Training, factor: float) -> Report:
-        """Means since the last report."""
+    def report(self, factor: float) -> Report:
+        """Means since the last report, which may have been another process's."""
         self.settle()
-        now = time.monotonic()
+        training, now = self.training, time.monotonic()
         optimizer = next(iter(training.optimizers.values()))
         report = Report(
             epoch=training.epoch,
             batch=training.batch,
             step=training.step,
-            parts={name: value / self.steps for name, value in self.sums.items()},
+            parts={name: value / (training.step - training.logged_step) for name, value in training.sums.items()},
             lr=optimizer.param_groups[0]["initial_lr"] * factor,
-            images_per_s=self.steps * self.plan.batch_size / max(now - self.since, 1e-9),
+            images_per_s=(training.step - self.logged_step) * self.plan.batch_size / max(now - self.since, 1e-9),
         )
-        self.sums, self.steps, self.since = {}, 0, now
+        training.sums, training.logged_step = {}, training.step
+        self.logged_step, self.since = training.step, now
         return report
 
-    def wish(self, training: Training, asked_to_stop: bool) -> int:
+    def wish(self, asked_to_stop: bool) -> int:
         """What all ranks do next: the most urgent wish of any of them, asked only where asking is cheap."""
-        if self.runtime.world > 1 and self.every > 1 and training.step % self.plan.log_every:
+        if self.runtime.world > 1 and self.every > 1 and self.training.step % self.plan.log_every:
             return GO_ON
         due = self.runtime.is_main and time.monotonic() - self.last_save > self.plan.save_every_s
         return self.runtime.highest(STOP if asked_to_stop else SAVE if due else GO_ON)

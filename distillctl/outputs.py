@@ -33,6 +33,7 @@ class RunFolder:
         except OSError as error:
             raise MachineError(f"{path}: {error.strerror}; set hydra.run.dir=<a folder that can be written>") from None
         self.take_lock()
+        sweep(path)
         self.record: dict[str, Any] = read_run(path) if (path / RUN_FILE).is_file() else first_record(command, seed)
         self.record |= {"status": "running", "error": None, "exit_code": None}
         self.write()
@@ -57,8 +58,7 @@ class RunFolder:
         """The folder of a stage, made if it is new."""
         folder = self.path / name
         folder.mkdir(exist_ok=True)
-        for leftover in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
-            leftover.unlink()
+        sweep(folder)
         return folder
 
     def finish_stage(self, name: str, result: Mapping[str, Any]) -> None:
@@ -70,6 +70,12 @@ class RunFolder:
         write_json(self.path / "summary.json", finite(summary))
         self.record |= {"status": "done", "exit_code": 0, "finished": now()}
         self.write()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a process that was killed had begun to write. The folder has to be ours."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink()
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -86,11 +92,13 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def record_failure(folder: Path, reason: str, exit_code: int) -> None:
-    """Write into run.json why a run ended; a full disk must not hide the first reason."""
+    """Write into run.json why a run ended, unless another process runs there; a full disk must not hide the first reason."""
     try:
-        content = read_run(folder) | {"status": "interrupted" if exit_code > 128 else "failed", "error": reason, "exit_code": exit_code}
-        write_json(folder / RUN_FILE, content)
-    except (CheckpointError, MachineError):
+        with open(folder / ".lock", "a") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            content = read_run(folder) | {"status": "interrupted" if exit_code > 128 else "failed", "error": reason, "exit_code": exit_code}
+            write_json(folder / RUN_FILE, content)
+    except (OSError, CheckpointError, MachineError):
         pass
 
 
@@ -145,11 +153,13 @@ class MetricsLog:
     def write(self, line: Mapping[str, Any]) -> None:
         if self.broken:
             return
+        whole = self.size()
         try:
             with open(self.path, "a") as file:
                 file.write(json.dumps(finite(line)) + "\n")
         except OSError as error:
             self.broken = True
+            self.cut(whole)  # half a line would spoil the next
             print(f"warning: {self.path}: {error.strerror}; going on without this log", file=sys.stderr)
 
     def size(self) -> int:

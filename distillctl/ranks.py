@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.errors import Interrupted, MachineError, UserError
-from distillctl.interruption import StopRequest
+from distillctl.interruption import PARENT, StopRequest, held_back
 
 Work = Callable[[Any, "Path | None"], "float | None"]
 GRACE_S = 30.0  # for the ranks that are left to notice that one is gone
@@ -40,13 +41,18 @@ def launch(work: Work, config: Any, folder: Path | None) -> float | None:
                 "LOCAL_WORLD_SIZE": count,
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": port,
+                PARENT: os.getpid(),
             }
             process = context.Process(target=be_rank, args=(work, config, folder, place, theirs), daemon=False)
-            process.start()
+            with held_back():  # a rank that has no handlers yet must not die of what we pass on
+                process.start()
             theirs.close()
             pipes.append(ours)
             processes.append(process)
-        return watch_over(processes, pipes, stop)
+        try:
+            return watch_over(processes, pipes, stop)
+        except Interrupted as error:  # the ranks know that they were asked, we know by what
+            raise Interrupted(str(error), stop.signal_number or error.exit_code - 128) from None
 
 
 def check_devices(config: Any, count: int) -> None:
@@ -76,8 +82,9 @@ def watch_over(processes: list[Any], pipes: list[Connection], stop: StopRequest)
             processes[rank].join()
             if processes[rank].exitcode and first_dead is None:
                 first_dead, deadline = rank, time.monotonic() + GRACE_S
-                if rank not in answers and not pipes[rank].closed and pipes[rank].poll():
-                    answers[rank] = pipes[rank].recv()
+                with contextlib.suppress(EOFError):  # it ended without a word
+                    if rank not in answers and not pipes[rank].closed and pipes[rank].poll():
+                        answers[rank] = pipes[rank].recv()
                 if rank not in answers:  # killed: it cannot tell the others, and they would wait for it
                     deadline = time.monotonic() + 2
         if stop() and not asked:
@@ -99,9 +106,9 @@ def judge(processes: list[Any], answers: dict[int, tuple[str, Any, Any]], first_
     if told:
         rank, (_, kind, details) = told[0]
         raise rebuilt(kind, details)
-    killed = [(rank, process.exitcode) for rank, process in enumerate(processes) if process.exitcode and rank not in answers]
-    if killed and killed[0][1] < 0:
-        rank = first_dead if first_dead not in answers else killed[0][0]
+    killed = [rank for rank, process in enumerate(processes) if (process.exitcode or 0) < 0 and rank not in answers]
+    if killed:
+        rank = first_dead if first_dead in killed else killed[0]  # we killed those that did not end by themselves
         name = signal.Signals(-processes[rank].exitcode).name
         raise MachineError(
             f"rank {rank} was killed ({name}), the others were ended; the last checkpoint is good, go on with resume=<run folder>"
@@ -123,7 +130,6 @@ def be_rank(work: Work, config: Any, folder: Path | None, place: dict[str, Any],
     import traceback
 
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ |= {name: str(value) for name, value in place.items()}
     try:
         pipe.send(("done", work(config, folder), None))

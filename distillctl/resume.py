@@ -30,21 +30,23 @@ FREE = (
 SIZE_LIMIT = 2**20  # bytes of a stored config: one from a stranger must not be a bomb
 
 
-def arguments(command: str, given: list[str]) -> list[str]:
-    """The command line that goes on with `resume=FOLDER`; empty where that run was finished, and its result is printed."""
-    own = [word for word in given if not word.startswith("-") and not word.startswith("resume=")]
-    flags = [word for word in given if word.startswith("-")]
+def overrides(command: str, flags: list[str], given: list[str]) -> list[str]:
+    """The overrides that go on with `resume=FOLDER`; none where that run was finished, and its result is printed."""
+    own = [word for word in given if not word.startswith("resume=")]
     folder = Path(next(word for word in reversed(given) if word.startswith("resume=")).removeprefix("resume=")).expanduser()
     if any(flag in ("-m", "--multirun") for flag in flags):
         raise ConfigError(f"resume={folder}: one run at a time; leave out -m")
     if not folder.is_dir():
         raise CheckpointError(f"resume={folder}: no such folder")
-    record = read_run(folder)
-    if record["command"] != command:
+    try:
+        record = read_run(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"resume={error}; pass the folder of a run, as it was printed at its start") from None
+    if record.get("command") != command:
         raise ConfigError(
             f"resume={folder}: that was distillctl {record['command']}; go on with distillctl {record['command']} resume={folder}"
         )
-    if record["status"] == "done" and not own:
+    if record.get("status") == "done" and all(free(word.lstrip("+~").partition("=")[0]) for word in own):
         print(f"{folder}: finished {record.get('finished', '')}; nothing to do")
         print((folder / "summary.json").read_text(), end="")
         return []
@@ -58,7 +60,7 @@ def arguments(command: str, given: list[str]) -> list[str]:
     kept = [word for word in before if word.lstrip("+~").partition("=")[0] not in changed and not word.startswith("resume=")]
     attempt = 1 + len(list((folder / ".hydra").glob("attempt-*"))) + 1
     hydra = [f"hydra.run.dir={quoted(folder)}", f"hydra.output_subdir=.hydra/attempt-{attempt}", "hydra.mode=RUN"]
-    return [*flags, *kept, *own, f"resume={quoted(folder)}", *hydra]
+    return [*kept, *own, f"resume={quoted(folder)}", *hydra]
 
 
 def check_unchanged(folder: Path, composed: DictConfig) -> None:

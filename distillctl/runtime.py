@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from distillctl.config import TrainerConfig
+from distillctl.data.loader import WORKER_DIED
 from distillctl.errors import ConfigError, Diverged, MachineError, UserError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -191,10 +192,8 @@ def explain(error: BaseException) -> UserError | None:
         return MachineError(f"out of memory; {MEMORY_KNOBS}, dataset.workers=0, dataset.in_memory=never")
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return MachineError(f"trainer.compile=true: torch.compile failed ({type(error).__name__}); set trainer.compile=false")
-    if "DataLoader worker" in message and "timed out" not in message:
-        return MachineError("a data worker died (out of memory?); resume the run, with dataset.workers=0 to see the cause")
-    if "DataLoader timed out" in message:
-        return MachineError("a data worker hangs; raise dataset.timeout_s, or set dataset.workers=0 to see the cause")
+    if "DataLoader worker (pid" in message:  # not "in DataLoader worker process": that one lived to tell what went wrong
+        return MachineError(WORKER_DIED)
     if isinstance(error, OSError) and error.errno in (28, 122):
         return MachineError(f"{error.filename or 'disk'}: {error.strerror}; free some space and resume")
     return None
@@ -204,7 +203,8 @@ MEMORY_KNOBS = "try trainer.accumulate=2 (same result, less memory), a smaller t
 
 
 def diverged(part: str, value: float, epoch: int, step: int) -> Diverged:
+    """`epoch` and `step` are those that were done before."""
     return Diverged(
-        f"loss is {value} at epoch {epoch + 1} step {step} ({part}); the step was not taken and the last checkpoint is good: "
+        f"loss is {value} at epoch {epoch + 1} step {step + 1} ({part}); nothing was saved since, the last checkpoint is good: "
         f"try optimizer.lr/10, trainer.clip_norm=1 or trainer.precision=fp32"
     )

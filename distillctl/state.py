@@ -8,6 +8,8 @@ reach the disk, one of the two names holds the newest complete state or the one 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -25,7 +27,12 @@ from distillctl.errors import CheckpointError, Diverged, MachineError
 FORMAT_VERSION = 1
 MAGIC = b"DSTLCTL1"
 FOOTER = struct.Struct("<QQ32s8s")  # payload bytes, description bytes, SHA-256, magic
-NEWEST, BEFORE = "last.pt", "previous.pt"
+NEWEST, BEFORE, DAMAGED = "last.pt", "previous.pt", "damaged.pt"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class NewerFormat(CheckpointError):
+    """A checkpoint of a later distillctl."""
 
 
 def save(folder: Path, state: Mapping[str, Any], description: Mapping[str, Any]) -> Path:
@@ -61,11 +68,11 @@ def write_atomically(path: Path, pieces: list[Any], before_rename: Callable[[], 
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         size = sum(len(piece) for piece in pieces) / 2**20
-        raise MachineError(
-            f"{path}: {error.strerror} while writing {size:.1f} MiB; what was saved before is intact, free some space and resume"
-        ) from None
+        way_out = "free some space and resume" if error.errno in NO_SPACE else "mend that and resume"
+        raise MachineError(f"{path}: {error.strerror} while writing {size:.1f} MiB; what was saved before is intact, {way_out}") from None
 
 
 def sync_folder(folder: Path) -> None:
@@ -111,30 +118,40 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     body = memoryview(content)[: payload_size + about_size]
     if hashlib.sha256(body).digest() != expected:
         raise CheckpointError(f"{path}: damaged (checksum mismatch)")
-    description = json.loads(bytes(body[payload_size:]))
-    version = description.get("format_version", 0)
-    if version > FORMAT_VERSION:
-        raise CheckpointError(f"{path}: written by a newer distillctl (format {version}, this one reads {FORMAT_VERSION}); upgrade")
-    return torch.load(io.BytesIO(body[:payload_size]), weights_only=True, map_location="cpu"), description
+    try:
+        description = json.loads(bytes(body[payload_size:]))
+        version = description["format_version"]
+        if version > FORMAT_VERSION:
+            raise NewerFormat(f"{path}: written by a newer distillctl (format {version}, this one reads {FORMAT_VERSION}); upgrade")
+        return torch.load(io.BytesIO(body[:payload_size]), weights_only=True, map_location="cpu"), description
+    except NewerFormat:
+        raise
+    except Exception as error:  # whole, so somebody made it like this: there is no end to what may be in it
+        reason = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(f"{path}: not a checkpoint of distillctl ({type(error).__name__}: {reason})") from None
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The newest valid checkpoint of a folder; None where there never was one.
 
-    A damaged newest one is named in a warning and the one before is used; if both are damaged, CheckpointError.
+    A damaged newest one is named in a warning, put aside as `damaged.pt` and the one before is used; if both are damaged,
+    CheckpointError. One of a newer distillctl is not damaged: it is never passed over for an older one.
     """
-    problems = []
+    problems: list[str] = []
     for name in (NEWEST, BEFORE):
         path = folder / name
         if not path.exists():
             continue
         try:
             found = load(path)
+        except NewerFormat:
+            raise
         except CheckpointError as error:
             problems.append(str(error))
             continue
         for problem in problems:
             warn(f"{problem}; going on from {path.name}, the one before")
+            os.replace(folder / NEWEST, folder / DAMAGED)  # the next save would put it in the place of the good one
         return found
     if problems:
         raise CheckpointError(f"{'; '.join(problems)}: no checkpoint is left to resume from; start without resume=")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from distillctl import runtime, state
 from distillctl.config import AugmentConfig, DatasetConfig, EvaluateConfig, ModelConfig
 from distillctl.data import sets
 from distillctl.data.loader import Place, PlainLoader, Reading
-from distillctl.errors import ConfigError
+from distillctl.errors import CheckpointError, ConfigError
 from distillctl.interruption import StopRequest
 from distillctl.metrics import cost, quality
 from distillctl.metrics.answers import answers
@@ -27,6 +29,11 @@ CLASSES_SHOWN = 20
 
 def run(config: EvaluateConfig, folder: Path | None) -> float | None:
     """Top-1 on the split. Writes evaluation.json into the run's folder."""
+    with named_as_given():
+        return evaluate(config, folder)
+
+
+def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
     model = with_checkpoint(config.model, config.checkpoint)
     with StopRequest(), runtime.joined(config.trainer) as machine:
         console = Console(silent=not machine.is_main)
@@ -62,6 +69,15 @@ def run(config: EvaluateConfig, folder: Path | None) -> float | None:
             state.write_json(folder / "evaluation.json", state.finite(report))
             console.say(f"results: {folder / 'evaluation.json'}")
         return float(measured["top1"])
+
+
+@contextlib.contextmanager
+def named_as_given() -> Iterator[None]:
+    """Messages about `model.checkpoint` speak of `checkpoint`, the short name that people use."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace("model.checkpoint", "checkpoint")) from None
 
 
 def with_checkpoint(model: ModelConfig, checkpoint: str) -> ModelConfig:

@@ -5,12 +5,13 @@ from pathlib import Path
 from distillctl import ranks
 from distillctl.config import FinetuneConfig
 from distillctl.interruption import StopRequest
-from distillctl.scenarios.pipeline import run_finetune
+from distillctl.scenarios.pipeline import check_settings, run_finetune
 from distillctl.scenarios.session import session
 
 
 def run(config: FinetuneConfig, folder: Path | None) -> float | None:
     """Top-1 of the final model on the test split."""
+    check_settings(config)
     return ranks.launch(work, config, folder)
 
 

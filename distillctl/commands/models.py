@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from distillctl.config import ModelConfig, ModelsConfig
-from distillctl.errors import ConfigError, UserError, did_you_mean
+from distillctl.errors import ConfigError, UserError, nearest
 from distillctl.metrics import cost
 from distillctl.models import catalogue
 from distillctl.models.build import plan_net
@@ -44,7 +44,11 @@ def matching(config: ModelsConfig) -> dict[str, str]:
     wanted = pattern if any(mark in pattern for mark in "*?[") else f"*{pattern}*"
     found = {name: source for name, source in everything.items() if fnmatch.fnmatch(name.lower(), wanted)}
     if not found:
-        raise ConfigError(f"search={config.search}: no such model; {did_you_mean(config.search, everything)}")
+        close = nearest(config.search, everything)
+        way_out = (
+            f"did you mean {', '.join(close)}?" if close else "try a shorter part of the name, or distillctl models for the usual ones"
+        )
+        raise ConfigError(f"search={config.search}: no model has that in its name; {way_out}")
     return dict(sorted(found.items(), key=lambda item: (catalogue.SOURCES.index(item[1]), item[0])))
 
 

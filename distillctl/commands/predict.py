@@ -12,12 +12,14 @@ from rich import box
 from rich.table import Table
 
 from distillctl import runtime
-from distillctl.commands.evaluate import with_checkpoint
+from distillctl.commands.evaluate import named_as_given, with_checkpoint
 from distillctl.config import PredictConfig
 from distillctl.data import images
 from distillctl.data.images import BadImage
 from distillctl.errors import CheckpointError, ConfigError, DataError
-from distillctl.models.obtain import Images, obtain, source_of
+from distillctl.models.obtain import Images, obtain
+from distillctl.models.shipping import locate, read_record
+from distillctl.models.weights import read_weights
 from distillctl.report.console import Console
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -25,9 +27,16 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 
 def run(config: PredictConfig, folder: Path | None) -> None:
     """Prints one row an image. A file that cannot be read is an error before anything is printed."""
+    with named_as_given():
+        predict(config)
+
+
+def predict(config: PredictConfig) -> None:
     model = with_checkpoint(config.model, config.checkpoint)
-    _, record = source_of(model, "model")
+    file = locate(config.checkpoint, "model", "checkpoint")
+    record = read_record(file, "checkpoint")
     if record is None:
+        read_weights(file, "checkpoint")  # what is wrong with the file itself comes before what it lacks
         raise CheckpointError(
             f"checkpoint={config.checkpoint}: no record beside it names its classes; train with distillctl, or keep its .json"
         )

@@ -5,12 +5,13 @@ from pathlib import Path
 from distillctl import ranks
 from distillctl.config import TrainConfig
 from distillctl.interruption import StopRequest
-from distillctl.scenarios.pipeline import run_train
+from distillctl.scenarios.pipeline import check_settings, run_train
 from distillctl.scenarios.session import session
 
 
 def run(config: TrainConfig, folder: Path | None) -> float | None:
     """Top-1 of the final model on the test split."""
+    check_settings(config)
     return ranks.launch(work, config, folder)
 
 

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.util import Finalize
 from pathlib import Path
+from typing import Any
 
+import numpy.random  # noqa: F401  (torch's workers use it first thing; an import while they start has failed)
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from distillctl.data import images
 from distillctl.data.augment import Augment
 from distillctl.data.counters import permutation
-from distillctl.data.sets import Split
+from distillctl.data.images import BadImage
+from distillctl.data.sets import WAY_OUT, Split
+from distillctl.errors import MachineError, UserError
+from distillctl.interruption import ASKING, held_back
 from distillctl.types import Batch
+
+WORKER_HANGS = "a data worker hangs; raise dataset.timeout_s, or set dataset.workers=0 to see the cause"
+DEATH_S = 0.5
+WORKER_DIED = "a data worker died (out of memory, or of /dev/shm?); resume the run, with dataset.workers=0 to see the cause"
 
 
 @dataclass(frozen=True)
@@ -155,23 +167,76 @@ class PlainFiles(Dataset[Tensor]):
 
 
 def decoded(files: Dataset[Tensor], rows: list[Tensor], reading: Reading, device: torch.device) -> Iterator[Tensor]:
-    """uint8 batches of the given positions, on the device."""
+    """uint8 batches of the given positions, on the device. Raises what a file's reader raised, whichever process it was."""
     loader = DataLoader(
-        files,
+        Told(files),
         batch_sampler=[row.tolist() for row in rows],
         num_workers=reading.workers,
+        collate_fn=joined,
+        worker_init_fn=leave_signals_to_the_run,
         timeout=reading.timeout_s if reading.workers else 0,
         pin_memory=device.type == "cuda",
-        worker_init_fn=leave_signals_to_the_run,
         # a loader without one would draw its base seed from the global stream, and shift what comes after
         generator=torch.Generator(),
         prefetch_factor=4 if reading.workers else None,
     )
-    for pixels in loader:
-        yield pixels.to(device, non_blocking=True)
+    with held_back():  # until the workers ignore them
+        batches = iter(loader)
+    workers = getattr(batches, "_workers", ())
+    # an error keeps the frames that it went through, and ours with its workers; before Python waits for them when it leaves
+    leaving = Finalize(None, end, (workers,), exitpriority=100)
+    try:
+        if any(worker.exitcode for worker in workers):  # before torch watched over it
+            raise MachineError(WORKER_DIED)
+        for pixels in batches:
+            if isinstance(pixels, UserError):
+                raise BadImage(f"{pixels}; {WAY_OUT}") if isinstance(pixels, BadImage) else pixels
+            yield pixels.to(device, non_blocking=True)
+    except UserError:
+        raise
+    except Exception as error:
+        wait([worker.sentinel for worker in workers], timeout=DEATH_S)  # a broken connection may be noticed before the death that broke it
+        if any(worker.exitcode for worker in workers):
+            end(workers)
+            raise MachineError(WORKER_DIED) from error
+        if "DataLoader timed out" in str(error):
+            end(workers)
+            raise MachineError(WORKER_HANGS) from error
+        raise
+    except GeneratorExit:
+        leaving.cancel()
+        raise
+    else:
+        leaving.cancel()
+
+
+def end(workers: Sequence[Any]) -> None:
+    """Kill what is left: it may wait for what a dead one holds, ignores gentler signals, and would be waited for when we leave."""
+    for worker in workers:
+        for way in (worker.kill, worker.join):
+            with contextlib.suppress(RuntimeError):  # torch's alarm again
+                way()
 
 
 def leave_signals_to_the_run(worker: int) -> None:
     """A Ctrl-C reaches the whole group: workers must live until the run has saved."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
+
+
+class Told(Dataset[Any]):
+    """Files whose problems are items like any other: as exceptions they would come from a worker as a page of text."""
+
+    def __init__(self, files: Dataset[Tensor]):
+        self.files = files
+
+    def __getitem__(self, position: int) -> Tensor | UserError:
+        try:
+            return self.files[position]
+        except UserError as problem:
+            return problem
+
+
+def joined(items: list[Tensor | UserError]) -> Tensor | UserError:
+    """One batch of many items, or the first problem among them."""
+    return next((item for item in items if isinstance(item, UserError)), None) or default_collate(items)

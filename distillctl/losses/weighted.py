@@ -3,51 +3,113 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from distillctl.build import build, kind_error
 from distillctl.errors import ConfigError
-from distillctl.types import Output, Terms
+from distillctl.schedules import Schedule
+from distillctl.types import Batch, Output, Terms
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A number of the config that changes over a stage: `value` times the schedule's factor."""
+
+    term: str
+    name: str  # "weight", or an attribute of the term
+    value: float
+    schedule: Schedule
 
 
 class WeightedSum(nn.Module):
     """`loss = Σ weight · term`. Terms of weight 0 are not computed; terms may own trainable parameters."""
 
-    def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float]):
+    def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float], scheduled: Sequence[Scheduled] = ()):
         super().__init__()
         self.terms = nn.ModuleDict({name: term for name, term in terms.items() if weights[name] != 0})
         self.weights = {name: weights[name] for name in self.terms}
+        self.scheduled = [item for item in scheduled if item.term in self.terms]
 
     @property
     def needs_teacher(self) -> bool:
         return any(term.needs_teacher for term in self.terms.values())
 
-    def forward(self, student: Output, teacher: Output | None, targets: Tensor) -> Terms:
-        """Computed outside autocast: each term brings its inputs to fp32 itself."""
+    def taps(self, role: str) -> tuple[str, ...]:
+        """What the terms read of the student or of the teacher, besides logits."""
+        return tuple(dict.fromkeys(name for term in self.terms.values() for name in getattr(term, f"{role}_taps", ())))
+
+    def prepare(self, student: Output, teacher: Output | None, samples: int) -> None:
+        """Let terms size their own parameters by the answers to a small batch; `samples` is above every sample's index."""
+        for term in self.terms.values():
+            prepare: Any = getattr(term, "prepare", None)
+            if prepare is not None:
+                prepare(student, teacher, samples)
+
+    def at(self, epoch: float, epochs: int) -> None:
+        """Bring what is scheduled to where the stage is. A function of these numbers alone, so nothing of it is saved."""
+        for item in self.scheduled:
+            value = item.value * item.schedule(epoch, epochs)
+            if item.name == "weight":
+                self.weights[item.term] = value
+            else:
+                setattr(self.terms[item.term], item.name, value)
+        for term in self.terms.values():
+            at: Any = getattr(term, "at", None)
+            if at is not None:
+                at(epoch, epochs)
+
+    def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Terms:
+        """Computed outside autocast: each term brings its inputs to fp32 itself. No gradient ever reaches the teacher."""
+        if teacher is not None:
+            teacher = Output(teacher.logits.detach(), {name: feature.detach() for name, feature in teacher.features.items()})
         with torch.autocast(student.logits.device.type, enabled=False):
-            parts = {name: self.weights[name] * term(student, teacher, targets) for name, term in self.terms.items()}
+            parts = {name: self.weights[name] * term(student, teacher, batch) for name, term in self.terms.items()}
             total = torch.stack(tuple(parts.values())).sum()
         return Terms(total, {name: part.detach() for name, part in parts.items()})
 
 
 def build_loss(config: Mapping[str, Any]) -> WeightedSum:
-    """From `loss.<name> = {_target_, weight, ...}`. Raises ConfigError with the full key."""
+    """From `loss.<name> = {_target_, weight, ...}`. Raises ConfigError with the full key.
+
+    A number of a term can be `{value: 1.0, warmup_epochs: 20}`, with `_target_` any Schedule for another shape than a warm-up.
+    """
     terms, weights = {}, {}
+    scheduled: list[Scheduled] = []
     for name, node in config.items():
         if not isinstance(node, Mapping):
             raise kind_error(f"loss.{name}", node, "a loss term with a _target_")
-        weight = node.get("weight", 1.0)
+        rest = {}
+        for key, value in {"weight": 1.0, **node}.items():
+            if isinstance(value, Mapping) and "value" in value:
+                item = build_scheduled(name, key, value)
+                scheduled.append(item)
+                value = item.value
+            rest[key] = value
+        weight = rest.pop("weight")
         if isinstance(weight, bool) or not isinstance(weight, (int, float)):
             raise kind_error(f"loss.{name}.weight", weight, "a number")
         if not math.isfinite(weight) or weight < 0:
             raise ConfigError(f"loss.{name}.weight={weight} must be a finite number >= 0")
-        rest = {key: value for key, value in node.items() if key != "weight"}
         terms[name], weights[name] = build(rest, nn.Module, f"loss.{name}"), float(weight)
+    if not config:
+        raise ConfigError("loss is empty: choose one, as in loss=kd")
     if not any(weights.values()):
-        keys = ", ".join(f"loss.{name}.weight" for name in weights) or "loss"
+        keys = ", ".join(f"loss.{name}.weight" for name in weights)
         raise ConfigError(f"{keys}: all weights are zero, so there is nothing to learn from; give one a weight > 0")
-    return WeightedSum(terms, weights)
+    return WeightedSum(terms, weights, scheduled)
+
+
+def build_scheduled(term: str, name: str, node: Mapping[str, Any]) -> Scheduled:
+    """`{value, _target_, ...}`; without a `_target_` it is a warm-up to the value, which then stays."""
+    key, value = f"loss.{term}.{name}", node["value"]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise kind_error(f"{key}.value", value, "a finite number")
+    shape = {"_target_": "distillctl.schedules.Linear", "final": 1.0} if "_target_" not in node else {}
+    rest = {entry: item for entry, item in node.items() if entry != "value"}
+    schedule: Schedule = build(shape | rest, Schedule, key)  # type: ignore[type-abstract]
+    return Scheduled(term, name, float(value), schedule)

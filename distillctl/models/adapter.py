@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillctl.models.taps import Taps
 from distillctl.types import Output
 
 
@@ -21,18 +22,22 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], resolution: int | None = None):
+    def __init__(
+        self, net: nn.Module, mean: Sequence[float], std: Sequence[float], resolution: int | None = None, taps: Taps | None = None
+    ):
         super().__init__()
         assert len(mean) == len(std) == 3, f"mean {mean}, std {std}"
         self.net = net
         self.resolution = resolution
+        self.taps = taps
         # not persistent: they are part of the preprocessing that student.json records, not of the weights
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.channels_last = is_channels_last(net)
 
     def forward(self, inputs: Tensor) -> Output:  # uint8 or float in [0, 1] [B, 3, H, W] -> logits [B, K]
-        return Output(as_logits(self.net(self.prepare(inputs))), {})
+        logits = as_logits(self.net(self.prepare(inputs)))
+        return Output(logits, self.taps.take() if self.taps is not None else {})
 
     def prepare(self, inputs: Tensor) -> Tensor:
         """What the net sees: normalised, resized, in its memory layout. float32 [B, 3, H, W]."""

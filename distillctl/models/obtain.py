@@ -19,6 +19,7 @@ from distillctl.models.adapter import Classifier
 from distillctl.models.build import Net, build_net, plan_net, rebuild
 from distillctl.models.shipping import locate, read_record
 from distillctl.models.stem import Edit, trace
+from distillctl.models.taps import tap
 from distillctl.models.weights import load_weights, read_weights
 
 
@@ -42,11 +43,11 @@ class Obtained:
     weights: Path | None
 
 
-def obtain(config: ModelConfig, images: Images, key: str, seed: int, *, weights: bool = True) -> Obtained:
+def obtain(config: ModelConfig, images: Images, key: str, seed: int, *, weights: bool = True, taps: Sequence[str] = ()) -> Obtained:
     """Build the model `config` describes and load its checkpoint or published weights.
 
     Fresh weights depend on `seed` and the role alone: the student is the same with and without a teacher. With
-    `weights=False` only the architecture is taken. Raises ConfigError and CheckpointError that begin with `key`.
+    `weights=False` only the architecture is taken; `taps` names the features that its answers hold. Raises ConfigError and CheckpointError that begin with `key`.
     """
     file, record = source_of(config, key)
     torch.manual_seed(seed_of(seed, "initialisation", key))
@@ -64,7 +65,8 @@ def obtain(config: ModelConfig, images: Images, key: str, seed: int, *, weights:
         )
     mean, std = (record["preprocessing"]["mean"], record["preprocessing"]["std"]) if record else (net.mean, net.std)
     resolution = net.input_size if net.input_size != images.image_size else None
-    return Obtained(Classifier(net.module, mean or images.mean, std or images.std, resolution), net, record, file)
+    hooks = tap(net.module, taps, net.input_size, key) if taps else None
+    return Obtained(Classifier(net.module, mean or images.mean, std or images.std, resolution, hooks), net, record, file)
 
 
 def check_obtainable(config: ModelConfig, images: Images, key: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,16 @@ def read_record(weights: Path, key: str) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         raise CheckpointError(f"{key}: {file} is not the record of a model; move it away to use the weights without it") from None
     del needed
-    if hashlib.sha256(weights.read_bytes()).hexdigest() != record.get("sha256"):
+    seen = weights.stat()
+    if checksum(weights, seen.st_mtime_ns, seen.st_size) != record.get("sha256"):
         raise CheckpointError(f"{key}: {weights} is damaged, or not the file that {file.name} describes (checksum mismatch)")
     return record
+
+
+@cache
+def checksum(weights: Path, modified_ns: int, size: int) -> str:
+    """SHA-256 of a file, once for each state of it: several checks of a run ask."""
+    return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def load_script(net: Net, role: str, record: Mapping[str, Any]) -> str:

@@ -60,18 +60,18 @@ def apply_edits(module: nn.Module, edits: Iterable[Sequence[str]]) -> None:
         setattr(module.get_submodule(parent), child, EDITS[became](module.get_submodule(name)))
 
 
-def trace(module: nn.Module, image_size: int) -> tuple[list[Seen], Exception | None]:
-    """The leaf modules in the order in which one image passes them, and what went wrong on the way, if anything.
+def trace(module: nn.Module, image_size: int, leaves: bool = True) -> tuple[list[Seen], Exception | None]:
+    """The modules in the order in which one image leaves them, and what went wrong on the way, if anything.
 
-    Shapes only, on the meta device: nothing is computed where the net allows that.
+    Shapes only, on the meta device: nothing is computed where the net allows that. leaves: only modules without parts of their own.
     """
-    seen, error = _run(module, image_size, on_meta=True)
+    seen, error = _run(module, image_size, leaves, on_meta=True)
     if error is not None and not any(each.is_meta for each in module.parameters()):
-        return _run(module, image_size, on_meta=False)  # some nets need real numbers; otherwise it fails again
+        return _run(module, image_size, leaves, on_meta=False)  # some nets need real numbers; otherwise it fails again
     return seen, error
 
 
-def _run(module: nn.Module, image_size: int, on_meta: bool) -> tuple[list[Seen], Exception | None]:
+def _run(module: nn.Module, image_size: int, leaves: bool, on_meta: bool) -> tuple[list[Seen], Exception | None]:
     seen: list[Seen] = []
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -83,8 +83,8 @@ def _run(module: nn.Module, image_size: int, on_meta: bool) -> tuple[list[Seen],
 
         return hook
 
-    leaves = [(name, part) for name, part in module.named_modules() if not any(True for _ in part.children())]
-    handles = [part.register_forward_hook(watch(name)) for name, part in leaves]
+    watched = [(name, part) for name, part in module.named_modules() if not leaves or not any(True for _ in part.children())]
+    handles = [part.register_forward_hook(watch(name)) for name, part in watched]
     first = next(module.parameters())
     device = torch.device("meta") if on_meta else first.device
     image = torch.zeros(1, 3, image_size, image_size, device=device, dtype=first.dtype)

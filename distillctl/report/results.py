@@ -32,7 +32,7 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
     """One row a model, narrow enough for a terminal of 80 columns; columns that no row has are left out."""
     nets = list(dict.fromkeys(row["architecture"] for row in rows))
     heading = f"{title}: {' → '.join(nets)}"
-    found = Table(title=heading, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, collapse_padding=True)
+    found = Table(title=heading, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 0))
     found.add_column("model", no_wrap=True)
     columns = [column for column in COLUMNS if any(row.get(column[0]) is not None for row in rows)]
     alone = next((row["top1"] for row in rows if row["model"] == "alone"), None)
@@ -58,8 +58,14 @@ def points(difference: float) -> Text:
 def remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
     """What the figures mean, in a line or two."""
     final, found = final_row(rows), []
-    teacher = next((row for row in rows if row["model"] == "teacher"), None)
-    if teacher is not None and teacher is not final and final.get("parameters"):
+    by_name = {row["model"]: row for row in rows}
+    teacher, alone = by_name.get("teacher"), by_name.get("alone")
+    if teacher is not None and alone is not None and teacher["top1"] <= alone["top1"]:
+        found.append(
+            f"the teacher ({percent(teacher['top1'])}) is no better than the student alone ({percent(alone['top1'])}): "
+            "it has little to teach; train it longer, or take another, before distilling"
+        )
+    elif teacher is not None and teacher is not final and final.get("parameters"):
         ratio, faster = teacher["parameters"] / final["parameters"], teacher["latency_p50_ms"] / final["latency_p50_ms"]
         found.append(
             f"the student keeps {final['top1'] / teacher['top1']:.1%} of its teacher's accuracy "

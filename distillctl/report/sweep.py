@@ -26,6 +26,10 @@ from distillctl.errors import ConfigError, UserError
 MEASURED = ("top1", "agreement", "nll", "ece")
 
 
+TRAINING = ("train", "pretrain", "distill", "finetune")
+FAILURE_FILE = "failure.json"
+
+
 class SweepReport(Callback):
     """Hydra calls this around a multirun. It reports exceptions of callbacks as warnings only, so failures leave by SystemExit."""
 
@@ -43,11 +47,11 @@ class SweepReport(Callback):
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         if OmegaConf.select(config, "hydra.mode") is not None and config.hydra.mode.name == "MULTIRUN":
-            print(f"\n[{int(config.hydra.job.num) + 1}] {' '.join(config.hydra.overrides.task)}", flush=True)
+            print(f"\n[{int(config.hydra.job.num) + 1}] {' '.join(typed_words(config))}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        jobs = read_jobs(folder)
+        jobs = read_jobs(folder, trains=str(config.hydra.job.config_name) in TRAINING)
         if not any("stages" in job or job["error"] for job in jobs):
             return
         rows = group(jobs)
@@ -64,9 +68,16 @@ def expand(config: DictConfig) -> list[list[str]]:
 
     params = OmegaConf.to_container(config.hydra.sweeper.params) if config.hydra.sweeper.params else {}
     assert isinstance(params, dict)
-    given = [f"{key!s}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
+    given = [f"{key!s}={value}" for key, value in params.items()] + typed_words(config)
     [jobs] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(given), None)
     return jobs
+
+
+def typed_words(config: DictConfig) -> list[str]:
+    """The overrides as they were typed: a `${...}` in them is not resolved."""
+    words = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    assert isinstance(words, list)
+    return [str(word) for word in words]
 
 
 def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
@@ -74,15 +85,20 @@ def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
     from hydra import compose as hydra_compose
 
     from distillctl import compose
-    from distillctl.scenarios.pipeline import Problems, check_components
+    from distillctl.scenarios.pipeline import Problems, check_components, check_weights
 
     found: dict[str, str] = {}
+    models: set[str] = set()
     for number, overrides in enumerate(jobs):
         problems = Problems([])
         try:
             config = compose.typed(hydra_compose(command, list(overrides)))
             if hasattr(config, "optimizer"):
                 check_components(config, problems)
+                used = repr([getattr(config, role, None) for role in ("teacher", "student")])
+                if used not in models:  # large files are read, so once is enough
+                    check_weights(config, problems)
+                models.add(used)
         except Exception as error:
             explained = compose.explain(error, command, list(overrides))
             if explained is None:
@@ -95,7 +111,7 @@ def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
         raise ConfigError("\n".join(f"{line} ({job}; none was started)" for line, job in found.items()))
 
 
-def read_jobs(folder: Path) -> list[dict[str, Any]]:
+def read_jobs(folder: Path, trains: bool) -> list[dict[str, Any]]:
     """What each job left behind: its overrides, its summary, or why it has none."""
     jobs = []
     for place in sorted((item for item in folder.iterdir() if item.name.isdigit()), key=lambda item: int(item.name)):
@@ -106,7 +122,9 @@ def read_jobs(folder: Path) -> list[dict[str, Any]]:
         if run.get("status") == "done" and (place / "summary.json").is_file():
             job |= json.loads((place / "summary.json").read_text())
             job["stages"] = sorted(run["stages"])
-        elif not job["error"]:
+        elif (place / FAILURE_FILE).is_file():  # it failed before it had a run.json, or its command has none
+            job |= json.loads((place / FAILURE_FILE).read_text())
+        elif trains and not job["error"]:
             job |= {"error": "did not finish", "exit_code": job["exit_code"] or 70}
         jobs.append(job)
     return jobs
@@ -167,24 +185,28 @@ def show(folder: Path, jobs: Sequence[dict[str, Any]], rows: Sequence[dict[str, 
     """The table, and the jobs that failed by name."""
     console = Console(highlight=False)
     seeds = max((item["n"] for item in rows), default=0)
-    table = Table(
-        title=f"top-1 % on the test split, mean ± std over seeds (n = {seeds})", box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False
-    )
+    title = f"top-1 % on the test split, mean ± std over seeds (n = {seeds})"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 0))
     names = list(dict.fromkeys(name for item in rows for name in item["models"]))
-    table.add_column("setting", overflow="fold")
-    table.add_column("n", justify="right")
+    table.add_column("setting", overflow="fold", min_width=14)
     for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("vs alone", justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
+    table.add_column("vs alone", justify="right")
     for item in rows:
         cells = [in_points(item["models"].get(name, {}).get("top1")) for name in names]
-        table.add_row(item["setting"] or "-", str(item["n"]), *cells, in_points(item.get("gain_over_alone"), signed=True))
+        fewer = f" (n = {item['n']})" if item["n"] != seeds else ""
+        table.add_row(short(item["setting"]) + fewer, *cells, in_points(item.get("gain_over_alone"), signed=True))
     console.print()
     console.print(table)
     for job in jobs:
         if job["error"]:
             console.print(f"failed: job {job['job'] + 1} ({' '.join(job['overrides'])}): {job['error']}", style="red", soft_wrap=True)
     console.print(f"results: {folder / 'sweep.json'}, {folder / 'sweep.csv'}", soft_wrap=True)
+
+
+def short(setting: str) -> str:
+    """`loss.kd.temperature=2` as `temperature=2`; the full keys are in the files."""
+    return " ".join(f"{item.partition('=')[0].rpartition('.')[2]}={item.partition('=')[2]}" for item in setting.split()) or "all"
 
 
 def in_points(value: dict[str, float | None] | None, signed: bool = False) -> str:

@@ -12,6 +12,7 @@ from distillctl.metrics import cost, quality
 from distillctl.metrics.answers import answers
 from distillctl.models.obtain import Obtained, obtain
 from distillctl.scenarios.session import Session
+from distillctl.scenarios.stage import interrupted
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ def measure(session: Session, candidates: list[Candidate]) -> list[dict[str, Any
     teacher_logits = None
     batches = session.plain_batches(session.data.test)
     for candidate in candidates:
+        if machine.highest(int(session.stop())):
+            raise interrupted(session)
         obtained = obtain(candidate.model, session.images, candidate.role, session.config.seed)
         model = obtained.classifier.to(machine.device)
         if session.config.trainer.channels_last:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch import nn
+
 from distillctl.build import build, find_class
 from distillctl.config import ModelConfig, StageConfig, TrainConfig
 from distillctl.errors import ConfigError, UserError
 from distillctl.losses.weighted import WeightedSum, build_loss
 from distillctl.methods.distill import Method
-from distillctl.models.obtain import check_obtainable, obtain
+from distillctl.models import catalogue
+from distillctl.models.obtain import check_obtainable, obtain, source_of
 from distillctl.report import results
 from distillctl.scenarios.measure import Candidate, measure
 from distillctl.scenarios.session import Session
@@ -77,10 +81,10 @@ def pretraining(session: Session, model: ModelConfig, budget: StageConfig) -> Ta
 
 
 def distilling(session: Session, student: ModelConfig, teacher: ModelConfig, budget: StageConfig) -> Task:
-    machine = session.runtime
-    obtained = obtain(teacher, session.images, "teacher", session.config.seed)
+    machine, loss = session.runtime, build_loss(session.config.loss)
+    obtained = obtain(teacher, session.images, "teacher", session.config.seed, taps=loss.taps("teacher"))
     frozen = Frozen(obtained.classifier, machine.precision, machine.device, session.config.trainer.channels_last)
-    return Task("distill", "student", student, build_loss(session.config.loss), budget, frozen, session.config.method)
+    return Task("distill", "student", student, loss, budget, frozen, session.config.method)
 
 
 def finetuning(session: Session, student: ModelConfig, budget: StageConfig) -> Task:
@@ -96,7 +100,11 @@ def labels_only(loss: dict[str, Any]) -> WeightedSum:
 def ready_teacher(session: Session) -> ModelConfig | None:
     """The teacher where it needs no training here: weights of these classes are given."""
     teacher: ModelConfig = session.config.teacher
-    return teacher if (teacher.checkpoint or teacher.pretrained) and not teacher.new_head else None
+    return teacher if teacher_is_ready(teacher) else None
+
+
+def teacher_is_ready(teacher: ModelConfig) -> bool:
+    return bool(teacher.checkpoint or teacher.pretrained) and not teacher.new_head
 
 
 def conclude(session: Session, candidates: list[Candidate]) -> float:
@@ -132,22 +140,25 @@ class Problems:
 
 
 def preflight(session: Session) -> None:
-    """Find all that would fail later, before the first step: components, architectures, checkpoints, classes, sizes."""
+    """Find all that would fail later, before the first step: architectures, checkpoints, classes, sizes."""
     config, problems = session.config, Problems([])
-    check_components(config, problems)
     for role in ("teacher", "student"):
         if hasattr(config, role):
             problems.attempt(lambda role=role: check_obtainable(getattr(config, role), session.images, role))
-    if hasattr(config, "teacher") and ready_teacher(session) is None:
-        problems.attempt(lambda: check_teacher_is_trained(config))
     problems.attempt(lambda: check_batches(session))
     problems.report()
 
 
-def check_components(config: Any, problems: Problems) -> None:
-    """Everything that is built from a `_target_`; needs no data."""
-    import torch
+def check_settings(config: Any) -> None:
+    """All that can be found without data, before any of it is downloaded; raises the problems at once."""
+    problems = Problems([])
+    check_components(config, problems)
+    check_weights(config, problems)
+    problems.report()
 
+
+def check_components(config: Any, problems: Problems) -> None:
+    """Everything that is built from a `_target_`."""
     problems.attempt(lambda: build_loss(config.loss))
     problems.attempt(lambda: labels_only(config.loss))
     problems.attempt(lambda: make_optimizer(config.optimizer, [torch.nn.Parameter(torch.zeros(1))], 1.0))
@@ -156,9 +167,26 @@ def check_components(config: Any, problems: Problems) -> None:
         problems.attempt(lambda: find_class(config.method, Method, "method"))
 
 
+def check_weights(config: Any, problems: Problems) -> None:
+    """The files of weights that are named, and whether the teacher has any."""
+    for role in ("teacher", "student"):
+        if hasattr(config, role):
+            problems.attempt(lambda role=role: check_model(getattr(config, role), role))
+    if hasattr(config, "teacher"):
+        problems.attempt(lambda: check_teacher_is_trained(config))
+
+
+def check_model(model: ModelConfig, role: str) -> None:
+    source_of(model, role)
+    if model.source == "own":
+        find_class({"_target_": model._target_}, nn.Module, role)
+    elif model.name != "recorded":
+        catalogue.resolve(model.name, model.source, role)
+
+
 def check_teacher_is_trained(config: Any) -> None:
     """A teacher with random weights teaches noise."""
-    if hasattr(config, "pretrain") and config.pretrain.epochs:
+    if teacher_is_ready(config.teacher) or hasattr(config, "pretrain") and config.pretrain.epochs or config.teacher.name == "recorded":
         return
     way_out = "teacher.checkpoint=<run folder or file>, teacher.pretrained=true"
     if hasattr(config, "pretrain"):

@@ -16,7 +16,7 @@ from distillctl.data import sets
 from distillctl.data.augment import Augment
 from distillctl.data.loader import Place, PlainLoader, Reading, TrainLoader
 from distillctl.data.split import Split
-from distillctl.errors import DataError, MachineError, UserError
+from distillctl.errors import ConfigError, DataError, MachineError, UserError
 from distillctl.interruption import StopRequest
 from distillctl.models.obtain import Images
 from distillctl.report.console import Console
@@ -92,7 +92,9 @@ def session(config: FitConfig, folder: Path | None, stop: StopRequest) -> Iterat
 
 
 def claim(config: FitConfig, folder: Path) -> outputs.RunFolder:
-    """The run's folder, locked, on a disk that has room for it."""
+    """The run's folder, locked, on a disk that has room for it. A run that is there already is gone on with by resume alone."""
+    if config.resume is None and (folder / outputs.RUN_FILE).exists():
+        raise ConfigError(f"hydra.run.dir={folder}: this folder holds a run already; choose another, or go on with resume={folder}")
     run = outputs.RunFolder(folder, command_of(config), config.seed)
     free = shutil.disk_usage(folder).free / 2**20
     if free < LEAST_FREE_MIB:

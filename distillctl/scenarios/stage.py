@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from distillctl import outputs, state
 from distillctl.build import build
 from distillctl.config import ModelConfig, StageConfig
+from distillctl.data.counters import seed_of
+from distillctl.data.loader import Place, PlainLoader
 from distillctl.errors import CheckpointError, Interrupted
 from distillctl.loop import Ema, Plan, Report, Training, fit
 from distillctl.losses.weighted import WeightedSum
@@ -24,10 +26,11 @@ from distillctl.metrics.quality import agreement, negative_log_likelihood, top_k
 from distillctl.models.obtain import obtain
 from distillctl.models.shipping import load_script, ship
 from distillctl.runtime import precision_name
-from distillctl.scenarios.session import Session, command_of
+from distillctl.scenarios.session import Session, command_of, first_on_main
 from distillctl.schedules import Schedule
 from distillctl.teachers.frozen import Frozen, fingerprint
 
+PREPARING = 8  # images that losses size their parameters by
 TERM_TOO_SMALL = 0.01  # of the total: such a term teaches nothing, and most often its weight is a mistake
 
 
@@ -67,14 +70,13 @@ class Stage:
         self.session, self.task, self.folder = session, task, folder
         config, machine = session.config, session.runtime
         self.batches = session.train_batches()
-        self.obtained = obtain(task.model, session.images, task.role, config.seed)
+        self.obtained = obtain(task.model, session.images, task.role, config.seed, taps=task.loss.taps("student"))
         self.training = self.make_training()
         self.shadow = copy.deepcopy(self.training.method.student) if self.training.ema else None
         self.schedule = build(config.schedule, Schedule, "schedule")  # type: ignore[type-abstract]
         self.log = outputs.MetricsLog(folder / "metrics.jsonl")
         self.val = session.plain_batches(session.data.val)
         self.teacher_val: Tensor | None = None
-        self.last_report: Report | None = None
         self.epoch_started = time.monotonic()
         self.machine = machine
 
@@ -84,8 +86,9 @@ class Stage:
         student: nn.Module = self.obtained.classifier.to(machine.device)
         if config.trainer.channels_last:
             student = student.to(memory_format=torch.channels_last)
+        loss = self.prepare_loss(student)
+        machine.share_statistics(loss)
         student = machine.share_statistics(student)
-        loss = task.loss.to(machine.device)
         if task.method:
             method: Method = build(task.method, Method, "method", student, loss, task.teacher)
         else:
@@ -96,6 +99,18 @@ class Stage:
         optimizers = {player: make_optimizer(config.optimizer, method.trainable(player), task.budget.lr_scale) for player in method.players}
         decay = config.trainer.ema_decay
         return Training(method, optimizers, machine.scaler(), Ema(method.student, decay) if decay else None)
+
+    def prepare_loss(self, student: nn.Module) -> WeightedSum:
+        """The loss, its own parameters sized by the answers to a few images; the same on every rank, whatever the seed of the order."""
+        session, loss, device = self.session, self.task.loss.to(self.session.runtime.device), self.session.runtime.device
+        images = session.data.train.take(range(min(PREPARING, len(session.data.train))))
+        [batch] = PlainLoader(images, PREPARING, Place(device), replace(session.reading, workers=0))
+        guide = self.task.teacher(batch) if self.task.teacher is not None else None
+        with torch.no_grad():
+            answer = student.eval()(batch.inputs)
+        torch.manual_seed(seed_of(session.config.seed, "initialisation", "loss"))
+        loss.prepare(answer, guide, samples=int(session.data.train.index.max()) + 1)
+        return loss.to(device)
 
     def run(self) -> None:
         session, task, training = self.session, self.task, self.training
@@ -143,19 +158,21 @@ class Stage:
 
     def resume(self) -> None:
         """Take up the newest valid checkpoint of this stage, on all ranks alike."""
-        found = state.newest(self.folder, self.session.console.warn) if self.session.run is not None else None
-        found = self.machine.from_main(found)
-        if found is None:
-            self.log.cut(0)
-            return
-        content, description = found
-        for name in ("world", "threads"):
-            if description[name] != self.description()[name]:
-                self.session.console.warn(
-                    f"{name} was {description[name]} and is {self.description()[name]}: going on, but not bit for bit"
-                )
-        self.training.load(content)
-        self.log.cut(self.training.log_size)
+        machine, console = self.machine, self.session.console
+        found = machine.from_main(first_on_main(machine, lambda: state.newest(self.folder, console.warn)))
+        if found is not None:
+            content, description = found
+            now = self.description()
+            for name in ("world", "threads", "device", "precision", "torch"):
+                if description.get(name) != now[name]:
+                    console.warn(f"{name} was {description.get(name)} and is {now[name]}: going on, but not bit for bit")
+            try:
+                self.training.load(content)
+            except (KeyError, RuntimeError, ValueError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise CheckpointError(f"{self.folder}: its checkpoint does not fit this model, optimizer or version: {reason}") from None
+        if self.session.run is not None:  # the other ranks share the file
+            self.log.cut(self.training.log_size)
 
     def description(self) -> dict[str, Any]:
         """What a checkpoint says of itself, for people and for the checks at resume."""
@@ -165,8 +182,10 @@ class Stage:
             "step": self.training.step,
             "data": self.session.data.fingerprint,
             "world": self.machine.world,
-            "threads": torch.get_num_threads(),
+            "threads": torch.get_num_threads() if self.machine.device.type == "cpu" else None,
+            "device": self.machine.device.type,
             "precision": precision_name(self.machine.precision),
+            "torch": torch.__version__,
             "versions": outputs.versions(),
         }
 
@@ -186,7 +205,6 @@ class Stage:
             )
 
     def after_step(self, report: Report) -> None:
-        self.last_report = report
         self.session.console.step(report)
         if self.session.run is not None:
             values = {"loss": sum(report.parts.values()), **report.parts, "lr": report.lr, "images_per_s": report.images_per_s}
@@ -205,22 +223,21 @@ class Stage:
                     f"loss.{name} is under {TERM_TOO_SMALL:.0%} of the total at step 1; is loss.{name}.weight meant so?"
                 )
 
-    def after_epoch(self, training: Training) -> bool:
+    def after_epoch(self, training: Training, parts: Mapping[str, float]) -> bool:
         """Measure on the validation split, remember the best, log; False ends the stage early."""
         student = self.evaluated()
         logits, targets = answers(student, self.val, self.machine)
         values = {"val_top1": top_k_accuracy(logits, targets, 1), "val_nll": negative_log_likelihood(logits, targets)}
         if self.teacher_val is not None:
             values["val_agreement"] = agreement(logits, self.teacher_val)
-        assert self.last_report is not None
-        training.history.append({"epoch": training.epoch, "step": training.step, **self.last_report.parts, **values})
+        training.history.append({"epoch": training.epoch, "step": training.step, **parts, **values})
         best = self.is_best(values)
         if best:
             weights = {name: value.detach().cpu().clone() for name, value in student.net.state_dict().items()}  # type: ignore[union-attr]
             training.best = {"epoch": training.epoch, "top1": values["val_top1"], "nll": values["val_nll"], "weights": weights}
         seconds, self.epoch_started = time.monotonic() - self.epoch_started, time.monotonic()
         rate = self.batches.batches_per_epoch * self.session.config.trainer.batch_size / seconds
-        self.session.console.epoch(training.epoch, self.last_report.parts, f"val {values['val_top1']:.2%}", rate, best)
+        self.session.console.epoch(training.epoch, dict(parts), f"val {values['val_top1']:>7.2%}", rate, best)
         if self.session.run is not None:
             self.log.write({"kind": "epoch", "epoch": training.epoch, "step": training.step, **values, "best": best, "seconds": seconds})
             self.session.tracker.log(self.task.name, training.step, values)

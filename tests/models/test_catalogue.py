@@ -48,7 +48,7 @@ def test_a_name_resolves(name, source, answer):
 
 
 def test_a_mistyped_name_is_answered_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"^teacher=resnt152: no such model; did you mean resnet152, "):
+    with pytest.raises(ConfigError, match=r"^teacher=resnt152: no such model; did you mean resnet152\?$"):
         resolve("resnt152", key="teacher")
 
 

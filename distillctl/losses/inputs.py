@@ -1,0 +1,84 @@
+"""Bring answers and features into the form that losses compute with: full precision, maps, equal sizes, unit length.
+
+B batch, C and D channels, K classes, T tokens, H x W positions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distillctl.errors import ConfigError
+from distillctl.types import Output
+
+NO_LENGTH = 1e-12  # a vector not longer than this has no direction; its square still is a normal float32
+
+
+def precise(values: Tensor) -> Tensor:
+    """float32 for everything below it; float64 stays, so that a formula can be checked to its last digits."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def hard_labels(targets: Tensor) -> Tensor:
+    """int64 [B]; of mixed targets, float [B, K], the class with the largest share."""
+    return targets.argmax(1) if targets.is_floating_point() else targets
+
+
+def feature(output: Output, tap: str) -> Tensor:
+    """A tapped feature by name; `logits` are always there."""
+    return output.logits if tap == "logits" else output.features[tap]
+
+
+def as_map(values: Tensor) -> Tensor:
+    """[B, C, H, W] from a map, from tokens [B, T, C] that form a square, or from a vector [B, C], which is a map of one position.
+
+    Tokens one more than a square start with a class token, which is left out: it has no place on the map.
+    """
+    if values.ndim == 4:
+        return values
+    if values.ndim == 2:
+        return values[:, :, None, None]
+    if values.ndim == 3:
+        side = math.isqrt(values.shape[1])
+        extra = values.shape[1] - side**2
+        if extra <= 1:
+            return values[:, extra:].transpose(1, 2).unflatten(2, (side, side))
+    raise ConfigError(
+        f"a feature of shape {tuple(values.shape)} is neither a map [B, C, H, W], nor a square of tokens [B, T, C] "
+        "with or without a class token, nor a vector [B, C]; tap another layer"
+    )
+
+
+def as_vector(values: Tensor) -> Tensor:
+    """[B, C]: a vector as it is, a map or tokens by their mean over the positions."""
+    return values if values.ndim == 2 else as_map(values).mean((2, 3))
+
+
+def matched(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Two maps [B, C, H, W] and [B, D, H', W'] in full precision, both pooled to the smaller height and the smaller width."""
+    size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
+    return pooled(precise(student), size), pooled(precise(teacher), size)
+
+
+def pooled(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Adaptive average pooling [B, C, H, W] -> [B, C, *size]."""
+    height, width = values.shape[2:]
+    if (height, width) == size:
+        return values
+    if height % size[0] == 0 and width % size[1] == 0:  # the same numbers, and a backward that CUDA repeats bit for bit
+        return F.avg_pool2d(values, (height // size[0], width // size[1]))
+    return F.adaptive_avg_pool2d(values, size)
+
+
+def inverse_length(vectors: Tensor, dim: int = -1) -> Tensor:
+    """1 / length along `dim`, which stays. A vector without a direction has 0, and gets no gradient: 1 / length has no bound."""
+    lengths = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
+    return torch.where(lengths > NO_LENGTH, 1 / lengths.clamp_min(NO_LENGTH), 0.0)
+
+
+def unit(vectors: Tensor, dim: int = -1) -> Tensor:
+    """Vectors of length one along `dim`; one without a direction stays 0."""
+    return vectors * inverse_length(vectors, dim)

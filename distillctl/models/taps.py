@@ -1,0 +1,131 @@
+"""Read features out of a net by name, without touching the net: hooks on modules, and short names for the usual places."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from distillctl.errors import ConfigError, did_you_mean
+from distillctl.models.stem import Seen, trace
+from distillctl.models.weights import head_names
+
+STAGES = 4  # the last four resolutions of a net, or quarters of its blocks, are stage1 to stage4
+LOGITS = "logits"  # always there, without a hook
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tap sits: what goes into a module, or what comes out of it."""
+
+    module: str
+    side: str  # "output" or "input"
+    last_is_channels: bool = False  # maps [B, H, W, C], as some transformers have them
+
+
+class Taps:
+    """Catches features while a net runs. Each pass must be followed by `take`."""
+
+    def __init__(self, places: dict[str, Place]):
+        self.places = places
+        self.caught: dict[str, Tensor] = {}
+
+    def attach(self, net: nn.Module) -> Taps:
+        for name, place in self.places.items():
+            catch = Catch(self, name, place.last_is_channels)
+            module = net.get_submodule(place.module)
+            if place.side == "input":
+                module.register_forward_pre_hook(catch.before)
+            else:
+                module.register_forward_hook(catch.after)
+        return self
+
+    def take(self) -> dict[str, Tensor]:
+        """What was caught in the last pass; a vector where the tap is before the classifier."""
+        found, self.caught = self.caught, {}
+        return found
+
+
+class Catch:
+    """One hook. An object with methods and no closure, so that a deep copy of the net catches for the copy."""
+
+    def __init__(self, taps: Taps, name: str, last_is_channels: bool):
+        self.taps, self.name, self.last_is_channels = taps, name, last_is_channels
+
+    def after(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        values = output[0] if isinstance(output, (tuple, list)) else output
+        self.taps.caught[self.name] = values.permute(0, 3, 1, 2) if self.last_is_channels else values
+
+    def before(self, module: nn.Module, inputs: Any) -> None:
+        values = inputs[0]
+        self.taps.caught[self.name] = values.mean((2, 3)) if values.ndim == 4 else values
+
+
+def tap(net: nn.Module, names: Iterable[str], image_size: int, key: str) -> Taps:
+    """Hooks for `names`: paths of modules, or short names. Raises ConfigError with the nearest names for one that is neither."""
+    wanted = [name for name in dict.fromkeys(names) if name != LOGITS]
+    known = short_names(net, image_size) if wanted else {}
+    modules = {name for name, _ in net.named_modules() if name}
+    outputs = dict(shapes(net, image_size)) if modules & set(wanted) else {}
+    places = {}
+    for name in wanted:
+        if name in known:
+            places[name] = known[name]
+        elif name in modules:
+            places[name] = output_of(name, outputs.get(name, ()))
+        else:
+            choices = [*known, LOGITS, *modules]
+            raise ConfigError(f"{key}: it has no tap {name!r}; {did_you_mean(name, choices)} Short names: {', '.join(known)}, {LOGITS}")
+    return Taps(places).attach(net)
+
+
+def short_names(net: nn.Module, image_size: int) -> dict[str, Place]:
+    """stage1 to stage4, last and pooled: the end of each resolution (or of each quarter of the blocks), and what the classifier sees."""
+    seen, _ = trace(net, image_size, leaves=False)
+    outputs = {call.module: call.outputs for call in seen}
+    ends = [name for name, _ in net.named_children() if re.fullmatch(r"stage\d", name)] or stage_ends(seen)
+    places = {f"stage{number + 1}": output_of(module, outputs[module]) for number, module in enumerate(ends)}
+    if ends:
+        places["last"] = output_of(ends[-1], outputs[ends[-1]])
+    head = head_names(net)
+    if head:
+        places["pooled"] = Place(head[0].rpartition(".")[0], "input")
+    return places
+
+
+def output_of(module: str, shape: tuple[int, ...]) -> Place:
+    return Place(module, "output", last_is_channels=map_size(shape) is not None and shape[1] == shape[2])
+
+
+def stage_ends(seen: list[Seen]) -> list[str]:
+    """The last module at each of the last resolutions, of those nearest to the surface: a block, rather than a layer of the next one."""
+    at: dict[int, list[str]] = {}
+    for call in seen:
+        size = map_size(call.outputs)
+        if call.module and size is not None and (size in at or size < min(at, default=size + 1)):  # never up again
+            at.setdefault(size, []).append(call.module)
+    depth = max((min(module.count(".") for module in modules) for modules in at.values()), default=0)
+    ends = [[module for module in modules if module.count(".") <= depth][-1] for modules in at.values()]
+    blocks = [call.module for call in seen if len(call.outputs) == 3 and re.fullmatch(r"[a-z_]+(\.[a-z_]+)*\.(\w*_)?\d+", call.module)]
+    if len(ends) < 2 and len(blocks) >= STAGES:  # a transformer: one resolution, and blocks that are alike
+        return [blocks[math.ceil(len(blocks) * quarter / STAGES) - 1] for quarter in range(1, STAGES + 1)]
+    return ends[-STAGES:]
+
+
+def map_size(shape: tuple[int, ...]) -> int | None:
+    """Height of a square map [B, C, S, S] or [B, S, S, C] of more than one position; None for other shapes."""
+    if len(shape) != 4:
+        return None
+    if shape[2] == shape[3] > 1:
+        return shape[2]
+    return shape[1] if shape[1] == shape[2] > 1 else None
+
+
+def shapes(net: nn.Module, image_size: int) -> list[tuple[str, tuple[int, ...]]]:
+    """Every module that can be tapped, with the shape of its output for one image."""
+    seen, _ = trace(net, image_size, leaves=False)
+    return [(call.module, call.outputs) for call in seen if call.module]

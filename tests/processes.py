@@ -1,0 +1,160 @@
+"""Run distillctl in processes of their own, forked from one that has the imports behind it: a start costs a tenth of a second."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from distillctl import state
+
+PRELOADED = [
+    "distillctl.cli",
+    "distillctl.compose",
+    "distillctl.commands.train",
+    "distillctl.commands.pretrain",
+    "distillctl.outputs",
+    "distillctl.resume",
+    "distillctl.report.sweep",
+    "hydra.core.hydra_config",
+    "timm",
+    "torchvision",
+    "sklearn.datasets",
+    "processes",
+]
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(PRELOADED)
+TIMES = ("images_per_s", "seconds")
+# a run of seconds: a few hundred digits, nets of some ten thousand parameters
+SMALL = ["teacher=resnet8", "dataset.subset=300", "trainer.batch_size=32", "trainer.threads=1", "trainer.device=cpu"]
+
+
+class Attempt:
+    """One process; what it prints is in `output`. It leads a group of its own, as from a shell."""
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None, group: bool = True, ignoring: tuple[int, ...] = ()):
+        self.log = Path(os.environ["DISTILLCTL_TEST_LOGS"]) / f"{time.monotonic_ns()}.log"
+        self.log.touch()
+        self.process = CONTEXT.Process(target=be, args=(arguments, str(self.log), environment or {}, group, ignoring), daemon=False)
+        self.process.start()
+        self.pid = self.process.pid
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def problems(self) -> list[str]:
+        return [line for line in self.output.splitlines() if line.startswith("error:")]
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def send_to_group(self, number: int) -> None:
+        os.killpg(self.pid, number)
+
+    def wait(self, timeout_s: float = 60) -> int:
+        """Its exit code, negative for a signal."""
+        self.process.join(timeout_s)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            raise AssertionError(f"still there after {timeout_s} s: {self.output}")
+        return self.process.exitcode
+
+    def until(self, happened, timeout_s: float = 60, pause_s: float = 0.005) -> None:
+        """Wait for something to be true, or for the process to end."""
+        deadline = time.monotonic() + timeout_s
+        while not happened() and self.process.is_alive():
+            assert time.monotonic() < deadline, self.output
+            time.sleep(pause_s)
+
+
+def be(arguments: tuple[str, ...], log: str, environment: dict[str, str], group: bool, ignoring: tuple[int, ...]) -> None:
+    """The child's side."""
+    from distillctl import cli
+
+    multiprocessing.set_start_method("fork", force=True)  # as from a shell: here it would be inherited
+    if group:
+        os.setsid()
+    file = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    for number in ignoring:
+        signal.signal(number, signal.SIG_IGN)
+    os.environ.update(environment)
+    sys.argv = ["distillctl", *arguments]
+    cli.main()
+
+
+def run(*arguments: str, **more) -> Attempt:
+    """An attempt, to its end."""
+    attempt = Attempt(*arguments, **more)
+    attempt.code = attempt.wait()
+    return attempt
+
+
+def shell(*words: str, timeout_s: float = 120, **more) -> subprocess.CompletedProcess[str]:
+    """A command as it is typed."""
+    return subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, check=False, **more)
+
+
+# what a run left behind
+
+
+def checkpoint(stage: Path) -> dict:
+    found = state.newest(stage, lambda warning: None)
+    assert found is not None, f"{stage} holds no checkpoint"
+    return found[0]
+
+
+def steps(stage: Path) -> int:
+    """How far the newest checkpoint of a stage is; 0 where there is none."""
+    with contextlib.suppress(Exception):
+        return checkpoint(stage)["step"] if (stage / "last.pt").exists() or (stage / "previous.pt").exists() else 0
+    return 0
+
+
+def metrics(stage: Path) -> list[dict]:
+    """The lines of metrics.jsonl, without times."""
+    lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def record(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+def differences(one, other, place: str = "") -> Iterator[str]:
+    """The places where two states differ in any bit."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        if one.dtype != other.dtype or not torch.equal(one, other):
+            yield place
+    elif isinstance(one, dict) and isinstance(other, dict):
+        for key in one.keys() | other.keys():
+            yield from differences(one.get(key), other.get(key), f"{place}/{key}")
+    elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) and len(one) == len(other):
+        for position, pair in enumerate(zip(one, other, strict=True)):
+            yield from differences(*pair, f"{place}/{position}")
+    elif type(one) is not type(other) or one != other:
+        yield place
+
+
+def same_stage(one: Path, other: Path) -> list[str]:
+    """Where two stages differ: final state, metrics, weights that ship. The log's size alone may: times have more or fewer digits."""
+    found = [place for place in differences(checkpoint(one), checkpoint(other)) if place != "/log_size"]
+    found += [f"metrics.jsonl line {place}" for place in differences(metrics(one), metrics(other))]
+    shipped = [file.name for file in one.glob("*.safetensors")]
+    assert shipped
+    return found + [name for name in shipped if (one / name).read_bytes() != (other / name).read_bytes()]
