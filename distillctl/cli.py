@@ -26,7 +26,15 @@ FLAGS |= {"--cfg": True, "-c": True, "--package": True, "-p": True, "--config-di
 
 def main() -> None:
     """Entry point of the `distillctl` script."""
-    arguments = sys.argv[1:]
+    try:
+        dispatch(sys.argv[1:])
+    except KeyboardInterrupt:  # before a run has handlers of its own: there is nothing to save yet
+        print("error: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def dispatch(arguments: list[str]) -> None:
+    """One command, or what is said about them."""
     if not arguments or arguments[0] in HELP_FLAGS:
         print(overview())
     elif arguments[0] in ("--version", "-V"):

@@ -11,6 +11,9 @@ from unittest import mock
 
 import pytest
 
+# Two threads that spin for small tensors are slower than one beside other work, and data workers are forked from this process.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A run of seconds on one thread: what is tested is the command line, not the accuracy.
 TINY = (
     *("teacher=resnet8", "student=resnet8", "pretrain.epochs=1", "distill.epochs=1", "finetune.epochs=0"),

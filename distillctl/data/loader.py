@@ -181,10 +181,10 @@ def decoded(files: Dataset[Tensor], rows: list[Tensor], reading: Reading, device
         prefetch_factor=4 if reading.workers else None,
     )
     with held_back():  # until the workers ignore them
-        batches = iter(loader)
+        batches: Any = iter(loader)
     workers = getattr(batches, "_workers", ())
-    # an error keeps the frames that it went through, and ours with its workers; before Python waits for them when it leaves
-    leaving = Finalize(None, end, (workers,), exitpriority=100)
+    # an error elsewhere keeps the frames that it went through, and ours with its workers; before Python waits for them when it leaves
+    leaving = Finalize(None, kill, (batches, workers), exitpriority=100)
     try:
         if any(worker.exitcode for worker in workers):  # before torch watched over it
             raise MachineError(WORKER_DIED)
@@ -192,30 +192,28 @@ def decoded(files: Dataset[Tensor], rows: list[Tensor], reading: Reading, device
             if isinstance(pixels, UserError):
                 raise BadImage(f"{pixels}; {WAY_OUT}") if isinstance(pixels, BadImage) else pixels
             yield pixels.to(device, non_blocking=True)
-    except UserError:
-        raise
     except Exception as error:
-        wait([worker.sentinel for worker in workers], timeout=DEATH_S)  # a broken connection may be noticed before the death that broke it
-        if any(worker.exitcode for worker in workers):
-            end(workers)
-            raise MachineError(WORKER_DIED) from error
-        if "DataLoader timed out" in str(error):
-            end(workers)
-            raise MachineError(WORKER_HANGS) from error
+        if not isinstance(error, UserError):  # a broken connection may be noticed before the death that broke it
+            wait([worker.sentinel for worker in workers], timeout=DEATH_S)
+        died, hangs = any(worker.exitcode for worker in workers), "DataLoader timed out" in str(error)
+        if died or hangs:
+            kill(batches, workers)
+        elif workers:  # now: left to the garbage collector, which takes it apart in any order, it waits for what is gone already
+            batches._shutdown_workers()
+        if (died or hangs) and not isinstance(error, UserError):
+            raise MachineError(WORKER_DIED if died else WORKER_HANGS) from error
         raise
-    except GeneratorExit:
-        leaving.cancel()
-        raise
-    else:
+    finally:
         leaving.cancel()
 
 
-def end(workers: Sequence[Any]) -> None:
-    """Kill what is left: it may wait for what a dead one holds, ignores gentler signals, and would be waited for when we leave."""
+def kill(batches: Any, workers: Sequence[Any]) -> None:
+    """End workers one of which is dead or stuck: the others may wait for what it holds, and they ignore gentler signals."""
     for worker in workers:
         for way in (worker.kill, worker.join):
-            with contextlib.suppress(RuntimeError):  # torch's alarm again
+            with contextlib.suppress(RuntimeError):  # torch's alarm that a worker died
                 way()
+    batches._shutdown = True  # nobody is left to be told
 
 
 def leave_signals_to_the_run(worker: int) -> None:
