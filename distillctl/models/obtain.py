@@ -69,19 +69,21 @@ def obtain(config: ModelConfig, images: Images, key: str, seed: int, *, weights:
     return Obtained(Classifier(net.module, mean or images.mean, std or images.std, resolution, hooks), net, record, file)
 
 
-def check_obtainable(config: ModelConfig, images: Images, key: str) -> None:
+def check_obtainable(config: ModelConfig, images: Images, key: str, taps: Sequence[str] = ()) -> None:
     """Find before any training what would make `obtain` fail, without memory, download or reading all weights."""
     file, record = source_of(config, key)
     if record is not None:
         if not config.new_head:
             check_classes(record["classes"], images.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
+        if taps:
+            net = from_record(record, config, images, key)
+            tap(net.module, taps, net.input_size, key)
         return
-    if config.source == "own":
-        own_net(config, images, key)
-        return
-    module = plan_net(config, len(images.classes), images.image_size, key).module
-    if file is not None:
-        load_weights(module, read_weights(file, f"{key}.checkpoint"), f"{key}.checkpoint", file, name=config.name, new_head=config.new_head)
+    net = own_net(config, images, key) if config.source == "own" else plan_net(config, len(images.classes), images.image_size, key)
+    tap(net.module, taps, net.input_size, key)
+    if file is not None and config.source != "own":
+        weights = read_weights(file, f"{key}.checkpoint")
+        load_weights(net.module, weights, f"{key}.checkpoint", file, name=config.name, new_head=config.new_head)
 
 
 def source_of(config: ModelConfig, key: str) -> tuple[Path | None, dict[str, Any] | None]:

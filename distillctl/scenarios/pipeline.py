@@ -144,7 +144,8 @@ def preflight(session: Session) -> None:
     config, problems = session.config, Problems([])
     for role in ("teacher", "student"):
         if hasattr(config, role):
-            problems.attempt(lambda role=role: check_obtainable(getattr(config, role), session.images, role))
+            taps = build_loss(config.loss).taps(role) if hasattr(config, "distill") and config.distill.epochs else ()
+            problems.attempt(lambda role=role, taps=taps: check_obtainable(getattr(config, role), session.images, role, taps))
     problems.attempt(lambda: check_batches(session))
     problems.report()
 
