@@ -158,12 +158,10 @@ def options(group: str) -> list[str]:
 
 def explain(error: Exception, command: str, overrides: list[str]) -> UserError | None:
     """The one line for what went wrong while a config was composed; None where the fault is not the user's."""
-    cause: BaseException | None = error
-    while cause is not None:  # our own errors, raised inside Hydra or a resolver, know best
+    for cause in causes(error):  # our own errors, raised inside Hydra or a resolver, know best
         if isinstance(cause, UserError):
             place = getattr(error, "full_key", None)
             return type(cause)(f"{place}={cause}") if place and isinstance(cause, ConfigError) else cause
-        cause = cause.__cause__ or cause.__context__
     if isinstance(error, MissingConfigException):
         return missing_option(error, command)
     if isinstance(error, OSError) and error.filename:
@@ -193,6 +191,16 @@ def explain(error: Exception, command: str, overrides: list[str]) -> UserError |
     if isinstance(error, (HydraException, OmegaConfBaseException, yaml.YAMLError)):
         return ConfigError(" ".join(str(error).split()))
     return None
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """The error and what led to it, each once: an error that was raised from what it had caused closes a circle."""
+    found: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in found:
+        found.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return found
 
 
 def not_a_name(command: str, overrides: list[str]) -> UserError:

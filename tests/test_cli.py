@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from distillctl import compose
 from distillctl.commands import COMMANDS
 
 SCRIPT = Path(sys.executable).with_name("distillctl")
@@ -285,3 +286,11 @@ def test_a_measurement_that_fails_in_a_sweep_is_named(distillctl, tiny_run: Path
     assert finished.err == "error: checkpoint=nowhere: no such file\n"
     assert "failed: job 2" in finished.out
     assert (tmp_path / "out/0/evaluation.json").exists()
+
+
+def test_a_circle_of_causes_ends():
+    """Hydra raises errors from what they have caused; looking through them must not go round for ever."""
+    first, second = ValueError("one"), KeyError("other")
+    first.__cause__, second.__context__ = second, first
+    assert compose.causes(first) == [first, second]
+    assert compose.explain(first, "train", []) is None
