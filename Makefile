@@ -20,6 +20,8 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/training_loop.py
+	$(BIN)/python benchmarks/cached_teacher.py
+	$(BIN)/python benchmarks/losses.py
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

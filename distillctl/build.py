@@ -98,7 +98,7 @@ def check_arguments(found: type, given: Mapping[str, Any], key: str, taken: set[
     """Unknown, missing and wrongly typed arguments, before the constructor sees them."""
     try:
         parameters = inspect.signature(found).parameters
-        hints = typing.get_type_hints(vars(found).get("__init__", found))
+        hints = typing.get_type_hints(next(vars(base)["__init__"] for base in found.__mro__ if "__init__" in vars(base)))
     except (ValueError, TypeError, NameError):
         return
     names = [name for name, entry in parameters.items() if entry.kind not in (entry.VAR_POSITIONAL, entry.VAR_KEYWORD)]
@@ -164,6 +164,14 @@ def positive(**named: float) -> float:
     ((name, value),) = named.items()
     if not value > 0:
         raise ValueError(f"{name}={value} must be > 0")
+    return value
+
+
+def not_negative(**named: float) -> float:
+    """`not_negative(beta=b)` gives b back, or raises ValueError as `build` wants it."""
+    ((name, value),) = named.items()
+    if not value >= 0:
+        raise ValueError(f"{name}={value} must be >= 0")
     return value
 
 

@@ -28,6 +28,10 @@ def main() -> None:
     """Entry point of the `distillctl` script."""
     try:
         dispatch(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as in `distillctl train --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except KeyboardInterrupt:  # before a run has handlers of its own: there is nothing to save yet
         print("error: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -83,6 +87,7 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
     from distillctl import compose
 
     compose.prepare()
+    overrides = compose.opened(overrides)
     try:
         if any(word.startswith("resume=") for word in overrides):
             from distillctl import resume

@@ -141,6 +141,19 @@ def prepare() -> None:
         Plugins.instance().register(plugin)
 
 
+def opened(overrides: list[str]) -> list[str]:
+    """Members of an ensemble need no plus: `teacher.members.c.name=vgg8`, for short `teacher.members.c=vgg8`, changes one or adds it."""
+    found = []
+    for word in overrides:
+        member = re.fullmatch(r"\+{0,2}teacher\.(members|weights)\.([\w-]+)(\.[^=]+)?=(.*)", word, re.DOTALL)
+        if member:
+            kind, name, rest, value = member.groups()
+            short = kind == "members" and not rest and not value.startswith("{")
+            word = f"++teacher.{kind}.{name}{'.name' if short else rest or ''}={value}"
+        found.append(word)
+    return found
+
+
 def group_names(command: str) -> dict[str, list[str]]:
     """The config groups that a command's primary config uses, each with its options."""
     primary = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())
@@ -150,8 +163,10 @@ def group_names(command: str) -> dict[str, list[str]]:
 
 def options(group: str) -> list[str]:
     """What a group can be set to; for models the featured names, of the many that work."""
-    if group in ROLES:
-        return [*catalogue.FEATURED, *EXTRA_NAMES]
+    return [*files_of(group), *catalogue.FEATURED, *EXTRA_NAMES] if group in ROLES else files_of(group)
+
+
+def files_of(group: str) -> list[str]:
     folder = recipes_dir() if group == "recipe" else conf_dir() / group
     return sorted(file.stem for file in folder.glob("*.yaml"))
 
@@ -221,7 +236,7 @@ def missing_option(error: MissingConfigException, command: str) -> UserError:
     group, name = split_path(str(error.missing_cfg_file or ""))
     if not name:
         return ConfigError(" ".join(str(error).split()))
-    if group in ROLES:
+    if group in ROLES and not nearest(name, files_of(group)):
         try:
             catalogue.resolve(name, key=group)
         except UserError as problem:
@@ -344,7 +359,34 @@ def typed(composed: DictConfig) -> Any:
     if missing or strangers:
         raise ConfigError("\n".join(missing + strangers))
     plain = OmegaConf.to_object(composed)
-    problems = config.check(plain)
+    teacher = getattr(plain, "teacher", None)
+    problems = read_members(teacher) if isinstance(teacher, config.TeacherConfig) else []
+    problems = problems or config.check(plain)
     if problems:
         raise ConfigError("\n".join(problems))
     return plain
+
+
+def read_members(teacher: config.TeacherConfig) -> list[str]:
+    """Make each member a MemberConfig, in place; a bare name is short for its `name`. Returns what is wrong, one line each.
+
+    They are open in the schema: Hydra cannot add to a mapping of dataclasses by `+`.
+    """
+    problems = []
+    for name, given in teacher.members.items():
+        key, node = f"teacher.members.{name}", {"name": given} if isinstance(given, str) else given
+        if not re.fullmatch(r"\w[\w-]*", str(name)):
+            problems.append(f"{key}: a member's name is made of letters, digits, _ and -, as in teacher.members.a")
+        elif not isinstance(node, dict):
+            problems.append(f"{key}={given}: expected a model, as in {key}=resnet20 or {key}.checkpoint=<run folder or file>")
+        elif unknown := config.strangers(node, config.MemberConfig):
+            known = [f"{key}.{entry}" for entry in config.names(config.MemberConfig)]
+            problems += [f"{key}.{entry}={node[entry]}: unknown key; {suggestion(f'{key}.{entry}', known)}" for entry in unknown]
+        else:
+            schema = OmegaConf.create({"teacher": {"members": {name: OmegaConf.structured(config.MemberConfig)}}})
+            try:
+                merged = OmegaConf.merge(schema, {"teacher": {"members": {name: node}}})
+                teacher.members[name] = OmegaConf.to_object(merged.teacher.members[name])
+            except OmegaConfBaseException as error:
+                problems.append(wrong_type(key, [f"{key}.{entry}={value}" for entry, value in node.items()], error))
+    return problems

@@ -14,9 +14,9 @@ from omegaconf import MISSING, OmegaConf
 from distillctl.errors import ConfigError
 
 
-def number(default: Any, *, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
-    """A field with a range: `low` and `high` are allowed values, `above` is not."""
-    return field(default=default, metadata={"low": low, "high": high, "above": above})
+def number(default: Any, *, low: float | None = None, high: float | None = None, above: float | None = None, unit: str = "") -> Any:
+    """A field with a range: `low` and `high` are allowed values, `above` is not. `unit` is told to who is above `high`."""
+    return field(default=default, metadata={"low": low, "high": high, "above": above, "unit": unit})
 
 
 def option(default: str, *choices: str) -> Any:
@@ -40,6 +40,37 @@ class ModelConfig:
     ignore_class_names: bool = False
 
 
+ENSEMBLE = "ensemble"  # the teacher that is several
+
+
+@dataclass
+class MemberConfig(ModelConfig):
+    """One of several teachers; its checkpoint alone is enough."""
+
+    name: str = "recorded"
+
+
+@dataclass
+class CacheConfig:
+    """Answers of the teacher that are kept on the disk, for views that come again."""
+
+    mode: str = option("auto", "off", "auto", "fill", "require")
+    dir: Optional[str] = None  # null: $DISTILLCTL_CACHE, else outputs/.cache
+    dtype: str = option("fp16", "fp16", "fp32")
+    top_k: Optional[int] = number(None, low=1)  # classes; null: all, and of more than 256 the 16 likeliest
+
+
+@dataclass
+class TeacherConfig(ModelConfig):
+    """One model, or with teacher=ensemble several, and how their answers become one."""
+
+    members: dict[str, Any] = field(default_factory=dict)  # each a MemberConfig once the config is typed
+    combine: str = option("mean_probability", "mean_probability", "mean_logit", "mean_loss", "confidence", "entropy", "fixed")
+    weights: dict[str, float] = field(default_factory=dict)  # of members, for combine=fixed; 1 for those that are not named
+    temperature: Optional[float] = number(None, above=0)  # at which probabilities are mixed; null: that of the loss
+    cache: CacheConfig = field(default_factory=CacheConfig)
+
+
 @dataclass
 class AugmentConfig:
     """How a training image becomes a view of itself; everything off means the image as it is."""
@@ -57,17 +88,20 @@ class AugmentConfig:
 
 @dataclass
 class DatasetConfig:
-    """A labelled image set and how it is split, read and augmented."""
+    """An image set and how it is split, read and augmented."""
 
     name: str = MISSING
     root: Optional[str] = None
     download: bool = True
     image_size: Optional[int] = number(None, low=1, high=4096)
     subset: Optional[int] = number(None, low=1)
+    shots: Optional[int] = number(None, low=1)  # training images a class
+    labels: bool = True  # false: the training images have none, or they are not looked at
     val_fraction: float = number(0.1, above=0, high=0.5)
     test_fraction: float = number(0.2, above=0, high=0.5)
     split_seed: int = number(0, low=0, high=2**32 - 1)
     view_seed: Optional[int] = number(None, low=0, high=2**32 - 1)
+    views: Optional[int] = number(None, low=1)  # of each image, which the epochs take in turn; null: a new one each epoch
     on_bad_image: str = option("error", "error", "skip")
     max_pixels: int = number(50_000_000, low=1)
     in_memory: str = option("auto", "auto", "always", "never")
@@ -77,11 +111,43 @@ class DatasetConfig:
 
 
 @dataclass
+class AttackConfig:
+    """The worst small change of an image: what a method trains against, and what robust accuracy is measured under."""
+
+    name: str = option("none", "none", "pgd")
+    eps: float = number(8 / 255, above=0, high=1, unit="images are in [0, 1], where 8 of 255 is 0.0314")  # the largest change of a value
+    step: float = number(2 / 255, above=0, high=1, unit="images are in [0, 1], where 2 of 255 is 0.00784")
+    steps: int = number(10, low=1)  # while training
+    eval_steps: int = number(20, low=1)  # while measuring
+    random_start: bool = True
+
+
+@dataclass
 class StageConfig:
     """One training stage; its learning rate is `optimizer.lr` times `lr_scale`."""
 
     epochs: int = number(0, low=0)
     lr_scale: float = number(1.0, above=0)
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank adapters: W x + (alpha / rank) B A x, dropout before A."""
+
+    rank: int = number(8, low=1)
+    alpha: int = number(16, low=1)
+    dropout: float = number(0.0, low=0, high=0.9)
+
+
+@dataclass
+class FinetuneStageConfig(StageConfig):
+    """A stage that may train a part of the model alone, and its early layers slower than its late ones."""
+
+    train: str = option("all", "all", "head", "last", "lora")
+    stages: int = number(1, low=1)  # with train=last: how many before the head
+    layer_decay: float = number(1.0, above=0, high=1)  # what the learning rate is multiplied by at each stage from the head
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    adversarial: bool = False  # on images that `attack` has changed
 
 
 @dataclass
@@ -133,7 +199,7 @@ class FitConfig:
 class PretrainConfig(FitConfig):
     """`distillctl pretrain`: a teacher, by labels."""
 
-    teacher: ModelConfig = field(default_factory=ModelConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     pretrain: StageConfig = field(default_factory=StageConfig)
 
 
@@ -141,10 +207,14 @@ class PretrainConfig(FitConfig):
 class DistillConfig(FitConfig):
     """`distillctl distill`: a student, by a teacher that is ready."""
 
-    teacher: ModelConfig = field(default_factory=ModelConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: ModelConfig = field(default_factory=ModelConfig)
+    attack: AttackConfig = field(default_factory=AttackConfig)
     method: dict[str, Any] = field(default_factory=dict)
     distill: StageConfig = field(default_factory=StageConfig)
+    assistants: list[str] = field(default_factory=list)  # models between teacher and student, from big to small
+    generations: int = number(1, low=1)  # of students, each taught by the one before
+    ensemble_generations: bool = False  # a row for the mean of all generations
 
 
 @dataclass
@@ -152,19 +222,24 @@ class FinetuneConfig(FitConfig):
     """`distillctl finetune`: a student that is ready, by labels."""
 
     student: ModelConfig = field(default_factory=ModelConfig)
-    finetune: StageConfig = field(default_factory=StageConfig)
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    finetune: FinetuneStageConfig = field(default_factory=FinetuneStageConfig)
 
 
 @dataclass
 class TrainConfig(FitConfig):
     """`distillctl train`: all stages in a row, and the same student alone beside them."""
 
-    teacher: ModelConfig = field(default_factory=ModelConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     student: ModelConfig = field(default_factory=ModelConfig)
+    attack: AttackConfig = field(default_factory=AttackConfig)
     method: dict[str, Any] = field(default_factory=dict)
     pretrain: StageConfig = field(default_factory=StageConfig)
     distill: StageConfig = field(default_factory=StageConfig)
-    finetune: StageConfig = field(default_factory=StageConfig)
+    finetune: FinetuneStageConfig = field(default_factory=FinetuneStageConfig)
+    assistants: list[str] = field(default_factory=list)  # models between teacher and student, from big to small
+    generations: int = number(1, low=1)  # of students, each taught by the one before
+    ensemble_generations: bool = False  # a row for the mean of all generations
     baseline: bool = True
 
 
@@ -175,8 +250,9 @@ class EvaluateConfig:
     checkpoint: str = MISSING
     split: str = option("test", "train", "val", "test")
     model: ModelConfig = field(default_factory=ModelConfig)
-    teacher: ModelConfig = field(default_factory=ModelConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    attack: AttackConfig = field(default_factory=AttackConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     debug: bool = False
 
@@ -200,10 +276,22 @@ class ModelsConfig:
     """`distillctl models`: what can be named as a teacher or a student."""
 
     search: Optional[str] = None
+    taps: Optional[str] = None  # a model, whose places to read features from are listed instead
     source: str = option("auto", "auto", "cifar", "torchvision", "timm")
     classes: int = number(10, low=2)
     image_size: int = number(32, low=1)
     limit: int = number(40, low=1)
+    debug: bool = False
+
+
+@dataclass
+class CachesConfig:
+    """`distillctl cache`: the kept answers of teachers."""
+
+    action: str = option("list", "list", "verify", "prune")
+    dir: Optional[str] = None  # null: $DISTILLCTL_CACHE, else outputs/.cache
+    older_than_days: Optional[float] = number(None, low=0)
+    all: bool = False
     debug: bool = False
 
 
@@ -222,6 +310,7 @@ SCHEMAS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "models": ModelsConfig,
+    "cache": CachesConfig,
     "doctor": DoctorConfig,
 }
 
@@ -245,6 +334,8 @@ def open_leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any
     for name, value in node.items():
         if isinstance(value, Mapping):
             yield from open_leaves(value, f"{prefix}{name}.")
+        elif is_dataclass(value):
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value, {}
 
@@ -285,15 +376,60 @@ def check(config: Any) -> list[str]:
     if stages and all(getattr(config, name).epochs == 0 for name in stages):
         keys = " ".join(f"{name}.epochs=0" for name in stages)
         problems.append(f"{keys}: nothing to train; give one of them epochs")
+    if hasattr(config, "finetune"):
+        problems += check_finetuning(config)
+    dataset: DatasetConfig | None = getattr(config, "dataset", None)
+    if dataset is not None:
+        problems += check_shots(dataset)
     for role in ("teacher", "student", "model"):
         model: ModelConfig | None = getattr(config, role, None)
         if model is not None:
             problems += check_model(role, model)
+    teacher = getattr(config, "teacher", None)
+    if isinstance(teacher, TeacherConfig):
+        problems += check_ensemble(teacher)
+        if teacher.combine == "confidence" and dataset is not None and not dataset.labels:
+            problems.append("teacher.combine=confidence weighs by labels, and dataset.labels=false; take teacher.combine=entropy")
+    if getattr(config, "ensemble_generations", False) and config.generations == 1:
+        problems.append("ensemble_generations=true is about several generations; pass generations=2 or more")
+    attack: AttackConfig | None = getattr(config, "attack", None)
+    if attack is not None:
+        problems += check_attack(attack)
     trainer: TrainerConfig | None = getattr(config, "trainer", None)
     if trainer is not None and trainer.accumulate > trainer.batch_size:
         problems.append(f"trainer.accumulate={trainer.accumulate} is more than trainer.batch_size={trainer.batch_size}; lower it")
     if trainer is not None and trainer.devices > trainer.batch_size:
         problems.append(f"trainer.devices={trainer.devices} is more than trainer.batch_size={trainer.batch_size}; lower it")
+    return problems
+
+
+def check_finetuning(config: Any) -> list[str]:
+    stage: FinetuneStageConfig = config.finetune
+    student: ModelConfig = config.student
+    problems = []
+    if stage.stages != FinetuneStageConfig.stages and stage.train != "last":
+        problems.append(f"finetune.stages={stage.stages} works with finetune.train=last only")
+    if stage.lora != LoraConfig() and stage.train != "lora":
+        changed = next(entry.name for entry in fields(LoraConfig) if getattr(stage.lora, entry.name) != entry.default)
+        problems.append(f"finetune.lora.{changed}={getattr(stage.lora, changed)} works with finetune.train=lora only")
+    if stage.adversarial and config.attack.name == "none":
+        problems.append("finetune.adversarial=true trains on attacked images: choose an attack, as attack=pgd")
+    ready = student.checkpoint or student.pretrained or student.name == "recorded"
+    if stage.train != "all" and stage.epochs and not ready and not (hasattr(config, "distill") and config.distill.epochs):
+        problems.append(
+            f"finetune.train={stage.train} freezes weights that are random: set student.checkpoint=<run folder or file> or student.pretrained=true"
+        )
+    return problems
+
+
+def check_shots(dataset: DatasetConfig) -> list[str]:
+    if dataset.shots is None:
+        return []
+    problems = []
+    if dataset.subset is not None:
+        problems.append(f"dataset.shots={dataset.shots} and dataset.subset={dataset.subset} both say how many images; give one of them")
+    if not dataset.labels:
+        problems.append(f"dataset.shots={dataset.shots} counts labels, and dataset.labels=false; use dataset.subset=N")
     return problems
 
 
@@ -306,6 +442,46 @@ def check_model(role: str, model: ModelConfig) -> list[str]:
     if model.new_head and not (model.pretrained or model.checkpoint):
         problems.append(f"{role}.new_head=true needs weights to start from: {role}.pretrained=true or {role}.checkpoint=<file>")
     return problems
+
+
+def check_ensemble(teacher: TeacherConfig) -> list[str]:
+    if teacher.name != ENSEMBLE:
+        none = TeacherConfig()
+        given = [name for name in ("members", "combine", "weights", "temperature") if getattr(teacher, name) != getattr(none, name)]
+        return [f"teacher.{name} belongs to teacher=ensemble, and teacher={teacher.name}: leave one of them out" for name in given]
+    if not teacher.members:
+        return ["teacher=ensemble has no members: name some, as in teacher.members.a=resnet20 teacher.members.b=vgg8"]
+    problems, first = [], next(iter(teacher.members))
+    for entry in fields(ModelConfig)[1:]:
+        value = getattr(teacher, entry.name)
+        if value != getattr(ModelConfig(), entry.name):
+            problems.append(f"teacher.{entry.name}={value}: an ensemble has none of its own; set teacher.members.{first}.{entry.name}")
+    for name, member in teacher.members.items():
+        problems += check_model(f"teacher.members.{name}", member)
+    return problems + check_member_weights(teacher)
+
+
+def check_member_weights(teacher: TeacherConfig) -> list[str]:
+    if teacher.weights and teacher.combine != "fixed":
+        return [f"teacher.weights are for teacher.combine=fixed, and teacher.combine={teacher.combine}: leave one of them out"]
+    members, problems = ", ".join(teacher.members), []
+    for name, weight in teacher.weights.items():
+        if name not in teacher.members:
+            problems.append(f"teacher.weights.{name}={weight}: there is no member {name}; members: {members}")
+        if weight < 0:
+            problems.append(f"teacher.weights.{name}={weight} must be >= 0")
+    if not any(teacher.weights.get(name, 1.0) for name in teacher.members):
+        problems.append("teacher.weights: all weights are zero, so nobody teaches; give a member a weight > 0")
+    return problems
+
+
+def check_attack(attack: AttackConfig) -> list[str]:
+    if 0 < attack.eps < attack.step <= 1 and attack.steps > 1:
+        return [
+            f"attack.step={attack.step:.6g} is more than attack.eps={attack.eps:.6g}, the largest change that {attack.steps} steps may add up to: "
+            f"are they swapped? pass attack.step={attack.eps / 4:.3g}"
+        ]
+    return []
 
 
 def broken_rule(key: str, value: Any, rules: Mapping[str, Any]) -> str | None:
@@ -322,7 +498,7 @@ def broken_rule(key: str, value: Any, rules: Mapping[str, Any]) -> str | None:
     if rules.get("low") is not None and value < rules["low"]:
         return f"{key}={value} must be >= {rules['low']}"
     if rules.get("high") is not None and value > rules["high"]:
-        return f"{key}={value} must be <= {rules['high']}"
+        return f"{key}={value} must be <= {rules['high']}" + (f": {rules['unit']}" if rules.get("unit") else "")
     return None
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from distillctl.data.counters import seed_of
-from distillctl.methods.distill import Method
+from distillctl.methods.method import Method
 from distillctl.runtime import Runtime, diverged
 from distillctl.schedules import Schedule
 from distillctl.types import Batch
@@ -149,8 +149,9 @@ def fit(
                 parts = backward(module, player, batch, training, plan, runtime)
                 watch.look(parts)
                 descend(player, training, factor, plan)
+            training.method.after_step()
             if training.ema:
-                training.ema.update(training.method.student)
+                training.ema.update(training.method.averaged())
             training.batch, training.step, training.samples = training.batch + 1, training.step + 1, training.samples + plan.batch_size
             last = training.batch == plan.batches_per_epoch
             if last or training.step % plan.log_every == 0 or training.step == 1:

@@ -20,6 +20,7 @@ FREE = (
     "dataset.download",
     "dataset.workers",
     "dataset.timeout_s",
+    "teacher.cache.dir",
     "trainer.device",
     "trainer.devices",
     "trainer.threads",

@@ -49,7 +49,12 @@ class Runtime:
         devices = [self.device.index] if self.device.type == "cuda" else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers has a new name that torch 2.11 does not know
-            return nn.parallel.DistributedDataParallel(method, device_ids=devices, broadcast_buffers=not self.sync_batchnorm)
+            return nn.parallel.DistributedDataParallel(
+                method,
+                device_ids=devices,
+                broadcast_buffers=not self.sync_batchnorm,
+                find_unused_parameters=len(getattr(method, "players", ())) > 1,  # one player's step leaves the others' parameters alone
+            )
 
     def share_statistics(self, module: nn.Module) -> nn.Module:
         """Batch norm over the whole batch instead of a rank's piece, so that the number of ranks changes no result."""

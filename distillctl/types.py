@@ -23,10 +23,14 @@ class Batch(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a model answers: logits [B, K] and tapped features by name."""
+    """What a model answers: logits [B, K] and tapped features by name.
+
+    members: the answers of several teachers, where each is a lesson of its own and `logits` are only their mean
+    """
 
     logits: Tensor
     features: dict[str, Tensor]
+    members: tuple[Output, ...] = ()
 
 
 class Terms(NamedTuple):

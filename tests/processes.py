@@ -91,6 +91,7 @@ def be(arguments: tuple[str, ...], log: str, environment: dict[str, str], group:
     os.dup2(file, 2)
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests themselves run under nohup
     for number in ignoring:
         signal.signal(number, signal.SIG_IGN)
     os.environ.update(environment)
@@ -108,6 +109,39 @@ def run(*arguments: str, **more) -> Attempt:
 def shell(*words: str, timeout_s: float = 120, **more) -> subprocess.CompletedProcess[str]:
     """A command as it is typed."""
     return subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, check=False, **more)
+
+
+# a run in this process
+
+
+def configured(command: str, folder: Path, *overrides: str):
+    """The config of a command; one that goes on where a run is in the folder already."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from distillctl import compose
+
+    GlobalHydra.instance().clear()
+    compose.prepare()
+    with initialize_config_dir(str(compose.conf_dir()), version_base="1.3"):
+        config = compose.typed(hydra_compose(command, list(overrides)))
+    if (folder / "run.json").exists():
+        config.resume = str(folder)
+    return config
+
+
+class StopAfter:
+    """Asks to stop at the n-th time that it is asked."""
+
+    signal_number = signal.SIGTERM
+
+    def __init__(self, asked: int):
+        self.left = asked
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
 
 
 # what a run left behind

@@ -294,3 +294,8 @@ def test_a_circle_of_causes_ends():
     first.__cause__, second.__context__ = second, first
     assert compose.causes(first) == [first, second]
     assert compose.explain(first, "train", []) is None
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault():
+    shown = subprocess.run(f"{sys.executable} -m distillctl train --help | true", shell=True, capture_output=True, text=True, check=False)
+    assert shown.stderr == ""

@@ -150,7 +150,8 @@ def test_limits_themselves_are_allowed():
 TRAIN = {key: (kind, nullable, rules) for key, kind, nullable, rules in scalars(config.TrainConfig)}
 # what depends on another key is tested by itself
 LINKED = re.compile(
-    r"(teacher|student)\..*|trainer\.(batch_size|accumulate|devices)|(pretrain|distill|finetune)\.epochs|dataset\.name|resume"
+    r"(teacher|student)\..*|trainer\.(batch_size|accumulate|devices)|(pretrain|distill|finetune)\.epochs|dataset\.(name|shots|labels)|resume"
+    r"|finetune\.(train|stages|adversarial|lora\..*)|generations|ensemble_generations|attack\.(eps|step)"
 )
 FREE = sorted(key for key in TRAIN if not LINKED.fullmatch(key))
 

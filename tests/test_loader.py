@@ -42,9 +42,9 @@ def memory() -> Split:
     return Split(images, torch.arange(COUNT) % CLASSES, torch.arange(COUNT) * 7)
 
 
-def loader(split: Split, config: AugmentConfig = FILES, seed=5, rank=0, world=1, workers=0, batch_size=8) -> TrainLoader:
+def loader(split: Split, config: AugmentConfig = FILES, seed=5, rank=0, world=1, workers=0, batch_size=8, views=None) -> TrainLoader:
     augment = Augment(config, SIZE, CLASSES, seed)
-    return TrainLoader(split, augment, batch_size, seed, Place(CPU, rank, world), Reading(SIZE, workers))
+    return TrainLoader(split, augment, batch_size, seed, Place(CPU, rank, world), Reading(SIZE, workers), views)
 
 
 def same(one, other) -> bool:
@@ -65,6 +65,26 @@ def test_an_epoch_is_a_function_of_seed_and_number_and_of_nothing_else(kind, con
     assert same(once, list(loader(split, config)(3)))
     assert not same(once, list(loader(split, config)(4)))
     assert not same(once, list(loader(split, config, seed=6)(3)))
+
+
+def by_sample(batches) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    rows = ((batch, row) for batch in batches for row in range(len(batch.index)))
+    return {int(batch.index[row]): (batch.inputs[row], batch.targets[row]) for batch, row in rows}
+
+
+@pytest.mark.parametrize(("kind", "config"), KINDS)
+def test_a_bank_brings_its_views_again_in_another_order(kind, config, request):
+    split = request.getfixturevalue(kind)
+    bank = loader(split, config, views=2)
+    for epoch in range(2):
+        assert same(list(bank(epoch)), list(loader(split, config)(epoch)))
+    first, again, other = (list(bank(epoch)) for epoch in (1, 3, 2))
+    assert [{batch.view for batch in batches} for batches in (first, again, other)] == [{1}, {1}, {0}]
+    assert [batch.index.tolist() for batch in first] != [batch.index.tolist() for batch in again]
+    one, two = by_sample(first), by_sample(again)
+    shared = one.keys() & two.keys()
+    assert len(shared) >= COUNT - 2 * (COUNT % 8)
+    assert all(torch.equal(one[index][0], two[index][0]) and torch.equal(one[index][1], two[index][1]) for index in shared)
 
 
 @pytest.mark.parametrize(("kind", "config"), KINDS)

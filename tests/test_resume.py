@@ -12,13 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
-from processes import SMALL, Attempt, checkpoint, differences, metrics, record, run, same_stage, steps
+from processes import SMALL, Attempt, StopAfter, checkpoint, configured, differences, metrics, record, run, same_stage, steps
 
-from distillctl import compose, state
+from distillctl import state
 from distillctl.loop import PLAIN_STATE, Training
 from distillctl.runtime import Runtime
 from distillctl.scenarios.pipeline import pretraining
@@ -99,19 +96,6 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path, 
 # what a checkpoint has to hold
 
 
-class StopAfter:
-    """Asks to stop at the n-th time that it is asked."""
-
-    signal_number = signal.SIGTERM
-
-    def __init__(self, asked: int):
-        self.left = asked
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-
 class CountingScaler:
     """A scaler with a state that is not the fresh one after a few steps."""
 
@@ -142,12 +126,7 @@ class CountingScaler:
 
 def pretrain(folder: Path, *overrides: str, asked: int = 10**9) -> Stage:
     """A stage in this process; stopped after some steps by a `StopAfter`."""
-    GlobalHydra.instance().clear()
-    compose.prepare()
-    with initialize_config_dir(str(compose.conf_dir()), version_base="1.3"):
-        config = compose.typed(hydra_compose("pretrain", [*PRETRAIN[1:], *overrides]))
-    if (folder / "run.json").exists():
-        config.resume = str(folder)
+    config = configured("pretrain", folder, *PRETRAIN[1:], *overrides)
     stages = []
     before = Stage.__init__
 
@@ -171,7 +150,7 @@ MUTATION = ["teacher=wrn_16_1", "+teacher.args.drop_rate=0.3", "trainer.clip_nor
 def in_doubt(patch: pytest.MonkeyPatch) -> None:
     """A scaler with a state, and a first epoch that stays the best: to forget either has to show."""
     patch.setattr(Runtime, "scaler", lambda self: CountingScaler())
-    patch.setattr(Stage, "is_best", lambda self, values: not self.training.best)
+    patch.setattr(Stage, "is_best", lambda self, values, best: best is None)
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ COMMANDS = {
         "train a student that is ready a little longer, by labels",
         (
             "distillctl finetune student.checkpoint=outputs/distill/20260101-120000-000000",
-            "distillctl finetune student.checkpoint=student.safetensors finetune.epochs=10 finetune.lr_scale=0.01",
+            "distillctl finetune student.checkpoint=student.safetensors finetune.epochs=10 finetune.train=last finetune.stages=2",
             "distillctl finetune student=resnet18 student.checkpoint=resnet18.pth student.new_head=true dataset=cifar10",
         ),
     ),
@@ -58,11 +58,19 @@ COMMANDS = {
         ),
     ),
     "models": Command(
-        "what can be named as a teacher or a student, with parameters and MACs",
+        "what can be named as a teacher or a student, with parameters and MACs; and the taps of a model",
         (
-            "distillctl models",
             "distillctl models search=mobilenet",
             "distillctl models search=vit source=timm image_size=224 classes=1000",
+            "distillctl models taps=resnet152 image_size=224",
+        ),
+    ),
+    "cache": Command(
+        "the kept answers of teachers: what there is, whether it is whole, away with what is old",
+        (
+            "distillctl cache",
+            "distillctl cache action=verify dir=outputs/.cache",
+            "distillctl cache action=prune older_than_days=30",
         ),
     ),
     "doctor": Command(

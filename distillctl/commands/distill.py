@@ -5,7 +5,8 @@ from pathlib import Path
 from distillctl import ranks
 from distillctl.config import DistillConfig
 from distillctl.interruption import StopRequest
-from distillctl.scenarios.pipeline import check_settings, run_distill
+from distillctl.scenarios.checks import check_settings
+from distillctl.scenarios.pipeline import run_distill
 from distillctl.scenarios.session import session
 
 

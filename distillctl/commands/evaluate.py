@@ -12,46 +12,60 @@ from rich import box
 from rich.table import Table
 
 from distillctl import runtime, state
-from distillctl.config import AugmentConfig, DatasetConfig, EvaluateConfig, ModelConfig
+from distillctl.config import ENSEMBLE, AugmentConfig, DatasetConfig, EvaluateConfig, ModelConfig
 from distillctl.data import sets
 from distillctl.data.loader import Place, PlainLoader, Reading
 from distillctl.errors import CheckpointError, ConfigError
 from distillctl.interruption import StopRequest
-from distillctl.metrics import cost, quality
+from distillctl.metrics import cost, quality, robustness
 from distillctl.metrics.answers import answers
 from distillctl.models.obtain import Images, Obtained, obtain, source_of
 from distillctl.report import results
 from distillctl.report.console import Console
 from distillctl.scenarios.session import workers
+from distillctl.scenarios.teachers import check_is_trained, members_of, ready_to_answer
 
 CLASSES_SHOWN = 20
 
 
 def run(config: EvaluateConfig, folder: Path | None) -> float | None:
-    """Top-1 on the split. Writes evaluation.json into the run's folder."""
+    """Top-1 on the split, or where it has no labels agreement with the teacher. Writes evaluation.json into the run's folder."""
     with named_as_given():
         return evaluate(config, folder)
 
 
 def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
     model = with_checkpoint(config.model, config.checkpoint)
+    if config.teacher.name == ENSEMBLE:
+        for key, member in members_of(config.teacher).items():
+            check_is_trained(config, key, member)
     with StopRequest(), runtime.joined(config.trainer) as machine:
         console = Console(silent=not machine.is_main)
-        data = sets.load(dataset_of(config, model))
+        data = sets.load(dataset_of(config, model), recorded_classes(model))
         for note in data.notes:
             console.say(note)
         images = Images(data.classes, data.image_size, data.mean, data.std)
         split = {"train": data.train, "val": data.val, "test": data.test}[config.split]
+        taught = config.teacher.name == ENSEMBLE or config.teacher.checkpoint or config.teacher.pretrained
+        if not (split.labelled or taught):
+            raise ConfigError(
+                f"split={config.split}: these images have no labels; to measure agreement set teacher.checkpoint=<run folder>"
+            )
+        attacked = config.attack.name != "none"
+        if attacked and not split.labelled:
+            raise ConfigError(f"attack={config.attack.name}: the images of split={config.split} have no labels to attack; leave attack out")
         reading = Reading(data.image_size, workers(config.dataset.workers, split), config.dataset.timeout_s, config.dataset.max_pixels)
         batches = PlainLoader(split, config.trainer.batch_size, Place(machine.device, machine.rank, machine.world), reading)
         teacher_logits = None
-        if config.teacher.checkpoint or config.teacher.pretrained:
-            guide = obtain(config.teacher, images, "teacher", seed=0)
-            teacher_logits, _ = answers(guide.classifier.to(machine.device), batches, machine)
+        if taught:
+            guide, _ = ready_to_answer(config.teacher, images, "teacher", seed=0)
+            teacher_logits, _ = answers(guide.to(machine.device), batches, machine)
         obtained = obtain(model, images, "model", seed=0)
         logits, targets = answers(obtained.classifier.to(machine.device), batches, machine)
-        measured = {"n": len(targets), **quality.measure(logits, targets, teacher_logits)}
-        classes = quality.per_class(logits, targets, data.classes)
+        measured = {"n": len(targets), **quality.measure(logits, targets if split.labelled else None, teacher_logits)}
+        if attacked:
+            measured |= robustness.measure(obtained.classifier, batches, config.attack, seed=0, runtime=machine)
+        classes = quality.per_class(logits, targets, data.classes) if split.labelled else []
         show(console, obtained, f"{data.name} {config.split}, {len(targets):,} images", measured, classes)
         if machine.is_main and folder is not None:
             report: dict[str, Any] = {
@@ -63,12 +77,12 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
                 "measured": measured,
                 "parameters": cost.parameters(obtained.classifier),
                 "classes": classes,
-                "confusion": quality.confusion(logits, targets).tolist(),
+                "confusion": quality.confusion(logits, targets).tolist() if split.labelled else None,
             }
             folder.mkdir(parents=True, exist_ok=True)
             state.write_json(folder / "evaluation.json", state.finite(report))
             console.say(f"results: {folder / 'evaluation.json'}")
-        return float(measured["top1"])
+        return measured["top1"] if split.labelled else measured["agreement"]
 
 
 @contextlib.contextmanager
@@ -86,6 +100,12 @@ def with_checkpoint(model: ModelConfig, checkpoint: str) -> ModelConfig:
         raise ConfigError(f"checkpoint={checkpoint} and model.checkpoint={model.checkpoint} differ; give one of them")
     model.checkpoint = checkpoint
     return model
+
+
+def recorded_classes(model: ModelConfig) -> list[str] | None:
+    """The names of the classes that the checkpoint knows, where it has a record."""
+    _, record = source_of(model, "model")
+    return record["classes"] if record is not None else None
 
 
 def dataset_of(config: EvaluateConfig, model: ModelConfig) -> DatasetConfig:
@@ -118,6 +138,10 @@ def show(console: Console, obtained: Obtained, title: str, measured: dict[str, A
     console.table(results.table([{"model": "model", "architecture": obtained.net.name, **measured}], title))
     if measured.get("kl") is not None:
         console.say(f"KL to the teacher: {measured['kl']:.4f} nats")
+    if measured.get("robust_top1") is not None:
+        console.say(results.attack_remark(measured))
+    if not classes:
+        return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("class", "n", "precision", "recall", "F1"):
         table.add_column(heading, justify="left" if heading == "class" else "right")

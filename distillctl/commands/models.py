@@ -1,4 +1,4 @@
-"""`distillctl models`: what can be named as a teacher or a student, with what it costs."""
+"""`distillctl models`: what can be named as a teacher or a student, with what it costs; of one of them, what can be tapped."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ from rich import box
 from rich.table import Table
 
 from distillctl.config import ModelConfig, ModelsConfig
-from distillctl.errors import ConfigError, UserError, nearest
+from distillctl.errors import ConfigError, UserError, did_you_mean, nearest
 from distillctl.metrics import cost
 from distillctl.models import catalogue
-from distillctl.models.build import plan_net
+from distillctl.models.build import SMALL, plan_net
+from distillctl.models.taps import LOGITS, short_shapes, tapped_shapes
 from distillctl.report.console import Console
 from distillctl.report.results import count
 
 
 def run(config: ModelsConfig, folder: Path | None) -> None:
-    """Lists the featured models, or those that match `search`."""
+    """Lists the featured models, or those that match `search`; with `taps` the places of one model."""
+    if config.taps is not None:
+        list_taps(config.taps, config, Console())
+    else:
+        list_models(config, Console())
+
+
+def list_models(config: ModelsConfig, console: Console) -> None:
     found = matching(config)
-    console = Console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("model", "source", "params", "MACs", "stem"):
         table.add_column(heading, justify="right" if heading in ("params", "MACs") else "left")
@@ -40,9 +47,7 @@ def matching(config: ModelsConfig) -> dict[str, str]:
     everything = catalogue.names(None if config.source == "auto" else config.source)
     if config.search is None:
         return {name: everything[name] for name in catalogue.FEATURED if name in everything} or everything
-    pattern = config.search.lower()
-    wanted = pattern if any(mark in pattern for mark in "*?[") else f"*{pattern}*"
-    found = {name: source for name, source in everything.items() if fnmatch.fnmatch(name.lower(), wanted)}
+    found = {name: source for name, source in everything.items() if fits(name, config.search)}
     if not found:
         close = nearest(config.search, everything)
         way_out = (
@@ -50,6 +55,52 @@ def matching(config: ModelsConfig) -> dict[str, str]:
         )
         raise ConfigError(f"search={config.search}: no model has that in its name; {way_out}")
     return dict(sorted(found.items(), key=lambda item: (catalogue.SOURCES.index(item[1]), item[0])))
+
+
+def fits(name: str, search: str) -> bool:
+    """Whether `search`, a part of a name or a pattern, finds this one; cases do not matter."""
+    pattern = search.lower()
+    return fnmatch.fnmatch(name.lower(), pattern if any(mark in pattern for mark in "*?[") else f"*{pattern}*")
+
+
+def list_taps(name: str, config: ModelsConfig, console: Console) -> None:
+    """The short names of a model's taps, and the paths of its modules, with the shape that each gives for one image."""
+    try:
+        net = plan_net(ModelConfig(name=name, source=config.source), config.classes, config.image_size, "taps")
+    except ConfigError as error:  # it speaks of keys that a teacher or a student has
+        raise ConfigError(str(error).replace("taps.stem=large", f"image_size={SMALL}").replace("taps.image_size", "image_size")) from None
+    modules = {path: shape for path, shape in tapped_shapes(net.module, net.input_size) if shape[:1] == (1,)}  # else not an image's own
+    found = {path: shape for path, shape in modules.items() if config.search is None or fits(path, config.search)}
+    if not found:
+        raise ConfigError(
+            f"search={config.search}: {name} has no module with that in its path; {did_you_mean(str(config.search), modules)}"
+        )
+    if config.search is None:
+        short = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for heading in ("short name", "what it stands for", "shape"):
+            short.add_column(heading)
+        for tap, place, shape in short_shapes(net.module, net.input_size):
+            short.add_row(tap, place.module if place.side == "output" else f"what goes into {place.module}", shown(shape))
+        short.add_row(LOGITS, "the answer", shown((1, config.classes)))
+        console.table(short)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("module")
+    table.add_column("shape")
+    for path, shape in list(found.items())[: config.limit]:
+        table.add_row(path, shown(shape))
+    console.table(table)
+    stem = "" if net.source == "cifar" else f" with the {net.stem} stem"
+    console.say(
+        f"{min(len(found), config.limit)} of {len(found)} modules of {name}{stem}, for {config.classes} classes at {net.input_size} px"
+    )
+    if len(found) > config.limit:
+        console.say(f"for more: limit={len(found)}; to narrow: search=<part of a path, or a pattern with *>")
+    console.say("to tap: loss.at.student=[stage1,stage2] loss.at.teacher=[stage1,stage2], or paths of modules")
+
+
+def shown(shape: tuple[int, ...]) -> str:
+    """A shape without its batch."""
+    return " x ".join(map(str, shape[1:]))
 
 
 def costs(name: str, source: str, config: ModelsConfig) -> tuple[str, str, str]:

@@ -5,7 +5,8 @@ from pathlib import Path
 from distillctl import ranks
 from distillctl.config import TrainConfig
 from distillctl.interruption import StopRequest
-from distillctl.scenarios.pipeline import check_settings, run_train
+from distillctl.scenarios.checks import check_settings
+from distillctl.scenarios.pipeline import run_train
 from distillctl.scenarios.session import session
 
 

@@ -52,11 +52,15 @@ class Reading:
 class TrainLoader:
     """Augmented batches, every one whole: what is left over of an epoch comes in another epoch's order.
 
-    The view of an epoch is its number. Equal (view seed, view, index) gives equal images on any machine.
+    The view of an epoch is its number, or with a bank of `views` its place in there. Equal (view seed, view, index) gives equal images on
+    any machine; order depends on the epoch, partners of samples that are mixed on the view.
     """
 
-    def __init__(self, split: Split, augment: Augment, batch_size: int, seed: int, place: Place, reading: Reading):
+    def __init__(
+        self, split: Split, augment: Augment, batch_size: int, seed: int, place: Place, reading: Reading, views: int | None = None
+    ):
         self.split, self.augment, self.batch_size, self.seed, self.place, self.reading = split, augment, batch_size, seed, place, reading
+        self.views = views
         self.targets, self.index = split.targets.to(place.device), split.index.to(place.device)
         self.memory = split.images.to(place.device) if isinstance(split.images, Tensor) else None
 
@@ -64,24 +68,27 @@ class TrainLoader:
     def batches_per_epoch(self) -> int:
         return len(self.split) // self.batch_size
 
+    def view_of(self, epoch: int) -> int:
+        return epoch if self.views is None else epoch % self.views
+
     def __call__(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        order = self.order(epoch)
+        order, view = self.order(epoch), self.view_of(epoch)
         rows = [
             self.ours(order[number * self.batch_size : (number + 1) * self.batch_size]) for number in range(first, self.batches_per_epoch)
         ]
-        partners = self.augment.partners(len(self.split), epoch) if self.augment.mixes else None
+        partners = self.augment.partners(len(self.split), view) if self.augment.mixes else None
         if self.memory is not None:
             for row in rows:
-                yield self.from_memory(row.to(self.place.device), epoch, partners)
+                yield self.from_memory(row.to(self.place.device), view, partners)
         else:
-            yield from self.from_files(rows, epoch, partners)
+            yield from self.from_files(rows, view, partners)
 
     def order(self, epoch: int) -> Tensor:
         """Positions in the split, shuffled; where samples are mixed, partners stay neighbours so that each is read once."""
         count = len(self.split)
         if not self.augment.mixes:
             return permutation(count, self.seed, "order", epoch)
-        partners = self.augment.partners(count, epoch)
+        partners = self.augment.partners(count, self.view_of(epoch))
         firsts = torch.arange(count)[torch.arange(count) <= partners]
         firsts = firsts[permutation(len(firsts), self.seed, "order", epoch)]
         pairs = torch.stack([firsts, partners[firsts]], dim=1).flatten()
@@ -195,7 +202,10 @@ def decoded(files: Dataset[Tensor], rows: list[Tensor], reading: Reading, device
     except Exception as error:
         if not isinstance(error, UserError):  # a broken connection may be noticed before the death that broke it
             wait([worker.sentinel for worker in workers], timeout=DEATH_S)
-        died, hangs = any(worker.exitcode for worker in workers), "DataLoader timed out" in str(error)
+        cut_off = isinstance(
+            error, (EOFError, ConnectionError)
+        )  # in the middle of a batch: on a busy machine before anyone knows of a death
+        died, hangs = bool(workers) and (cut_off or any(worker.exitcode for worker in workers)), "DataLoader timed out" in str(error)
         if died or hangs:
             kill(batches, workers)
         elif workers:  # now: left to the garbage collector, which takes it apart in any order, it waits for what is gone already

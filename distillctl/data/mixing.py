@@ -52,10 +52,14 @@ def pasted(images: Tensor, partners: Tensor, alpha: float, seed: int, view: int,
 
 
 def shared_targets(targets: Tensor, partner_targets: Tensor, share: Tensor, num_classes: int) -> Tensor:
-    """Class probabilities float32 [B, K]: `share` (float64 [B]) for the own class, the rest for the partner's; both int64 [B]."""
+    """Class probabilities float32 [B, K]: `share` (float64 [B]) for the own class, the rest for the partner's; both int64 [B].
+
+    NaN where one of the two has no label: a loss that reads it by mistake is not finite, and training ends there.
+    """
     blank = share.new_zeros(len(share), num_classes)
-    own = blank.scatter(1, targets[:, None], share[:, None])
-    return (own + blank.scatter(1, partner_targets[:, None], 1 - share[:, None])).float()
+    own = blank.scatter(1, targets.clamp(min=0)[:, None], share[:, None])
+    mixed = own + blank.scatter(1, partner_targets.clamp(min=0)[:, None], 1 - share[:, None])
+    return mixed.masked_fill(((targets < 0) | (partner_targets < 0))[:, None], torch.nan).float()
 
 
 def _span(half: Tensor, extent: int, centre: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,11 @@
-"""Load a labelled image set, split into train, validation and test."""
+"""Load an image set, split into train, validation and test."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from distillctl.config import DatasetConfig
 from distillctl.data import facts, folder, official, reading
 from distillctl.data.images import BadImage, shown
-from distillctl.data.split import Split, cut, whole
+from distillctl.data.split import Split, cut, few, unlabelled, whole
 from distillctl.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["DataSet", "Split", "check_size", "known", "load"]
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 class DataSet:
     """A set that is ready for training.
 
+    train, val, test: each with or without labels, as dataset.labels, dataset.shots and the folders say
     mean, std:   of the training split in [0, 1], by channel; ImageNet's for files on disk
     fingerprint: SHA-256 over the content (pixels in memory; relative names and sizes on disk), the classes, the size and the split
     notes:       lines to show the user
@@ -63,11 +64,14 @@ def check_size(image_size: int | None) -> None:
         raise ConfigError(f"dataset.image_size={image_size}: must be at least 4")
 
 
-def load(config: DatasetConfig) -> DataSet:
-    """The set that `config` describes. The same files and config give the same splits, everywhere."""
+def load(config: DatasetConfig, teacher_classes: Sequence[str] | None = None) -> DataSet:
+    """The set that `config` describes. The same files and config give the same splits, everywhere.
+
+    `teacher_classes` are the class names where images without labels have none of their own.
+    """
     check_size(config.image_size)
     if config.name == "image_folder":
-        return _load_folder(config)
+        return _load_folder(config, teacher_classes)
     if config.name not in OFFICIAL:
         raise ConfigError(f"dataset.name={config.name}: no such set; {did_you_mean(config.name, known())}")
     root, _ = _root(config)
@@ -85,29 +89,27 @@ def load(config: DatasetConfig) -> DataSet:
     return _in_memory(config.name, source.classes, size, parts, pixels, [])
 
 
-def _load_folder(config: DatasetConfig) -> DataSet:
+def _load_folder(config: DatasetConfig, teacher_classes: Sequence[str] | None) -> DataSet:
     root, said = _root(config)
-    found = folder.layout(root, said)
-    listings = {part: folder.listing(place, root, said) for part, place in found.items()}
-    first = listings[next(iter(listings))]
-    names = first.classes
-    if len(names) < 2:
-        raise DataError(f"{shown(first.folder)}: only one class, {shown(names[0])}; a classifier needs two or more")
+    if config.labels:
+        found = folder.layout(root, said)
+        listings = {part: folder.listing(place, root, said) for part, place in found.items()}
+        names = _names_of_all(listings)
+        classes = tuple(map(shown, names))
+    else:
+        found = folder.layout_without_labels(root, said)
+        listings = {part: _listing_without_labels(part, found, root, said) for part in found}
+        names, classes = _names_without_labels(listings, teacher_classes, said)
     notes = _scan_notes(listings, folder.unused(root, found))
     sizes: dict[Path, int] = {}
     sources: dict[str, Split] = {}
     for part, listing in listings.items():
-        if extra := sorted(set(listing.classes) - set(names)):
-            raise DataError(f"{shown(listing.folder)} has classes that {shown(first.folder)} lacks: {_some(extra)}")
-        number = {name: target for target, name in enumerate(names)}
-        source = whole(list(listing.files), torch.tensor([number[label] for label in listing.labels], dtype=torch.int64))
-        sources[part] = _without_bad(source, listing, config, notes)
+        sources[part] = _without_bad(_source(listing, names), listing, config, notes)
         sizes.update(zip(listing.files, listing.sizes, strict=True))
-        if absent := [name for name, count in zip(names, sources[part].sizes(len(names)), strict=True) if count == 0]:
-            if listing is first:
+        if listing.classes and (absent := [name for name, count in zip(names, sources[part].sizes(len(names)), strict=True) if count == 0]):
+            if part in ("train", "all"):
                 raise DataError(f"{shown(listing.folder)}: no readable images of {_some(absent)}")
             notes.append(f"{part} has no images of: {_some(absent)}")
-    classes = tuple(map(shown, names))
     pool, val, test = sources.get("train", sources.get("all")), sources.get("val"), sources.get("test")
     assert pool is not None
     if test is None:  # as ImageNet is published: its val folder is what results are reported on
@@ -128,6 +130,47 @@ def _load_folder(config: DatasetConfig) -> DataSet:
     mark = facts.fingerprint(config.name, classes, size, parts, facts.file_digest(files, sizes, root))
     notes.extend(facts.duplicate_files(paths, sizes))
     return DataSet(config.name, classes, size, *parts, IMAGENET_MEAN, IMAGENET_STD, mark, notes)
+
+
+def _names_of_all(listings: Mapping[str, folder.Listing]) -> tuple[str, ...]:
+    """The class names of the training images, or an error where there is one only, or where another part has others."""
+    first = listings[next(iter(listings))]
+    if len(first.classes) < 2:
+        raise DataError(f"{shown(first.folder)}: only one class, {shown(first.classes[0])}; a classifier needs two or more")
+    for listing in listings.values():
+        if extra := sorted(set(listing.classes) - set(first.classes)):
+            raise DataError(f"{shown(listing.folder)} has classes that {shown(first.folder)} lacks: {_some(extra)}")
+    return first.classes
+
+
+def _listing_without_labels(part: str, found: Mapping[str, Path], root: Path, said: str) -> folder.Listing:
+    """Validation and test images keep the labels that they have: folders in val/ and test/ are classes."""
+    if part != "train" and folder.has_classes(found[part]):
+        return folder.listing(found[part], root, said)
+    return folder.listing_without_labels(found[part], [place for other, place in found.items() if other != part], said)
+
+
+def _names_without_labels(
+    listings: Mapping[str, folder.Listing], teacher_classes: Sequence[str] | None, said: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of class folders in the order of the targets, and the class names, of which those may be a part."""
+    own = tuple(sorted({name for listing in listings.values() for name in listing.classes}))
+    if teacher_classes is not None and {shown(name) for name in own} <= set(teacher_classes):
+        folders = {shown(name): name for name in own}
+        return tuple(folders.get(name, name) for name in teacher_classes), tuple(teacher_classes)
+    if len(own) < 2:
+        raise DataError(
+            f"{said}: nothing names the classes of images without labels; give a teacher with a record (teacher.checkpoint=<run folder>), "
+            "or some labelled images in test/CLASS"
+        )
+    return own, tuple(map(shown, own))
+
+
+def _source(listing: folder.Listing, names: Sequence[str]) -> Split:
+    if not listing.classes:
+        return unlabelled(list(listing.files))
+    number = {name: target for target, name in enumerate(names)}
+    return whole(list(listing.files), torch.tensor([number[label] for label in listing.labels], dtype=torch.int64))
 
 
 def _read(files: list[Path], config: DatasetConfig) -> tuple[int, Tensor | None, Counter[str]]:
@@ -175,18 +218,26 @@ def _without_bad(source: Split, listing: folder.Listing, config: DatasetConfig, 
 def _divide(
     pool: Split, val: Split | None, test: Split | None, classes: tuple[str, ...], config: DatasetConfig
 ) -> tuple[Split, Split, Split]:
-    """Train, validation and test. What is not given is cut out of `pool`, each class in proportion."""
-    count = len(classes)
+    """Train, validation and test. What is not given is cut out of `pool`, each class in proportion.
+
+    The labels of validation images that were cut out are forgotten where training is to do with few labels or none.
+    """
+    count = len(classes) if pool.labelled else 1
     need = 1 + (val is None) + (test is None)
-    for name, size in zip(classes, pool.sizes(count), strict=True):
+    for name, size in zip(classes[:count], pool.sizes(count), strict=True):
         if size < need:
-            raise DataError(f"class {name} has {size} image{'s' * (size != 1)} to be split into {need} parts; add some or remove the class")
+            who, way_out = (f"class {name} has", "add some or remove the class") if pool.labelled else ("there are", "add some")
+            raise DataError(f"{who} {size} image{'s' * (size != 1)} to be split into {need} parts; {way_out}")
     if test is None:  # the key is fixed: a test split that follows a seed would be another one for everyone
         pool, test = cut(pool, round(config.test_fraction * len(pool)), count, "test", left=need - 1)
     pool, val = _subset(pool, val, count, config)
     if val is None:
         pool, val = cut(pool, round(config.val_fraction * len(pool)), count, f"val {config.split_seed}")
-    return pool, val, test
+        if config.shots is not None or not config.labels:
+            val = val.without_labels()
+    if config.shots is not None:
+        pool = few(pool, config.shots, classes, f"shots {config.split_seed}")
+    return (pool if config.labels else pool.without_labels()), val, test
 
 
 def _subset(pool: Split, val: Split | None, count: int, config: DatasetConfig) -> tuple[Split, Split | None]:
@@ -196,7 +247,7 @@ def _subset(pool: Split, val: Split | None, count: int, config: DatasetConfig) -
     if wanted is None or wanted == there:
         return pool, val
     if not 2 * count <= wanted <= there:
-        least = f"{2 * count} (two of each of {count} classes)"
+        least = f"{2 * count} (two of each of {count} classes)" if count > 1 else "2"
         raise DataError(f"dataset.subset={wanted}: must be from {least} to {there}, what train and validation have")
     if val is None:
         return cut(pool, wanted, count, key, least=2, left=0)[1], None

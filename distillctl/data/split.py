@@ -1,4 +1,4 @@
-"""Cut a labelled set into stratified parts."""
+"""Cut a set into stratified parts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from distillctl.errors import DataError
+
+UNLABELLED = -1
+
 
 @dataclass(frozen=True)
 class Split:
     """Images with their classes.
 
     images:  uint8 [N, 3, S, S] in memory, or N files to be decoded
-    targets: int64 [N]
+    targets: int64 [N]; all UNLABELLED where the classes are not known, or not to be looked at
     index:   int64 [N], the place of each sample in the source that it was cut from (its train or its test part): the same
              whatever subset or split is taken
     """
@@ -34,14 +38,31 @@ class Split:
         images = self.images[chosen] if isinstance(self.images, Tensor) else [self.images[p] for p in positions]
         return Split(images, self.targets[chosen], self.index[chosen])
 
+    @property
+    def labelled(self) -> bool:
+        return bool((self.targets != UNLABELLED).all())
+
+    def without_labels(self) -> Split:
+        return Split(self.images, torch.full_like(self.targets, UNLABELLED), self.index)
+
+    @property
+    def strata(self) -> Tensor:
+        """int64 [N]: what a cut takes in proportion. Images without labels are all alike."""
+        return self.targets.clamp(min=0)
+
     def sizes(self, classes: int) -> list[int]:
-        """How many samples each class has."""
-        return torch.bincount(self.targets, minlength=classes).tolist()
+        """How many samples each class has; `classes` numbers or more."""
+        return torch.bincount(self.strata, minlength=classes).tolist()
 
 
 def whole(images: Tensor | list[Path], targets: Tensor) -> Split:
     """A source as it is."""
     return Split(images, targets, torch.arange(len(targets)))
+
+
+def unlabelled(images: list[Path]) -> Split:
+    """A source of which nobody knows the classes."""
+    return whole(images, torch.full((len(images),), UNLABELLED))
 
 
 def cut(split: Split, count: int, classes: int, key: str, least: int = 1, left: int = 1) -> tuple[Split, Split]:
@@ -54,15 +75,28 @@ def cut(split: Split, count: int, classes: int, key: str, least: int = 1, left: 
     high = [max(n - left, 0) for n in sizes]
     low = [min(least, h) for h in high]
     counts = shares(sizes, min(max(count, sum(low)), sum(high)), low, high)
-    members: list[list[int]] = [[] for _ in range(classes)]
-    for position, target in enumerate(split.targets.tolist()):
-        members[target].append(position)
+    members: list[list[int]] = [[] for _ in sizes]
+    for position, stratum in enumerate(split.strata.tolist()):
+        members[stratum].append(position)
     index = split.index.tolist()
     taken = set()
     for positions, wanted in zip(members, counts, strict=True):
         taken.update(sorted(positions, key=lambda position: _draw(key, index[position]))[:wanted])
     everything = range(len(split))
     return split.take([p for p in everything if p not in taken]), split.take([p for p in everything if p in taken])
+
+
+def few(split: Split, shots: int, classes: Sequence[str], key: str) -> Split:
+    """`shots` samples of each class; `key` decides which, and what fewer shots take is among what more take.
+
+    Raises DataError with the class that has fewer.
+    """
+    for name, size in zip(classes, split.sizes(len(classes)), strict=True):
+        if size < shots:
+            raise DataError(
+                f"dataset.shots={shots}: class {name} has {size} training image{'s' * (size != 1)}; lower it, or add images of that class"
+            )
+    return cut(split, shots * len(classes), len(classes), key, least=shots, left=0)[1]
 
 
 def shares(sizes: Sequence[int], total: int, low: Sequence[int], high: Sequence[int]) -> list[int]:

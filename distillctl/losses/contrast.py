@@ -40,6 +40,7 @@ class ContrastiveRepresentation(FeatureLoss):
     negatives. In the paper each sample draws among other classes, and those not yet seen are random vectors.
     """
 
+    needs_labels = True
     banks: Tensor
     labels: Tensor
     log_z: Tensor
@@ -59,6 +60,8 @@ class ContrastiveRepresentation(FeatureLoss):
         for name, value in (("negatives", negatives), ("dim", dim)):
             if value < 1:
                 raise ValueError(f"{name}={value} must be >= 1")
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed={seed} must be in [0, 2^32 - 1]")
         self.negatives, self.dim, self.seed = negatives, dim, seed
         self.temperature, self.momentum = positive(temperature=temperature), fraction(momentum=momentum)
         self.embeddings = nn.ModuleList()

@@ -13,14 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillctl.losses.inputs import inverse_length, matched, precise, unit
+from distillctl.losses.inputs import as_read, inverse_root, layered, matched, precise, unit
+from distillctl.losses.sums import gram, products, squared_gap
 from distillctl.losses.tapped import STAGES, FeatureLoss
 from distillctl.types import Batch, Output
 
 
 def hint(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean square of the difference of maps [B, C, H, W]. Eq. 3 of Romero et al. 2015 (FitNets), whose sum is a mean here."""
-    return F.mse_loss(*matched(student, teacher))
+    ours, theirs = matched(student, teacher)
+    return squared_gap(ours, theirs).sum() / ours.numel()
 
 
 def attention(values: Tensor) -> Tensor:
@@ -37,17 +39,23 @@ def attention_gap(student: Tensor, teacher: Tensor) -> Tensor:
     return (attention(ours) - attention(theirs)).square().mean()
 
 
-def squared_kernel(one: Tensor, other: Tensor) -> Tensor:
-    """Mean over samples and pairs of channels of the squared cosine between them, for [B, C, N] and [B, D, N].
+def squared_kernels(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared MMD of the channels of [B, C, N] and [B, D, N]: means over samples and pairs of channels of squared cosines.
 
-    Lengths are divided out of the C x D products, where there are fewer numbers than in the maps.
+    Squared lengths are on the diagonals of the products, and lengths are divided out of these, where there are fewer numbers than in the maps.
     """
-    return (one @ other.mT * inverse_length(one) * inverse_length(other).mT).square().mean()
+    ours, theirs = gram(student), gram(teacher)
+    one, other = (inverse_root(found.diagonal(dim1=1, dim2=2)) for found in (ours, theirs))
+
+    def kernel(found: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return (found * left[:, :, None] * right[:, None]).square().mean()
+
+    return kernel(theirs, other, other) + kernel(ours, one, one) - 2 * kernel(products(student, teacher), one, other)
 
 
 def summed_directions(values: Tensor) -> Tensor:
     """[B, C, N] -> [B, N, N]: the mean over channels of aaᵀ, each channel a at length one."""
-    return (values * inverse_length(values).square()).mT @ values / values.shape[1]
+    return gram(unit(values).mT) / values.shape[1]
 
 
 def selectivity_gap(student: Tensor, teacher: Tensor) -> Tensor:
@@ -59,13 +67,13 @@ def selectivity_gap(student: Tensor, teacher: Tensor) -> Tensor:
     c, d, n = ours.shape[1], theirs.shape[1], ours.shape[2]
     if n * (c + d) <= c * c + c * d + d * d:
         return (summed_directions(ours) - summed_directions(theirs)).square().sum((1, 2)).mean()
-    return squared_kernel(theirs, theirs) + squared_kernel(ours, ours) - 2 * squared_kernel(ours, theirs)
+    return squared_kernels(ours, theirs)
 
 
 def flow(first: Tensor, second: Tensor) -> Tensor:
     """[B, C, H, W], [B, D, H', W'] -> [B, C, D]: products of channels, mean over positions. Eq. 1 of Yim et al. 2017 (FSP)."""
     first, second = matched(first, second)
-    return first.flatten(2) @ second.flatten(2).mT / (first.shape[2] * first.shape[3])
+    return products(first.flatten(2), second.flatten(2)) / (first.shape[2] * first.shape[3])
 
 
 def flow_gap(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
@@ -79,8 +87,9 @@ def information_gap(mean: Tensor, teacher: Tensor, variance: Tensor) -> Tensor:
     Ahn et al. 2019 (VID); mean over everything, where the paper sums over channels and positions, as their code does.
     """
     mean, teacher = matched(mean, teacher)
-    spread = precise(variance)[:, None, None]
-    return ((mean - teacher).square() / spread + spread.log()).mean() / 2
+    spread = precise(variance)
+    squares = squared_gap(mean, teacher) * mean.shape[1] / mean.numel()
+    return (squares / spread + spread.log()).mean() / 2
 
 
 def margins(mean: Tensor, deviation: Tensor) -> Tensor:
@@ -99,8 +108,9 @@ def overhaul_gap(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
     """
     ours, theirs = matched(student, teacher)
     target = torch.maximum(theirs, precise(margin)[:, None, None])
-    counts = (ours > target) | (target > 0)
-    return torch.where(counts, ours - target, 0.0).square().sum() / len(ours)
+    with torch.no_grad():  # the square of a distance to what is nearest moves the student as if that stood still
+        nearest = torch.where(target > 0, target, torch.minimum(ours, target))
+    return squared_gap(ours, nearest).sum() / len(ours)
 
 
 def projection(wanted: int, given: int) -> nn.Module:
@@ -123,8 +133,7 @@ class FitNet(FeatureLoss):
         assert self.projections, "prepare comes first"
         total = []
         for project, pair in zip(self.projections, self.maps(student, teacher), strict=True):
-            ours, theirs = matched(*pair)
-            total.append(hint(project(ours), theirs))
+            total.append(hint(layered(project, *pair), pair[1]))
         return torch.stack(total).sum()
 
 
@@ -165,9 +174,10 @@ class Flow(FitNet):
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         assert self.projections, "prepare comes first"
-        pairs = [
-            (project(precise(ours)), theirs) for project, (ours, theirs) in zip(self.projections, self.maps(student, teacher), strict=True)
-        ]
+        pairs = []
+        for project, (ours, theirs) in zip(self.projections, self.maps(student, teacher), strict=True):
+            with as_read(ours):
+                pairs.append((project(ours), theirs))
         gaps = [flow_gap((first[0], second[0]), (first[1], second[1])) for first, second in pairwise(pairs)]
         return torch.stack(gaps).sum()
 
@@ -196,9 +206,8 @@ class VariationalInformation(FeatureLoss):
         assert self.means, "prepare comes first"
         total = []
         for mean, spread, pair in zip(self.means, self.spreads, self.maps(student, teacher), strict=True):
-            ours, theirs = matched(*pair)
             variance = torch.logaddexp(spread, torch.zeros_like(spread)) + self.FLOOR  # softplus, exact for large a too
-            total.append(information_gap(mean(ours), theirs, variance))
+            total.append(information_gap(layered(mean, *pair), pair[1], variance))
         return torch.stack(total).sum()
 
 
@@ -225,7 +234,6 @@ class Overhaul(FeatureLoss):
         assert self.connectors, "prepare comes first"
         total = []
         for number, pair in enumerate(self.maps(student, teacher)):
-            ours, theirs = matched(*pair)
-            gap = overhaul_gap(self.connectors[number](ours), theirs, self.margins[number])
+            gap = overhaul_gap(layered(self.connectors[number], *pair), pair[1], self.margins[number])
             total.append(gap / 2 ** (len(self.connectors) - 1 - number))
         return torch.stack(total).sum()

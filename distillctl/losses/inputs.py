@@ -9,7 +9,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from distillctl.errors import ConfigError
 from distillctl.types import Output
@@ -22,6 +22,12 @@ def precise(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
+def as_read(values: Tensor) -> torch.autocast:
+    """Autocast to the precision of a tap: a layer of a loss's own computes in what the net does that it reads; formulas stay precise."""
+    low = values.dtype in (torch.bfloat16, torch.float16)
+    return torch.autocast(values.device.type, values.dtype if low else None, enabled=low)
+
+
 def hard_labels(targets: Tensor) -> Tensor:
     """int64 [B]; of mixed targets, float [B, K], the class with the largest share."""
     return targets.argmax(1) if targets.is_floating_point() else targets
@@ -29,7 +35,13 @@ def hard_labels(targets: Tensor) -> Tensor:
 
 def feature(output: Output, tap: str) -> Tensor:
     """A tapped feature by name; `logits` are always there."""
-    return output.logits if tap == "logits" else output.features[tap]
+    if tap == "logits":
+        return output.logits
+    if not isinstance(output.features.get(tap), Tensor):
+        raise ConfigError(
+            f"tap {tap}: nothing comes out of it, or no tensor; distillctl models taps=<name of the model> lists what can be tapped"
+        )
+    return output.features[tap]
 
 
 def as_map(values: Tensor) -> Tensor:
@@ -48,7 +60,7 @@ def as_map(values: Tensor) -> Tensor:
             return values[:, extra:].transpose(1, 2).unflatten(2, (side, side))
     raise ConfigError(
         f"a feature of shape {tuple(values.shape)} is neither a map [B, C, H, W], nor a square of tokens [B, T, C] "
-        "with or without a class token, nor a vector [B, C]; tap another layer"
+        "with or without a class token, nor a vector [B, C]; tap another layer: distillctl models taps=<name of the model> lists them"
     )
 
 
@@ -59,26 +71,38 @@ def as_vector(values: Tensor) -> Tensor:
 
 def matched(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Two maps [B, C, H, W] and [B, D, H', W'] in full precision, both pooled to the smaller height and the smaller width."""
-    size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
+    size = smaller(student, teacher)
     return pooled(precise(student), size), pooled(precise(teacher), size)
 
 
+def smaller(one: Tensor, other: Tensor) -> tuple[int, int]:
+    """The smaller height and the smaller width of two maps."""
+    return min(one.shape[2], other.shape[2]), min(one.shape[3], other.shape[3])
+
+
+def layered(layer: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
+    """What a layer of the loss's own makes of a student's map, at the size that `matched` brings the pair to."""
+    with as_read(student):
+        return layer(pooled(student, smaller(student, teacher)))
+
+
 def pooled(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """Adaptive average pooling [B, C, H, W] -> [B, C, *size]."""
+    """Adaptive average pooling [B, C, H, W] -> [B, C, *size], in full precision; a map of that size stays as it is."""
     height, width = values.shape[2:]
     if (height, width) == size:
         return values
+    values = precise(values)
     if height % size[0] == 0 and width % size[1] == 0:  # the same numbers, and a backward that CUDA repeats bit for bit
         return F.avg_pool2d(values, (height // size[0], width // size[1]))
     return F.adaptive_avg_pool2d(values, size)
 
 
-def inverse_length(vectors: Tensor, dim: int = -1) -> Tensor:
-    """1 / length along `dim`, which stays. A vector without a direction has 0, and gets no gradient: 1 / length has no bound."""
-    lengths = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
-    return torch.where(lengths > NO_LENGTH, 1 / lengths.clamp_min(NO_LENGTH), 0.0)
+def inverse_root(squares: Tensor) -> Tensor:
+    """1 / length of vectors from their length². One without a direction has 0, and gets no gradient: 1 / length has no bound."""
+    return torch.where(squares > NO_LENGTH**2, squares.clamp_min(NO_LENGTH**2).rsqrt(), 0.0)
 
 
 def unit(vectors: Tensor, dim: int = -1) -> Tensor:
-    """Vectors of length one along `dim`; one without a direction stays 0."""
-    return vectors * inverse_length(vectors, dim)
+    """Vectors of length one along `dim`; one without a direction stays 0, and gets no gradient."""
+    lengths = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
+    return vectors * torch.where(lengths > NO_LENGTH, 1 / lengths.clamp_min(NO_LENGTH), 0.0)

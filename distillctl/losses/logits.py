@@ -7,6 +7,7 @@ only compare answers, so that mixed targets change nothing there.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +24,16 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
     return F.cross_entropy(logits, targets.to(logits) if targets.is_floating_point() else targets, label_smoothing=label_smoothing)
 
 
-def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Each class a question of its own: summed over classes, mean over samples; targets float [B, K], several may be 1, or int64 [B]."""
+def binary_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Each class a question of its own: summed over classes, mean over samples; targets float [B, K], several may be 1, or int64 [B].
+
+    Smoothing moves each target towards 1/2, which is what one class of two is in the smoothing of `cross_entropy`.
+    """
     logits = precise(logits)
     if not targets.is_floating_point():
         targets = F.one_hot(targets, logits.shape[1])
-    return F.binary_cross_entropy_with_logits(logits, targets.to(logits), reduction="sum") / len(logits)
+    targets = targets.to(logits) * (1 - label_smoothing) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
 
 
 def divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
@@ -87,7 +92,7 @@ def logit_distance(student: Tensor, teacher: Tensor) -> Tensor:
 class CrossEntropy(nn.Module):
     """The labels' own term."""
 
-    needs_teacher = False
+    needs_teacher, needs_labels = False, True
 
     def __init__(self, label_smoothing: float = 0.0):
         super().__init__()
@@ -97,23 +102,25 @@ class CrossEntropy(nn.Module):
         return cross_entropy(student.logits, batch.targets, self.label_smoothing)
 
 
-class BinaryCrossEntropy(nn.Module):
+class BinaryCrossEntropy(CrossEntropy):
     """The labels' own term where several of them may hold."""
 
-    needs_teacher = False
-
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Tensor:
-        return binary_cross_entropy(student.logits, batch.targets)
+        return binary_cross_entropy(student.logits, batch.targets, self.label_smoothing)
 
 
 class AtTemperature(nn.Module):
-    """A term that softens both answers alike."""
+    """A term that softens both answers alike, and compares them."""
 
     needs_teacher = True
+    compare: Callable[[Tensor, Tensor, float], Tensor]
 
     def __init__(self, temperature: float = 4.0):
         super().__init__()
         self.temperature = positive(temperature=temperature)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        return self.compare(student.logits, teacher.logits, self.temperature)
 
 
 class SoftTargets(AtTemperature):
@@ -125,37 +132,33 @@ class SoftTargets(AtTemperature):
             raise ValueError(f"reduction={reduction} must be batchmean or mean")
         self.reduction = reduction
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        loss = soft_targets(student.logits, teacher.logits, self.temperature)
-        return loss / student.logits.shape[1] if self.reduction == "mean" else loss
+    def compare(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        loss = soft_targets(student, teacher, temperature)
+        return loss / student.shape[1] if self.reduction == "mean" else loss
 
 
 class SoftCrossEntropy(AtTemperature):
     """Cross-entropy with the teacher's softened answers."""
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        return soft_cross_entropy(student.logits, teacher.logits, self.temperature)
+    compare = staticmethod(soft_cross_entropy)
 
 
 class ReverseDivergence(AtTemperature):
     """KL the other way round."""
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        return reverse_divergence(student.logits, teacher.logits, self.temperature)
+    compare = staticmethod(reverse_divergence)
 
 
 class JensenShannon(AtTemperature):
     """The symmetric, bounded divergence."""
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        return jensen_shannon(student.logits, teacher.logits, self.temperature)
+    compare = staticmethod(jensen_shannon)
 
 
 class BinaryDivergence(AtTemperature):
     """Distillation where several labels may hold."""
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        return binary_divergence(student.logits, teacher.logits, self.temperature)
+    compare = staticmethod(binary_divergence)
 
 
 class HardTeacher(nn.Module):

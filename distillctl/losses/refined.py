@@ -1,4 +1,4 @@
-"""What became of Hinton's loss: decoupled, by correlation, standardised, at a learned temperature, aligned at several levels.
+"""What became of Hinton's loss: decoupled, by correlation, standardised, at a learned temperature, aligned at several levels, by confidence.
 
 B batch, K classes.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillctl.build import positive
+from distillctl.build import not_negative, positive
 from distillctl.losses.inputs import hard_labels, precise, unit
 from distillctl.losses.logits import AtTemperature, divergence, soft_targets, softened
 from distillctl.types import Batch, Output
@@ -78,6 +78,23 @@ def alignment(student: Tensor, teacher: Tensor, temperatures: Sequence[float]) -
     return total
 
 
+def uncertainty(logits: Tensor) -> Tensor:
+    """[B]: the entropy of softmax(z) over log K, in [0, 1]; logits [B, K]."""
+    log_p = softened(logits, 1.0)
+    return (-(log_p.exp() * log_p).sum(1) / math.log(logits.shape[1])).clamp(0, 1)
+
+
+def weighted_soft_targets(student: Tensor, teacher: Tensor, weights: Tensor, temperature: float) -> Tensor:
+    """T² times the mean over samples of w KL(teacher ‖ student), w [B] brought to a mean of 1; where all are 0, so is the loss.
+
+    After Li et al. 2021 (Dynamic KD), who choose the samples whose answers have the largest entropy; here the choice is a matter of degree.
+    """
+    log_s, log_t = softened(student, temperature), softened(teacher, temperature)
+    gaps = (log_t.exp() * (log_t - log_s)).sum(1)
+    shares = weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+    return (shares * gaps).sum() * temperature**2
+
+
 class Reversed(torch.autograd.Function):
     """The identity, whose gradient is multiplied by a factor: below 0, descent on the loss is ascent for what is behind it."""
 
@@ -91,14 +108,14 @@ class Reversed(torch.autograd.Function):
         return gradients[0] * ctx.factor, None
 
 
-class Decoupled(nn.Module):
+class Decoupled(AtTemperature):
     """Target and non-target classes apart (DKD)."""
 
-    needs_teacher = True
+    needs_labels = True
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0):
-        super().__init__()
-        self.alpha, self.beta, self.temperature = alpha, beta, positive(temperature=temperature)
+        super().__init__(temperature)
+        self.alpha, self.beta = not_negative(alpha=alpha), not_negative(beta=beta)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return decoupled(student.logits, teacher.logits, batch.targets, self.alpha, self.beta, self.temperature)
@@ -112,14 +129,12 @@ class StandardisedDecoupled(Decoupled):
         return decoupled(z_s, z_t, batch.targets, self.alpha, self.beta, self.temperature)
 
 
-class Correlated(nn.Module):
+class Correlated(AtTemperature):
     """Correlation within samples and within classes (DIST)."""
 
-    needs_teacher = True
-
     def __init__(self, beta: float = 2.0, gamma: float = 2.0, temperature: float = 4.0):
-        super().__init__()
-        self.beta, self.gamma, self.temperature = beta, gamma, positive(temperature=temperature)
+        super().__init__(temperature)
+        self.beta, self.gamma = not_negative(beta=beta), not_negative(gamma=gamma)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return correlated(student.logits, teacher.logits, self.beta, self.gamma, self.temperature)
@@ -132,6 +147,20 @@ class Standardised(AtTemperature):
         return soft_targets(standardised(student.logits), standardised(teacher.logits), self.temperature)
 
 
+class Dynamic(AtTemperature):
+    """Hinton's loss, most where the student is unsure (by=student), or where the teacher is sure (by=teacher)."""
+
+    def __init__(self, by: str = "student", temperature: float = 4.0):
+        super().__init__(temperature)
+        if by not in ("student", "teacher"):
+            raise ValueError(f"by={by} must be student or teacher")
+        self.by = by
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        weights = uncertainty(student.logits.detach()) if self.by == "student" else 1 - uncertainty(teacher.logits)
+        return weighted_soft_targets(student.logits, teacher.logits, weights, self.temperature)
+
+
 class Aligned(nn.Module):
     """Samples, pairs of samples and pairs of classes (MLKD)."""
 
@@ -139,6 +168,8 @@ class Aligned(nn.Module):
 
     def __init__(self, temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0)):
         super().__init__()
+        if not temperatures:
+            raise ValueError(f"temperatures={list(temperatures)} names no temperature")
         self.temperatures = [positive(temperatures=temperature) for temperature in temperatures]
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillctl.build import not_negative
 from distillctl.losses.inputs import precise, unit
+from distillctl.losses.sums import gram
 from distillctl.losses.tapped import FeatureLoss
 from distillctl.types import Batch, Output
 
@@ -21,7 +23,7 @@ SMALLEST_SHARE = 1e-7  # of a row's probability in PKT: two opposite samples hav
 def similarities(values: Tensor) -> Tensor:
     """[B, ...] -> [B, B]: inner products of the samples' flattened features, rows at length one."""
     flat = precise(values).flatten(1)
-    return unit(flat @ flat.T)
+    return unit(gram(flat))
 
 
 def similarity_gap(student: Tensor, teacher: Tensor) -> Tensor:
@@ -103,7 +105,7 @@ class Relational(FeatureLoss):
         angle: float = 50.0,
     ):
         super().__init__(student, teacher)
-        self.distance, self.angle = distance, angle
+        self.distance, self.angle = not_negative(distance=distance), not_negative(angle=angle)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         gaps = [self.distance * distance_gap(*pair) + self.angle * angle_gap(*pair) for pair in self.vectors(student, teacher)]

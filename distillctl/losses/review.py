@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillctl.losses.inputs import pooled, precise
+from distillctl.losses.inputs import as_read, pooled, precise
 from distillctl.losses.tapped import FeatureLoss
 from distillctl.types import Batch, Output
 
@@ -25,11 +25,11 @@ def hierarchical_gap(student: Tensor, teacher: Tensor) -> Tensor:
 
     The paper's hierarchical context loss; divided by the sum of the weights.
     """
-    student, teacher = precise(student), precise(teacher)
-    total, weights = F.mse_loss(student, teacher), 1.0
+    gap = precise(student) - precise(teacher)  # the difference of pools is the pool of the difference
+    total, weights = gap.square().mean(), 1.0
     for size, weight in LEVELS:
-        if size < student.shape[2]:
-            total = total + weight * F.mse_loss(pooled(student, (size, size)), pooled(teacher, (size, size)))
+        if size < gap.shape[2]:
+            total = total + weight * pooled(gap, (size, size)).square().mean()
             weights += weight
     return total / weights
 
@@ -75,6 +75,7 @@ class Review(FeatureLoss):
         assert self.fusions, "prepare comes first"
         gaps, above = [], None
         for fuse, (ours, theirs) in reversed(list(zip(self.fusions, self.maps(student, teacher), strict=True))):
-            answer, above = fuse(precise(ours), above, theirs.shape[2:])
+            with as_read(ours):
+                answer, above = fuse(ours, above, theirs.shape[2:])
             gaps.append(hierarchical_gap(answer, theirs))
         return torch.stack(gaps).sum()

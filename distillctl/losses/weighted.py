@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distillctl.build import build, kind_error
 from distillctl.errors import ConfigError
@@ -63,14 +63,33 @@ class WeightedSum(nn.Module):
             if at is not None:
                 at(epoch, epochs)
 
-    def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Terms:
-        """Computed outside autocast: each term brings its inputs to fp32 itself. No gradient ever reaches the teacher."""
+    def forward(self, student: Output, teacher: Output | None, batch: Batch, only: Collection[str] | None = None) -> Terms:
+        """Computed outside autocast: each term brings its inputs to fp32 itself. No gradient ever reaches the teacher.
+
+        With `only`, the terms of these names; where that leaves none, a zero.
+        """
         if teacher is not None:
-            teacher = Output(teacher.logits.detach(), {name: feature.detach() for name, feature in teacher.features.items()})
+            teacher = detached(teacher)
         with torch.autocast(student.logits.device.type, enabled=False):
-            parts = {name: self.weights[name] * term(student, teacher, batch) for name, term in self.terms.items()}
-            total = torch.stack(tuple(parts.values())).sum()
+            parts: dict[str, Tensor] = {
+                name: self.weights[name] * value_of(term, student, teacher, batch)
+                for name, term in self.terms.items()
+                if only is None or name in only
+            }
+            total = torch.stack(tuple(parts.values())).sum() if parts else student.logits.new_zeros(())
         return Terms(total, {name: part.detach() for name, part in parts.items()})
+
+
+def detached(answer: Output) -> Output:
+    features = {name: feature.detach() for name, feature in answer.features.items()}
+    return Output(answer.logits.detach(), features, tuple(detached(member) for member in answer.members))
+
+
+def value_of(term: nn.Module, student: Output, teacher: Output | None, batch: Batch) -> Tensor:
+    """The term; of one that reads logits alone, the mean over the teachers where each is a lesson of its own."""
+    if teacher is None or not teacher.members or not term.needs_teacher or hasattr(term, "teacher_taps"):
+        return term(student, teacher, batch)
+    return torch.stack([term(student, member, batch) for member in teacher.members]).mean()
 
 
 def build_loss(config: Mapping[str, Any]) -> WeightedSum:

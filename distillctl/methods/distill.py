@@ -7,28 +7,14 @@ from collections.abc import Callable
 from torch import nn
 
 from distillctl.losses.weighted import WeightedSum
+from distillctl.methods.method import Method
 from distillctl.types import Batch, Output, Terms
-
-
-class Method(nn.Module):
-    """Owns student, teacher and loss; `players` names who is optimized, each with an optimizer of its own."""
-
-    players: tuple[str, ...] = ("student",)
-    student: nn.Module
-
-    def forward(self, batch: Batch, player: str) -> Terms:
-        raise NotImplementedError
-
-    def at(self, epoch: float, epochs: int) -> None:
-        """Told before each step how far the stage is, for what changes over it."""
-
-    def trainable(self, player: str) -> list[nn.Parameter]:
-        """What that player's optimizer owns: the student's and the loss's own parameters."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
 
 class Distill(Method):
     """`loss(student(batch), teacher(batch), batch)`."""
+
+    needs_teacher = True
 
     def __init__(self, student: nn.Module, loss: WeightedSum, teacher: Callable[[Batch], Output] | None = None):
         super().__init__()

@@ -122,14 +122,19 @@ def kl_to_teacher(student_logits: Tensor, teacher_logits: Tensor) -> float:
     return _per_sample(divergence, student_logits, teacher_logits).mean().item()
 
 
-def measure(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float]:
-    """All of it in one dict: top1, top5 (only of more than 5 classes), nll, ece, macro_f1, and with a teacher agreement and kl."""
-    result = {"top1": top_k_accuracy(logits, targets, 1)}
-    if logits.shape[1] > 5:
-        result["top5"] = top_k_accuracy(logits, targets, 5)
-    result["nll"] = negative_log_likelihood(logits, targets)
-    result["ece"] = expected_calibration_error(logits, targets)
-    result["macro_f1"] = macro_f1(logits, targets)
+def measure(logits: Tensor, targets: Tensor | None, teacher_logits: Tensor | None = None) -> dict[str, float | None]:
+    """All of it in one dict: top1, top5 (only of more than 5 classes), nll, ece, macro_f1, and with a teacher agreement and kl.
+
+    Of images without labels (`targets` is None) top1 is None, and only what compares with the teacher is measured.
+    """
+    result: dict[str, float | None] = {"top1": None}
+    if targets is not None:
+        result["top1"] = top_k_accuracy(logits, targets, 1)
+        if logits.shape[1] > 5:
+            result["top5"] = top_k_accuracy(logits, targets, 5)
+        result["nll"] = negative_log_likelihood(logits, targets)
+        result["ece"] = expected_calibration_error(logits, targets)
+        result["macro_f1"] = macro_f1(logits, targets)
     if teacher_logits is not None:
         result["agreement"] = agreement(logits, teacher_logits)
         result["kl"] = kl_to_teacher(logits, teacher_logits)

@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillctl.models import lora
 from distillctl.models.taps import Taps
 from distillctl.types import Output
+
+TOKEN = "token"  # the feature that is a distillation head's logits [B, K]
 
 
 class Classifier(nn.Module):
@@ -30,14 +33,19 @@ class Classifier(nn.Module):
         self.net = net
         self.resolution = resolution
         self.taps = taps
+        self.still: tuple[str, ...] = ()  # modules of the net that are frozen, and stay in eval mode
         # not persistent: they are part of the preprocessing that student.json records, not of the weights
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.channels_last = is_channels_last(net)
 
     def forward(self, inputs: Tensor) -> Output:  # uint8 or float in [0, 1] [B, 3, H, W] -> logits [B, K]
-        logits = as_logits(self.net(self.prepare(inputs)))
-        return Output(logits, self.taps.take() if self.taps is not None else {})
+        answer = self.net(self.prepare(inputs))
+        features = self.taps.take() if self.taps is not None else {}
+        if getattr(self.net, "distilled_training", False) and self.training:
+            logits, features[TOKEN] = answer
+            return Output(logits, features)
+        return Output(as_logits(answer), features)
 
     def prepare(self, inputs: Tensor) -> Tensor:
         """What the net sees: normalised, resized, in its memory layout. float32 [B, 3, H, W]."""
@@ -55,7 +63,13 @@ class Classifier(nn.Module):
 
     def plain_state(self) -> dict[str, Tensor]:
         """The state dict of the net alone, under its own names."""
-        return self.net.state_dict()
+        return lora.plain_state(self.net)
+
+    def train(self, mode: bool = True) -> Classifier:
+        super().train(mode)
+        for name in self.still:
+            self.net.get_submodule(name).eval()
+        return self
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Classifier:
         # every .to(...) of the module or of what holds it comes through here

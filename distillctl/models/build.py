@@ -102,9 +102,18 @@ class _ParametersOnMeta(TorchFunctionMode):
         return function(*args, **given)
 
 
-def rebuild(source: str, name: str, num_classes: int, args: Mapping[str, Any], edits: Any, key: str = "student") -> nn.Module:
-    """The module of a `Net` from what describes it, with random weights; `edits` may come from JSON."""
-    module = _construct(source, name, num_classes, dict(args), key, user_args=args)
+def rebuild(
+    source: str,
+    name: str,
+    num_classes: int,
+    args: Mapping[str, Any],
+    edits: Any,
+    key: str = "student",
+    added: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """The module of a `Net` from what describes it, with random weights; `edits` may come from JSON. `added`: a user's own args on top."""
+    given = {**args, **arguments.checked(_builder(source, name), name, added or {}, key)}
+    module = _construct(source, name, num_classes, given, key, user_args=given)
     apply_edits(module, edits)
     return module
 

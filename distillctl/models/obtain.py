@@ -18,7 +18,7 @@ from distillctl.models import catalogue
 from distillctl.models.adapter import Classifier
 from distillctl.models.build import Net, build_net, plan_net, rebuild
 from distillctl.models.shipping import locate, read_record
-from distillctl.models.stem import Edit, trace
+from distillctl.models.stem import Edit, apply_edits, trace
 from distillctl.models.taps import tap
 from distillctl.models.weights import load_weights, read_weights
 
@@ -76,14 +76,21 @@ def check_obtainable(config: ModelConfig, images: Images, key: str, taps: Sequen
         if not config.new_head:
             check_classes(record["classes"], images.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
         if taps:
-            net = from_record(record, config, images, key)
+            net = planned(config, record, images, key)
             tap(net.module, taps, net.input_size, key)
         return
-    net = own_net(config, images, key) if config.source == "own" else plan_net(config, len(images.classes), images.image_size, key)
+    net = planned(config, record, images, key)
     tap(net.module, taps, net.input_size, key)
     if file is not None and config.source != "own":
         weights = read_weights(file, f"{key}.checkpoint")
         load_weights(net.module, weights, f"{key}.checkpoint", file, name=config.name, new_head=config.new_head)
+
+
+def planned(config: ModelConfig, record: dict[str, Any] | None, images: Images, key: str) -> Net:
+    """The architecture alone, its weights worth nothing: on the meta device where there is no record of it."""
+    if record is not None:
+        return from_record(record, config, images, key)
+    return own_net(config, images, key) if config.source == "own" else plan_net(config, len(images.classes), images.image_size, key)
 
 
 def source_of(config: ModelConfig, key: str) -> tuple[Path | None, dict[str, Any] | None]:
@@ -117,11 +124,13 @@ def from_record(record: dict[str, Any], config: ModelConfig, images: Images, key
     architecture = record["architecture"]
     source, name = architecture["source"], architecture["name"]
     edits = tuple(Edit(*edit) for edit in architecture["edits"])
+    args = {**architecture["args"], **config.args}
     if source == "own":
-        node = {"_target_": config._target_ or name, **architecture["args"]}
+        node = {"_target_": config._target_ or name, **args}
         module = build(node, nn.Module, key, num_classes=len(images.classes))
+        apply_edits(module, edits)
     else:
-        module = rebuild(source, name, len(images.classes), architecture["args"], edits, key)
+        module = rebuild(source, name, len(images.classes), architecture["args"], edits, key, added=config.args)
     size = config.image_size or architecture["image_size"]
     preprocessing = record["preprocessing"]
     return Net(
@@ -130,7 +139,7 @@ def from_record(record: dict[str, Any], config: ModelConfig, images: Images, key
         name,
         architecture["stem"],
         edits,
-        architecture["args"],
+        args,
         tuple(preprocessing["mean"]),
         tuple(preprocessing["std"]),
         size,

@@ -45,11 +45,12 @@ def locate(given: str, role: str, key: str) -> Path:
     in_stage = sorted(path.glob("*.safetensors"))
     if len(in_stage) == 1:
         return in_stage[0]
-    for place in STAGES[role]:
+    kind, _, member = role.partition(".members.")
+    for place in (f"pretrain-{member}/teacher", *STAGES[kind]) if member else STAGES[kind]:
         file = path / f"{place}.safetensors"
         if file.is_file():
             return file
-    raise CheckpointError(f"{key}={given}: the folder holds no trained {role}; give a run folder, a stage's folder or a file")
+    raise CheckpointError(f"{key}={given}: the folder holds no trained {kind}; give a run folder, a stage's folder or a file")
 
 
 def read_record(weights: Path, key: str) -> dict[str, Any] | None:
@@ -95,11 +96,13 @@ def load_script(net: Net, role: str, record: Mapping[str, Any]) -> str:
         definition = f"from {module} import {class_name}\n"
         make = f"{class_name}(num_classes={count}{arguments})"
     edits = "\n".join(edit_line(net.module, path, became) for path, became in net.edits)
+    parts = BOTTLENECK if any(became.startswith("bottleneck") for _, became in net.edits) else ""
     return SCRIPT.format(
         definition=definition.replace("from __future__ import annotations\n", ""),
         role=role,
         make=make,
         edits=f"\n{edits}" if edits else "",
+        parts=parts,
         classes=json.dumps(record["classes"], ensure_ascii=True),
         size=preprocessing["image_size"],
         resize=preprocessing["resize"],
@@ -109,7 +112,14 @@ def load_script(net: Net, role: str, record: Mapping[str, Any]) -> str:
 
 
 def edit_line(module: nn.Module, path: str, became: str) -> str:
-    """One change of the small-image stem as a line of Python."""
+    """One edit of a net as a line of Python, or a few."""
+    kind, *sizes = became.split()
+    if kind == "bottleneck":
+        return f'    replace(net, "{path}", torch.nn.Sequential(bottleneck({", ".join(sizes)}), net.get_submodule("{path}")))'
+    if kind == "linear":
+        head = module.get_submodule(path)
+        assert isinstance(head, nn.Linear)
+        return f'    replace(net, "{path}", torch.nn.Linear({sizes[0]}, {head.out_features}))'
     if became == "identity":
         return f'    replace(net, "{path}", torch.nn.Identity())'
     if became == "3x3, stride 1":
@@ -120,6 +130,15 @@ def edit_line(module: nn.Module, path: str, became: str) -> str:
     line = f'    net.get_submodule("{path}").stride = (1, 1)'
     return line + (f'\n    net.get_submodule("{path}").padding = "same"' if became.endswith("same padding") else "")
 
+
+BOTTLENECK = """
+
+def bottleneck(channels_in, narrow, channels):
+    layers = []
+    for a, b, kernel in ((channels_in, narrow, 1), (narrow, narrow, 3), (narrow, channels, 1)):
+        layers += [torch.nn.Conv2d(a, b, kernel, padding=kernel // 2, bias=False), torch.nn.BatchNorm2d(b), torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers)
+"""
 
 SCRIPT = '''"""Load the {role} that lies beside this file: `python load_{role}.py image.png` prints its answer.
 
@@ -145,7 +164,7 @@ SIZE, RESIZE, MEAN, STD = {size}, {resize}, {mean}, {std}
 def replace(net, path, part):
     parent, _, name = path.rpartition(".")
     setattr(net.get_submodule(parent), name, part)
-
+{parts}
 
 def load(weights=Path(__file__).with_name("{role}.safetensors")):
     """The net in eval mode; it takes what `preprocess` gives."""

@@ -1,4 +1,4 @@
-"""Give a net made for 224 px a stem for small images: the first factor of 4 in its strides goes."""
+"""Edit nets in ways that a JSON file records; above all, give one made for 224 px a stem for small images: a factor of 4 in its strides goes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Edit(NamedTuple):
     """What became of one module. Plain data: it goes into a JSON file and comes back as a list of two strings."""
 
     module: str
-    became: str  # one of the keys of EDITS
+    became: str  # one of the keys of EDITS, or one of those of SIZED and its sizes: "bottleneck 64 128 256"
 
 
 class Seen(NamedTuple):
@@ -54,10 +54,18 @@ def small_stem(module: nn.Module, image_size: int, keep_kernels: bool, key: str 
 
 
 def apply_edits(module: nn.Module, edits: Iterable[Sequence[str]]) -> None:
-    """Do again what `small_stem` did, from its answer or from that answer's JSON."""
+    """Do what edits say, or do again what `small_stem` did, from its answer or from that answer's JSON."""
     for name, became in edits:
         parent, _, child = name.rpartition(".")
-        setattr(module.get_submodule(parent), child, EDITS[became](module.get_submodule(name)))
+        setattr(module.get_submodule(parent), child, edited(module.get_submodule(name), became))
+
+
+def edited(part: nn.Module, became: str) -> nn.Module:
+    """What one module becomes."""
+    if became in EDITS:
+        return EDITS[became](part)
+    kind, *sizes = became.split()
+    return SIZED[kind](part, *map(int, sizes))
 
 
 def trace(module: nn.Module, image_size: int, leaves: bool = True) -> tuple[list[Seen], Exception | None]:
@@ -171,3 +179,30 @@ EDITS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "3x3, stride 1": _three_by_three,
     "identity": lambda part: nn.Identity().train(part.training),
 }
+
+
+def _behind_bottleneck(part: nn.Module, channels_in: int, narrow: int, channels: int) -> nn.Module:
+    """[B, C_in, H, W] -> [B, C, H, W] -> the module itself. The projector of Chen et al. 2022 (SimKD)."""
+    bottleneck = nn.Sequential(
+        nn.Conv2d(channels_in, narrow, 1, bias=False),
+        nn.BatchNorm2d(narrow),
+        nn.ReLU(),
+        nn.Conv2d(narrow, narrow, 3, padding=1, bias=False),
+        nn.BatchNorm2d(narrow),
+        nn.ReLU(),
+        nn.Conv2d(narrow, channels, 1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+    )
+    return nn.Sequential(bottleneck, part).train(part.training)
+
+
+def _reading(part: nn.Module, features: int) -> nn.Module:
+    """A linear layer with as many answers as before, of so many features, and with a bias. The module itself, so that hooks stay on it."""
+    assert isinstance(part, nn.Linear)
+    new = nn.Linear(features, part.out_features, device=part.weight.device, dtype=part.weight.dtype)
+    part.in_features, part.weight, part.bias = features, new.weight, new.bias
+    return part
+
+
+SIZED: dict[str, Callable[..., nn.Module]] = {"bottleneck": _behind_bottleneck, "linear": _reading}

@@ -79,15 +79,19 @@ def tap(net: nn.Module, names: Iterable[str], image_size: int, key: str) -> Taps
             places[name] = output_of(name, outputs.get(name, ()))
         else:
             choices = [*known, LOGITS, *modules]
-            raise ConfigError(f"{key}: it has no tap {name!r}; {did_you_mean(name, choices)} Short names: {', '.join(known)}, {LOGITS}")
+            short = f"Short names: {', '.join(known)}, {LOGITS}; for all: distillctl models taps=<its name>"
+            raise ConfigError(f"{key}: it has no tap {name!r}; {did_you_mean(name, choices)} {short}")
     return Taps(places).attach(net)
 
 
 def short_names(net: nn.Module, image_size: int) -> dict[str, Place]:
     """stage1 to stage4, last and pooled: the end of each resolution (or of each quarter of the blocks), and what the classifier sees."""
-    seen, _ = trace(net, image_size, leaves=False)
+    calls, _ = trace(net, image_size, leaves=False)
+    # attention weights [B, heads, T, T] look like maps, and show where they are dropped or normalised
+    seen = [call for call in calls if not isinstance(net.get_submodule(call.module), (nn.Dropout, nn.Softmax))]
     outputs = {call.module: call.outputs for call in seen}
-    ends = [name for name, _ in net.named_children() if re.fullmatch(r"stage\d", name)] or stage_ends(seen)
+    named = [name for name, _ in net.named_children() if re.fullmatch(r"stage\d", name)]
+    ends = named if named and all(name in outputs for name in named) else stage_ends(seen)  # some stages give several maps at once
     places = {f"stage{number + 1}": output_of(module, outputs[module]) for number, module in enumerate(ends)}
     if ends:
         places["last"] = output_of(ends[-1], outputs[ends[-1]])
@@ -129,3 +133,18 @@ def shapes(net: nn.Module, image_size: int) -> list[tuple[str, tuple[int, ...]]]
     """Every module that can be tapped, with the shape of its output for one image."""
     seen, _ = trace(net, image_size, leaves=False)
     return [(call.module, call.outputs) for call in seen if call.module]
+
+
+def tapped_shapes(net: nn.Module, image_size: int) -> list[tuple[str, tuple[int, ...]]]:
+    """The same as a tap gives it: with the channels of a map in front."""
+    found = shapes(net, image_size)
+    return [(path, (shape[0], shape[3], *shape[1:3]) if output_of(path, shape).last_is_channels else shape) for path, shape in found]
+
+
+def short_shapes(net: nn.Module, image_size: int) -> list[tuple[str, Place, tuple[int, ...]]]:
+    """Every short name but `logits`, its place, and the shape of what is caught there of one image. Leaves its hooks in the net."""
+    known = short_names(net, image_size)
+    taps = Taps(known).attach(net)
+    trace(net, image_size, leaves=False)
+    caught = taps.take()
+    return [(name, place, tuple(caught[name].shape)) for name, place in known.items()]

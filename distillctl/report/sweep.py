@@ -85,7 +85,7 @@ def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
     from hydra import compose as hydra_compose
 
     from distillctl import compose
-    from distillctl.scenarios.pipeline import Problems, check_components, check_weights
+    from distillctl.scenarios.checks import Problems, check_components, check_weights
 
     found: dict[str, str] = {}
     models: set[str] = set()
@@ -185,7 +185,9 @@ def show(folder: Path, jobs: Sequence[dict[str, Any]], rows: Sequence[dict[str, 
     """The table, and the jobs that failed by name."""
     console = Console(highlight=False)
     seeds = max((item["n"] for item in rows), default=0)
-    title = f"top-1 % on the test split, mean ± std over seeds (n = {seeds})"
+    measured = {key for item in rows for model in item["models"].values() for key in model}
+    key = "agreement" if "agreement" in measured and "top1" not in measured else "top1"
+    title = f"{'top-1' if key == 'top1' else key} % on the test split, mean ± std over seeds (n = {seeds})"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 0))
     names = list(dict.fromkeys(name for item in rows for name in item["models"]))
     table.add_column("setting", overflow="fold", min_width=14)
@@ -193,7 +195,7 @@ def show(folder: Path, jobs: Sequence[dict[str, Any]], rows: Sequence[dict[str, 
         table.add_column(name, justify="right")
     table.add_column("vs alone", justify="right")
     for item in rows:
-        cells = [in_points(item["models"].get(name, {}).get("top1")) for name in names]
+        cells = [in_points(item["models"].get(name, {}).get(key)) for name in names]
         fewer = f" (n = {item['n']})" if item["n"] != seeds else ""
         table.add_row(short(item["setting"]) + fewer, *cells, in_points(item.get("gain_over_alone"), signed=True))
     console.print()

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
-from distillctl.config import ModelConfig
-from distillctl.metrics import cost, quality
+from distillctl.config import AttackConfig, ModelConfig
+from distillctl.metrics import cost, quality, robustness
 from distillctl.metrics.answers import answers
-from distillctl.models.obtain import Obtained, obtain
 from distillctl.scenarios.session import Session
 from distillctl.scenarios.stage import interrupted
+from distillctl.scenarios.teachers import ready_to_answer
 
 
 @dataclass(frozen=True)
@@ -29,28 +30,31 @@ def measure(session: Session, candidates: list[Candidate]) -> list[dict[str, Any
     machine, rows = session.runtime, []
     teacher_logits = None
     batches = session.plain_batches(session.data.test)
+    attack: AttackConfig | None = getattr(session.config, "attack", None)
     for candidate in candidates:
         if machine.highest(int(session.stop())):
             raise interrupted(session)
-        obtained = obtain(candidate.model, session.images, candidate.role, session.config.seed)
-        model = obtained.classifier.to(machine.device)
+        model, architecture = ready_to_answer(candidate.model, session.images, candidate.role, session.config.seed)
+        model = model.to(machine.device)
         if session.config.trainer.channels_last:
             model = model.to(memory_format=torch.channels_last)
         logits, targets = answers(model, batches, machine)
-        row: dict[str, Any] = {"model": candidate.name, "architecture": obtained.net.name, "n": len(targets)}
-        row |= quality.measure(logits, targets, teacher_logits)
+        row: dict[str, Any] = {"model": candidate.name, "architecture": architecture, "n": len(targets)}
+        row |= quality.measure(logits, targets if session.data.test.labelled else None, teacher_logits)
+        if attack is not None and attack.name != "none" and session.data.test.labelled:
+            row |= robustness.measure(model, batches, attack, session.config.seed, machine)
         if candidate.name == "teacher":
             teacher_logits = logits
         if machine.is_main:
-            row |= costs(obtained, session.data.image_size, machine.device)
+            row |= costs(model, session.data.image_size, machine.device)
         rows.append(row)
         machine.barrier()
     return rows
 
 
-def costs(obtained: Obtained, image_size: int, device: torch.device) -> dict[str, float]:
+def costs(model: nn.Module, image_size: int, device: torch.device) -> dict[str, float]:
     """Parameters, MACs, MB on disk and latency of one image, in fp32 as it ships."""
-    model = obtained.classifier.eval()
+    model.eval()
     example = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=device)
     latency = cost.latency(model, example)
     return {

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-import torch
-from torch import nn
-
-from distillctl.build import build, find_class
-from distillctl.config import ModelConfig, StageConfig, TrainConfig
-from distillctl.errors import ConfigError, UserError
-from distillctl.losses.weighted import WeightedSum, build_loss
-from distillctl.methods.distill import Method
-from distillctl.models import catalogue
-from distillctl.models.obtain import check_obtainable, obtain, source_of
+from distillctl.config import ENSEMBLE, ModelConfig, StageConfig, TeacherConfig, TrainConfig
 from distillctl.report import results
+from distillctl.scenarios import unlabelled
+from distillctl.scenarios.checks import preflight
 from distillctl.scenarios.measure import Candidate, measure
 from distillctl.scenarios.session import Session
-from distillctl.scenarios.stage import Task, make_optimizer, start_from, train
-from distillctl.schedules import Schedule
-from distillctl.teachers.frozen import Frozen
+from distillctl.scenarios.stage import train
+from distillctl.scenarios.task import Task, labels_only, start_from, teacher_is_read
+from distillctl.scenarios.teachers import is_ready, make_teacher
+
+ATTACKED = {"_target_": "distillctl.methods.adversarial.Adversarial", "attacked": ["ce"], "objective": "ce"}  # Madry et al. 2018
 
 
 def run_train(session: Session) -> float:
@@ -28,19 +22,21 @@ def run_train(session: Session) -> float:
     config: TrainConfig = session.config
     preflight(session)
     candidates: list[Candidate] = []
-    teacher = ready_teacher(session)
-    if teacher is None:
-        teacher = start_from(config.teacher, train(session, pretraining(session, config.teacher, config.pretrain)))
-    candidates.append(Candidate("teacher", "teacher", teacher))
+    teacher = None
+    if teacher_is_read(config):
+        teacher = pretrained(session)
+        candidates += taught_by(teacher)
+    else:
+        session.console.say("no loss reads a teacher here, so none is trained")
     student = config.student
     if config.distill.epochs:
-        student = start_from(config.student, train(session, distilling(session, student, teacher, config.distill)))
-        candidates.append(Candidate("distilled", "student", student))
-    if config.finetune.epochs:
+        candidates += distilled(session, teacher)
+        student = candidates[-1].model
+    if config.finetune.epochs and unlabelled.possible(session, "finetune"):
         student = start_from(config.student, train(session, finetuning(session, student, config.finetune)))
         candidates.append(Candidate("fine-tuned", "student", student))
     budget = config.distill.epochs + config.finetune.epochs
-    if config.baseline and budget:
+    if config.baseline and budget and unlabelled.possible(session, "alone"):
         alone = train(session, Task("alone", "student", config.student, labels_only(config.loss), replace(config.distill, epochs=budget)))
         candidates.append(Candidate("alone", "student", start_from(config.student, alone)))
     return conclude(session, candidates)
@@ -48,22 +44,19 @@ def run_train(session: Session) -> float:
 
 def run_pretrain(session: Session) -> float:
     """A teacher, by labels."""
-    config = session.config
     preflight(session)
-    weights = train(session, pretraining(session, config.teacher, config.pretrain))
-    return conclude(session, [Candidate("teacher", "teacher", start_from(config.teacher, weights))])
+    return conclude(session, taught_by(pretrained(session, again=True)))
 
 
 def run_distill(session: Session) -> float:
     """A student, by a teacher that is ready."""
     config = session.config
     preflight(session)
-    teacher = ready_teacher(session)
-    assert teacher is not None  # preflight saw to it
-    weights = train(session, distilling(session, config.student, teacher, config.distill))
-    return conclude(
-        session, [Candidate("teacher", "teacher", teacher), Candidate("distilled", "student", start_from(config.student, weights))]
-    )
+    teacher = config.teacher if teacher_is_read(config) else None
+    if teacher is None:
+        session.console.say("no loss reads a teacher here, so none is used")
+    before = taught_by(teacher) if teacher is not None else []
+    return conclude(session, before + distilled(session, teacher))
 
 
 def run_finetune(session: Session) -> float:
@@ -76,35 +69,74 @@ def run_finetune(session: Session) -> float:
     return conclude(session, [after] if config.student.new_head else [before, after])
 
 
-def pretraining(session: Session, model: ModelConfig, budget: StageConfig) -> Task:
-    return Task("pretrain", "teacher", model, labels_only(session.config.loss), budget)
+def distilled(session: Session, teacher: ModelConfig | None) -> list[Candidate]:
+    """Assistants from big to small, the student and its later generations: each learns from the one before. The final student is last."""
+    config, found = session.config, []
+    generations: dict[str, ModelConfig] = {}
+    for number, name in enumerate(config.assistants, start=1):
+        assistant, stage = ModelConfig(name=name), f"assistant-{number}"
+        teacher = start_from(assistant, train(session, distilling(session, assistant, teacher, config.distill, stage)))
+        found.append(Candidate(stage.replace("-", " "), "student", teacher))
+    for generation in range(1, config.generations + 1):
+        task = distilling(session, config.student, teacher, config.distill, "distill", generation)
+        file = train(session, task)
+        teacher = generations[f"generation{generation}"] = start_from(config.student, file)
+        for peer, model in task.peers().items():
+            found.append(Candidate(peer, "student", start_from(model, file.parent / peer / file.name)))
+        name = "distilled" if generation == config.generations else f"generation {generation}"
+        found.append(Candidate(name, "student", teacher))
+    if config.ensemble_generations:
+        found.insert(-1, Candidate("together", "student", TeacherConfig(name=ENSEMBLE, members=generations)))
+    return found
 
 
-def distilling(session: Session, student: ModelConfig, teacher: ModelConfig, budget: StageConfig) -> Task:
-    machine, loss = session.runtime, build_loss(session.config.loss)
-    obtained = obtain(teacher, session.images, "teacher", session.config.seed, taps=loss.taps("teacher"))
-    frozen = Frozen(obtained.classifier, machine.precision, machine.device, session.config.trainer.channels_last)
-    return Task("distill", "student", student, loss, budget, frozen, session.config.method)
+def pretrained(session: Session, again: bool = False) -> TeacherConfig:
+    """The teacher with its weights: what has none, itself or some members of an ensemble, is trained; with `again` what has some too."""
+    config, teacher = session.config, session.config.teacher
+    if teacher.name != ENSEMBLE:
+        if is_ready(teacher) and not again:
+            return teacher
+        return start_from(teacher, train(session, pretraining(session, teacher, config.pretrain)))
+    members = {
+        name: member
+        if is_ready(member) and not again
+        else start_from(member, train(session, pretraining(session, member, config.pretrain, name)))
+        for name, member in teacher.members.items()
+    }
+    return replace(teacher, members=members)
+
+
+def taught_by(teacher: TeacherConfig) -> list[Candidate]:
+    """The teacher, which the rows after it are compared with, and the members of an ensemble."""
+    members = {name: TeacherConfig(name=ENSEMBLE, members={name: member}) for name, member in teacher.members.items()}
+    alone = [Candidate(f"teacher {name}", "teacher", member) for name, member in members.items()]
+    return [Candidate("teacher", "teacher", teacher), *alone]
+
+
+def pretraining(session: Session, model: ModelConfig, budget: StageConfig, member: str = "") -> Task:
+    name = f"pretrain-{member}" if member else "pretrain"
+    return Task(name, "teacher", model, labels_only(session.config.loss), budget, member=member)
+
+
+def distilling(
+    session: Session, student: ModelConfig, teacher: ModelConfig | None, budget: StageConfig, name: str = "distill", generation: int = 1
+) -> Task:
+    config = session.config
+    task = Task(
+        name if generation == 1 else f"{name}-{generation}",
+        "student",
+        student,
+        unlabelled.loss_of(config),
+        budget,
+        method=config.method,
+        generation=generation,
+    )
+    return task if teacher is None else replace(task, teacher=make_teacher(session, teacher, task.taps("teacher"), task.loss))
 
 
 def finetuning(session: Session, student: ModelConfig, budget: StageConfig) -> Task:
-    return Task("finetune", "student", student, labels_only(session.config.loss), budget)
-
-
-def labels_only(loss: dict[str, Any]) -> WeightedSum:
-    """The loss of supervised training: cross-entropy alone, smoothed as `loss.ce` says."""
-    ce = {key: value for key, value in loss.get("ce", {}).items() if key != "weight"}
-    return build_loss({"ce": {"_target_": "distillctl.losses.logits.CrossEntropy", **ce}})
-
-
-def ready_teacher(session: Session) -> ModelConfig | None:
-    """The teacher where it needs no training here: weights of these classes are given."""
-    teacher: ModelConfig = session.config.teacher
-    return teacher if teacher_is_ready(teacher) else None
-
-
-def teacher_is_ready(teacher: ModelConfig) -> bool:
-    return bool(teacher.checkpoint or teacher.pretrained) and not teacher.new_head
+    method = ATTACKED if session.config.finetune.adversarial else None
+    return Task("finetune", "student", student, labels_only(session.config.loss), budget, method=method)
 
 
 def conclude(session: Session, candidates: list[Candidate]) -> float:
@@ -112,95 +144,10 @@ def conclude(session: Session, candidates: list[Candidate]) -> float:
     rows = measure(session, candidates)
     summary = results.summary(session.config, rows)
     if session.run is not None:
-        session.console.table(results.table(rows, f"{session.data.name} test, {len(session.data.test):,} images"))
+        held_out = "test, {:,} images" if session.data.test.labelled else "held out, {:,} images without labels"
+        session.console.table(results.table(rows, f"{session.data.name} {held_out.format(len(session.data.test))}"))
         for line in results.remarks(rows):
             session.console.say(line)
         session.run.finish(summary)
         session.console.say(f"results: {session.folder / 'summary.json'}")
-    return summary["top1"]
-
-
-@dataclass
-class Problems:
-    """Collects what is wrong, so that a user learns it all at once."""
-
-    found: list[UserError]
-
-    def attempt(self, work: Any) -> Any:
-        try:
-            return work()
-        except UserError as error:
-            self.found.append(error)
-            return None
-
-    def report(self) -> None:
-        if self.found:
-            first = self.found[0]
-            raise type(first)("\n".join(dict.fromkeys(str(error) for error in self.found)))
-
-
-def preflight(session: Session) -> None:
-    """Find all that would fail later, before the first step: architectures, checkpoints, classes, sizes."""
-    config, problems = session.config, Problems([])
-    for role in ("teacher", "student"):
-        if hasattr(config, role):
-            taps = build_loss(config.loss).taps(role) if hasattr(config, "distill") and config.distill.epochs else ()
-            problems.attempt(lambda role=role, taps=taps: check_obtainable(getattr(config, role), session.images, role, taps))
-    problems.attempt(lambda: check_batches(session))
-    problems.report()
-
-
-def check_settings(config: Any) -> None:
-    """All that can be found without data, before any of it is downloaded; raises the problems at once."""
-    problems = Problems([])
-    check_components(config, problems)
-    check_weights(config, problems)
-    problems.report()
-
-
-def check_components(config: Any, problems: Problems) -> None:
-    """Everything that is built from a `_target_`."""
-    problems.attempt(lambda: build_loss(config.loss))
-    problems.attempt(lambda: labels_only(config.loss))
-    problems.attempt(lambda: make_optimizer(config.optimizer, [torch.nn.Parameter(torch.zeros(1))], 1.0))
-    problems.attempt(lambda: build(config.schedule, Schedule, "schedule"))  # type: ignore[type-abstract]
-    if hasattr(config, "method"):
-        problems.attempt(lambda: find_class(config.method, Method, "method"))
-
-
-def check_weights(config: Any, problems: Problems) -> None:
-    """The files of weights that are named, and whether the teacher has any."""
-    for role in ("teacher", "student"):
-        if hasattr(config, role):
-            problems.attempt(lambda role=role: check_model(getattr(config, role), role))
-    if hasattr(config, "teacher"):
-        problems.attempt(lambda: check_teacher_is_trained(config))
-
-
-def check_model(model: ModelConfig, role: str) -> None:
-    source_of(model, role)
-    if model.source == "own":
-        find_class({"_target_": model._target_}, nn.Module, role)
-    elif model.name != "recorded":
-        catalogue.resolve(model.name, model.source, role)
-
-
-def check_teacher_is_trained(config: Any) -> None:
-    """A teacher with random weights teaches noise."""
-    if teacher_is_ready(config.teacher) or hasattr(config, "pretrain") and config.pretrain.epochs or config.teacher.name == "recorded":
-        return
-    way_out = "teacher.checkpoint=<run folder or file>, teacher.pretrained=true"
-    if hasattr(config, "pretrain"):
-        raise ConfigError(f"teacher={config.teacher.name} is neither trained nor pretrained: set {way_out} or pretrain.epochs=N")
-    raise ConfigError(f"teacher={config.teacher.name} is neither trained nor pretrained: set {way_out}, or run distillctl pretrain first")
-
-
-def check_batches(session: Session) -> None:
-    size, count = session.config.trainer.batch_size, len(session.data.train)
-    if size > count:
-        raise ConfigError(f"trainer.batch_size={size} is more than the {count} training images; lower it")
-    least = size // session.runtime.world // session.config.trainer.accumulate
-    if least < 2 and size > 1:
-        raise ConfigError(
-            f"trainer.batch_size={size} leaves pieces of {least} image; batch norm needs 2: lower trainer.accumulate or devices"
-        )
+    return results.objective(rows)

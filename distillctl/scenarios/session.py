@@ -18,7 +18,7 @@ from distillctl.data.loader import Place, PlainLoader, Reading, TrainLoader
 from distillctl.data.split import Split
 from distillctl.errors import ConfigError, DataError, MachineError, UserError
 from distillctl.interruption import StopRequest
-from distillctl.models.obtain import Images
+from distillctl.models.obtain import Images, source_of
 from distillctl.report.console import Console
 from distillctl.report.trackers import Tracker, make_tracker
 
@@ -48,11 +48,11 @@ class Session:
         dataset = self.config.dataset
         return Reading(self.data.image_size, workers(dataset.workers, self.data.train), dataset.timeout_s, dataset.max_pixels)
 
-    def train_batches(self) -> TrainLoader:
-        dataset, seed = self.config.dataset, self.config.seed
+    def train_batches(self, seed: int) -> TrainLoader:
+        dataset = self.config.dataset
         view_seed = seed if dataset.view_seed is None else dataset.view_seed
         augment = Augment(dataset.augment, self.data.image_size, len(self.images.classes), view_seed)
-        return TrainLoader(self.data.train, augment, self.config.trainer.batch_size, seed, self.place, self.reading)
+        return TrainLoader(self.data.train, augment, self.config.trainer.batch_size, seed, self.place, self.reading, dataset.views)
 
     def plain_batches(self, split: Split) -> PlainLoader:
         return PlainLoader(split, max(self.config.trainer.batch_size, 128), self.place, self.reading)
@@ -75,7 +75,8 @@ def session(config: FitConfig, folder: Path | None, stop: StopRequest) -> Iterat
         console = Console(silent=not machine.is_main)
         folder = Path(machine.from_main(str(folder)))
         run = first_on_main(machine, lambda: claim(config, folder))
-        data = first_on_main(machine, lambda: sets.load(config.dataset)) or sets.load(config.dataset)
+        names = taught_classes(config)
+        data = first_on_main(machine, lambda: sets.load(config.dataset, names)) or sets.load(config.dataset, names)
         for note in data.notes:
             console.say(note)
         same_data_everywhere(machine, data.fingerprint)
@@ -89,6 +90,18 @@ def session(config: FitConfig, folder: Path | None, stop: StopRequest) -> Iterat
         finally:
             console.end_stage()
             tracker.close()
+
+
+def taught_classes(config: Any) -> list[str] | None:
+    """The class names in a trained teacher's record: images without labels may have no others."""
+    teacher = getattr(config, "teacher", None)
+    if config.dataset.labels or teacher is None:
+        return None
+    for key, model in {"teacher": teacher, **{f"teacher.members.{name}": member for name, member in teacher.members.items()}}.items():
+        record = source_of(model, key)[1] if model.checkpoint and not model.new_head else None
+        if record is not None:
+            return record["classes"]
+    return None
 
 
 def claim(config: FitConfig, folder: Path) -> outputs.RunFolder:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +14,30 @@ import torch
 from torch import Tensor, nn
 
 from distillctl import outputs, state
-from distillctl.build import build
-from distillctl.config import ModelConfig, StageConfig
+from distillctl.build import build, find_class
 from distillctl.data.counters import seed_of
 from distillctl.data.loader import Place, PlainLoader
 from distillctl.errors import CheckpointError, Interrupted
 from distillctl.loop import Ema, Plan, Report, Training, fit
 from distillctl.losses.weighted import WeightedSum
-from distillctl.methods.distill import Distill, Method
+from distillctl.methods.distill import Distill
+from distillctl.methods.method import Method
 from distillctl.metrics.answers import answers
-from distillctl.metrics.quality import agreement, negative_log_likelihood, top_k_accuracy
-from distillctl.models.obtain import obtain
+from distillctl.metrics.quality import agreement, kl_to_teacher, negative_log_likelihood, top_k_accuracy
+from distillctl.models import partial
+from distillctl.models.obtain import Obtained, obtain
 from distillctl.models.shipping import load_script, ship
+from distillctl.optimizers import make_optimizer
 from distillctl.runtime import precision_name
+from distillctl.scenarios import caching
 from distillctl.scenarios.session import Session, command_of, first_on_main
+from distillctl.scenarios.task import Task, training_attack
 from distillctl.schedules import Schedule
 from distillctl.teachers.frozen import Frozen, fingerprint
+from distillctl.types import Batch, Output
 
 PREPARING = 8  # images that losses size their parameters by
 TERM_TOO_SMALL = 0.01  # of the total: such a term teaches nothing, and most often its weight is a mistake
-
-
-@dataclass(frozen=True)
-class Task:
-    """What one stage trains, and by what."""
-
-    name: str
-    role: str  # "teacher" or "student": what the shipped files are called
-    model: ModelConfig
-    loss: WeightedSum
-    budget: StageConfig
-    teacher: Frozen | None = None
-    method: Mapping[str, Any] | None = None
 
 
 def train(session: Session, task: Task) -> Path:
@@ -67,12 +60,22 @@ class Stage:
     """The state of a stage that is running. Everything that must survive a kill is in `training`."""
 
     def __init__(self, session: Session, task: Task, folder: Path):
-        self.session, self.task, self.folder = session, task, folder
         config, machine = session.config, session.runtime
-        self.batches = session.train_batches()
-        self.obtained = obtain(task.model, session.images, task.role, config.seed, taps=task.loss.taps("student"))
+        self.seed = task.seed(config.seed)
+        self.batches = session.train_batches(self.seed)
+        task = caching.with_cache(session, task, self.batches)
+        self.session, self.task, self.folder = session, task, folder
+        taps = task.taps("student")
+        self.pupils: dict[str, Obtained] = {"student": obtain(task.model, session.images, task.role, self.seed, taps=taps)}
+        for number, (name, model) in enumerate(task.peers().items()):
+            self.pupils[name] = obtain(model, session.images, f"method.peers.{number}", self.seed, taps=taps)
+        if task.method:
+            adapt = find_class(task.method, Method, "method").adapt
+            self.pupils["student"] = adapt(task.method, self.pupils["student"], task.teacher, session.images, self.seed)
+        own = self.pupils["student"]
+        self.part = partial.select(own.classifier, own.net.input_size, task.budget, self.seed, own.net.name)
         self.training = self.make_training()
-        self.shadow = copy.deepcopy(self.training.method.student) if self.training.ema else None
+        self.shadow = copy.deepcopy(self.training.method.averaged()) if self.training.ema else None
         self.schedule = build(config.schedule, Schedule, "schedule")  # type: ignore[type-abstract]
         self.log = outputs.MetricsLog(folder / "metrics.jsonl")
         self.val = session.plain_batches(session.data.val)
@@ -83,44 +86,63 @@ class Stage:
     def make_training(self) -> Training:
         session, task = self.session, self.task
         config, machine = session.config, session.runtime
-        student: nn.Module = self.obtained.classifier.to(machine.device)
-        if config.trainer.channels_last:
-            student = student.to(memory_format=torch.channels_last)
-        loss = self.prepare_loss(student)
-        machine.share_statistics(loss)
-        student = machine.share_statistics(student)
-        if task.method:
-            method: Method = build(task.method, Method, "method", student, loss, task.teacher)
+        images = self.few_images()
+        guide = task.teacher(images) if task.teacher is not None else None
+        student, loss = self.ready("student", images, guide)
+        node = {key: value for key, value in (task.method or {}).items() if key != "peers"}
+        if node:
+            offers: dict[str, Callable[[], Any]] = {
+                "attack": lambda: training_attack(config, self.seed),
+                "peers": lambda: [self.ready(name, images, guide) for name in task.peers()],
+                "images": lambda: session.images,
+                "seed": lambda: self.seed,
+            }
+            asked = inspect.signature(find_class(node, Method, "method")).parameters
+            given = {name: offer() for name, offer in offers.items() if name in asked and name not in node}
+            method: Method = build(node, Method, "method", student, loss, task.teacher, **given)
         else:
             method = Distill(student, loss, task.teacher)
-        method.train()
-        if config.trainer.compile:
-            method.student.compile()
-        optimizers = {player: make_optimizer(config.optimizer, method.trainable(player), task.budget.lr_scale) for player in method.players}
-        decay = config.trainer.ema_decay
-        return Training(method, optimizers, machine.scaler(), Ema(method.student, decay) if decay else None)
-
-    def prepare_loss(self, student: nn.Module) -> WeightedSum:
-        """The loss, its own parameters sized by the answers to a few images; the same on every rank, whatever the seed of the order."""
-        session, loss, device = self.session, self.task.loss.to(self.session.runtime.device), self.session.runtime.device
-        images = session.data.train.take(range(min(PREPARING, len(session.data.train))))
-        [batch] = PlainLoader(images, PREPARING, Place(device), replace(session.reading, workers=0))
-        guide = self.task.teacher(batch) if self.task.teacher is not None else None
         with torch.no_grad():
-            answer = student.eval()(batch.inputs)
+            torch.manual_seed(seed_of(config.seed, "initialisation", "method"))
+            method.prepare(student.eval()(images.inputs), guide)
+        method = machine.share_statistics(method).train()  # type: ignore[assignment]
+        if config.trainer.compile:
+            for net in method.students().values():
+                net.compile()
+        lr_scale, factors = task.budget.lr_scale, self.part.lr_factors
+        optimizers = {player: make_optimizer(config.optimizer, method.trainable(player), lr_scale, factors) for player in method.players}
+        decay = config.trainer.ema_decay
+        return Training(method, optimizers, machine.scaler(), Ema(method.averaged(), decay) if decay else None)
+
+    def few_images(self) -> Batch:
+        """A small batch that losses and methods size their own parameters by."""
+        session = self.session
+        images = session.data.train.take(range(min(PREPARING, len(session.data.train))))
+        [batch] = PlainLoader(images, PREPARING, Place(session.runtime.device), replace(session.reading, workers=0))
+        return batch
+
+    def ready(self, name: str, images: Batch, guide: Output | None) -> tuple[nn.Module, WeightedSum]:
+        """A student on its device, and its loss, whose own parameters are the same on every rank."""
+        session, device = self.session, self.session.runtime.device
+        student: nn.Module = self.pupils[name].classifier.to(device)
+        if session.config.trainer.channels_last:
+            student = student.to(memory_format=torch.channels_last)
+        loss = self.task.loss if name == "student" else copy.deepcopy(self.task.loss)
+        with torch.no_grad():
+            answer = student.eval()(images.inputs)
         torch.manual_seed(seed_of(session.config.seed, "initialisation", "loss"))
-        loss.prepare(answer, guide, samples=int(session.data.train.index.max()) + 1)
-        return loss.to(device)
+        loss.to(device).prepare(answer, answer if guide is None else guide, samples=int(session.data.train.index.max()) + 1)
+        return student, loss.to(device)
 
     def run(self) -> None:
         session, task, training = self.session, self.task, self.training
-        config, trainer = session.config, session.config.trainer
+        trainer = session.config.trainer
         self.resume()
         plan = Plan(
             epochs=task.budget.epochs,
             batches_per_epoch=self.batches.batches_per_epoch,
             batch_size=trainer.batch_size,
-            seed=config.seed,
+            seed=self.seed,
             schedule=self.schedule,
             accumulate=trainer.accumulate,
             clip_norm=trainer.clip_norm,
@@ -129,7 +151,10 @@ class Stage:
         )
         if task.teacher is not None:
             self.measure_teacher(task.teacher)
+        self.say_how_chosen()
         before = fingerprint(task.teacher.model) if task.teacher is not None else None
+        if self.part.summary:
+            session.console.say(self.part.summary)
         session.console.start_stage(task.name, self.describe(), plan.epochs, plan.batches_per_epoch, training.step)
         if not self.finished():
             fit(
@@ -143,6 +168,8 @@ class Stage:
                 asked_to_stop=session.stop,
             )
         session.console.end_stage()
+        if line := caching.summary(task):
+            session.console.say(line)
         if not self.finished():
             raise interrupted(session)
         if task.teacher is not None:
@@ -150,11 +177,12 @@ class Stage:
         self.ship()
 
     def describe(self) -> str:
-        net, task = self.obtained.net, self.task
+        task = self.task
+        nets = [pupil.net for pupil in self.pupils.values()]
+        named = " and ".join(net.name + (f" ({net.stem} stem)" if net.source != "cifar" else "") for net in nets)
         guided = " by its teacher" if task.teacher is not None else ""
-        small = f" ({net.stem} stem)" if net.source != "cifar" else ""
         size = len(self.session.data.train)
-        return f"{net.name}{small}{guided}, {size:,} images, {precision_name(self.machine.precision)} on {device_name(self.machine)}"
+        return f"{named}{guided}, {size:,} images, {precision_name(self.machine.precision)} on {device_name(self.machine)}"
 
     def resume(self) -> None:
         """Take up the newest valid checkpoint of this stage, on all ranks alike."""
@@ -197,6 +225,8 @@ class Stage:
     def measure_teacher(self, teacher: Frozen) -> None:
         """The teacher's answers to the validation images through the student's own pipeline, before step 1."""
         self.teacher_val, targets = answers(teacher.model, self.val, self.machine)
+        if not self.session.data.val.labelled:
+            return
         accuracy, chance = top_k_accuracy(self.teacher_val, targets, 1), 1 / len(self.session.images.classes)
         self.session.console.say(f"teacher: top-1 {accuracy:.2%} on {len(targets)} validation images")
         if accuracy < 2 * chance:
@@ -217,49 +247,82 @@ class Stage:
         total = sum(parts.values()) or 1.0
         shown = ", ".join(f"{name} {value:.4f} ({value / total:.0%})" for name, value in parts.items())
         self.session.console.say(f"  loss terms at step 1: {shown}")
-        for name, value in parts.items():
-            if value < TERM_TOO_SMALL * total:
+        for term in self.session.config.loss:
+            found = [value for name, value in parts.items() if name.rpartition(".")[2] == term]
+            if found and max(found) < TERM_TOO_SMALL * total:
                 self.session.console.warn(
-                    f"loss.{name} is under {TERM_TOO_SMALL:.0%} of the total at step 1; is loss.{name}.weight meant so?"
+                    f"loss.{term} is under {TERM_TOO_SMALL:.0%} of the total at step 1; is loss.{term}.weight meant so?"
                 )
 
     def after_epoch(self, training: Training, parts: Mapping[str, float]) -> bool:
         """Measure on the validation split, remember the best, log; False ends the stage early."""
-        student = self.evaluated()
-        logits, targets = answers(student, self.val, self.machine)
-        values = {"val_top1": top_k_accuracy(logits, targets, 1), "val_nll": negative_log_likelihood(logits, targets)}
-        if self.teacher_val is not None:
-            values["val_agreement"] = agreement(logits, self.teacher_val)
+        values: dict[str, Any] = {}
+        for name in self.pupils:
+            student = self.evaluated(name)
+            logits, targets = answers(student, self.val, self.machine)
+            measured = self.measured(logits, targets)
+            if self.is_best(measured, training.best.get(name)):
+                weights = {key: value.detach().cpu().clone() for key, value in student.plain_state().items()}  # type: ignore[operator]
+                training.best[name] = {"epoch": training.epoch, "metrics": measured, "weights": weights}
+            values |= measured if name == "student" else {f"{name}.{key}": value for key, value in measured.items()}
         training.history.append({"epoch": training.epoch, "step": training.step, **parts, **values})
-        best = self.is_best(values)
-        if best:
-            weights = {name: value.detach().cpu().clone() for name, value in student.net.state_dict().items()}  # type: ignore[union-attr]
-            training.best = {"epoch": training.epoch, "top1": values["val_top1"], "nll": values["val_nll"], "weights": weights}
+        best = training.best["student"]["epoch"] == training.epoch
         seconds, self.epoch_started = time.monotonic() - self.epoch_started, time.monotonic()
         rate = self.batches.batches_per_epoch * self.session.config.trainer.batch_size / seconds
-        self.session.console.epoch(training.epoch, dict(parts), f"val {values['val_top1']:>7.2%}", rate, best)
+        shown = [f"{word} {values[key]:>7.2%}" for word, key in (("val", "val_top1"), ("agree", "val_agreement")) if key in values][:1]
+        self.session.console.epoch(training.epoch, dict(parts), "".join(shown), rate, best)
         if self.session.run is not None:
             self.log.write({"kind": "epoch", "epoch": training.epoch, "step": training.step, **values, "best": best, "seconds": seconds})
             self.session.tracker.log(self.task.name, training.step, values)
         return not self.finished()
 
-    def evaluated(self) -> nn.Module:
+    def measured(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
+        """What the validation images say of a student: by their labels, where they have any, and by the teacher."""
+        found: dict[str, float] = {}
+        labelled = self.session.data.val.labelled
+        if labelled:
+            found = {"val_top1": top_k_accuracy(logits, targets, 1), "val_nll": negative_log_likelihood(logits, targets)}
+        if self.teacher_val is not None:
+            found["val_agreement"] = agreement(logits, self.teacher_val)
+            if not labelled:
+                found["val_kl"] = kl_to_teacher(logits, self.teacher_val)
+        return found
+
+    def evaluated(self, name: str) -> nn.Module:
         """The weights that count: the average where there is one."""
         if self.shadow is None or self.training.ema is None:
-            return self.training.method.student
+            return self.training.method.students()[name]
         self.shadow.load_state_dict(self.training.ema.weights)
-        return self.shadow
+        return self.shadow[name] if isinstance(self.shadow, nn.ModuleDict) else self.shadow
 
-    def is_best(self, values: Mapping[str, float]) -> bool:
-        """By accuracy, then by NLL; NaN is never best. With select=last every epoch is."""
-        best = self.training.best
-        if not best or self.session.config.trainer.select == "last":
+    def is_best(self, values: Mapping[str, float], best: Mapping[str, Any] | None) -> bool:
+        """By accuracy, then by NLL, and without labels as `ranking` says; NaN is never best. With select=last every epoch is."""
+        if best is None or self.ranking is None:
             return True
-        return (values["val_top1"], -values["val_nll"]) > (best["top1"], -best["nll"])
+        high, low = self.ranking
+        before = best["metrics"]
+        return (values[high], -values[low]) > (before[high], -before[low])
+
+    @property
+    def ranking(self) -> tuple[str, str] | None:
+        """What the best epoch is chosen by, the larger the better, and what decides between equals, the smaller the better; None: the last."""
+        if self.session.config.trainer.select == "last":
+            return None
+        if self.session.data.val.labelled:
+            return "val_top1", "val_nll"
+        return ("val_agreement", "val_kl") if self.task.teacher is not None else None
+
+    def say_how_chosen(self) -> None:
+        """Which epoch ships, where the validation images have no labels to choose it by."""
+        if self.session.config.trainer.select == "last" or self.session.data.val.labelled:
+            return
+        how = "the last epoch ships" if self.ranking is None else "the best epoch is chosen by agreement with the teacher"
+        self.session.console.say(f"{self.task.name}: {how}, as the {len(self.session.data.val):,} validation images have no labels")
 
     def finished(self) -> bool:
         training, patience = self.training, self.session.config.trainer.early_stopping_epochs
-        stale = bool(training.best) and patience is not None and training.epoch - training.best["epoch"] >= patience
+        best = training.best.get("student")
+        stale = best is not None and patience is not None and training.epoch - best["epoch"] >= patience
         return training.epoch >= self.task.budget.epochs or (stale and training.batch == 0)
 
     def ship(self) -> None:
@@ -267,8 +330,25 @@ class Stage:
         session, task, best = self.session, self.task, self.training.best
         if session.run is None:
             return
-        net, data = self.obtained.net, session.data
-        classifier = self.obtained.classifier
+        for name in self.pupils:
+            if name != "student":
+                self.ship_one(name, self.folder / name)
+        written = self.ship_one("student", self.folder)
+        session.run.finish_stage(
+            task.name,
+            {
+                "epochs": self.training.epoch,
+                "best_epoch": best["student"]["epoch"],
+                "steps": self.training.step,
+                "sha256": written["sha256"],
+                **written["metrics"],
+            },
+        )
+
+    def ship_one(self, name: str, folder: Path) -> dict[str, Any]:
+        """A student's weights and its record."""
+        session, task, best, data = self.session, self.task, self.training.best[name], self.session.data
+        net, classifier, started_from = self.pupils[name].net, self.pupils[name].classifier, self.pupils[name].record
         size = classifier.resolution or data.image_size
         record = {
             "format_version": 1,
@@ -290,35 +370,18 @@ class Stage:
                 "std": [float(value) for value in classifier.std.flatten()],
             },
             "dataset": dataset_record(session),
-            "metrics": {"val_top1": best["top1"], "val_nll": best["nll"]},
+            "metrics": best["metrics"],
             "epoch": best["epoch"],
             "epochs": task.budget.epochs,
             "seed": session.config.seed,
             "parents": {
                 "teacher": fingerprint(task.teacher.model) if task.teacher is not None else None,
-                "start": self.obtained.record["sha256"] if self.obtained.record else None,
+                "start": started_from["sha256"] if started_from else None,
             },
             "versions": outputs.versions(),
         }
-        written = ship(self.folder, task.role, best["weights"], record, load_script(net, task.role, record))
-        session.run.finish_stage(
-            task.name,
-            {"epochs": self.training.epoch, "best_epoch": best["epoch"], "steps": self.training.step, "sha256": written["sha256"]}
-            | record["metrics"],
-        )
-
-
-def make_optimizer(config: Mapping[str, Any], parameters: list[nn.Parameter], lr_scale: float) -> torch.optim.Optimizer:
-    """`optimizer.*` over all trainable parameters. `initial_lr` is what a schedule's factor multiplies."""
-    optimizer = build(config, torch.optim.Optimizer, "optimizer", parameters)
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] = float(group["lr"]) * lr_scale
-    return optimizer
-
-
-def start_from(model: ModelConfig, weights: Path) -> ModelConfig:
-    """The same model, beginning with the weights of another stage."""
-    return replace(model, name="recorded", checkpoint=str(weights), pretrained=False, new_head=False, ignore_class_names=True)
+        folder.mkdir(exist_ok=True)
+        return ship(folder, task.role, best["weights"], record, load_script(net, task.role, record))
 
 
 def dataset_record(session: Session) -> dict[str, Any]:

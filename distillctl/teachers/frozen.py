@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 
 import torch
+from torch import nn
 
-from distillctl.models.adapter import Classifier
 from distillctl.types import Batch, Output
 
 
 class Frozen:
-    """Answers batches by a fixed model, which normalises them by its own statistics at its own resolution.
+    """Answers batches by a fixed model (images -> Output), which normalises them by its own statistics at its own resolution.
 
     It is no nn.Module on purpose: a method that holds one does not register it.
     """
 
-    def __init__(self, model: Classifier, precision: torch.dtype, device: torch.device, channels_last: bool = True):
+    name = ""  # of its architecture, for people
+
+    def __init__(self, model: nn.Module, precision: torch.dtype, device: torch.device, channels_last: bool = True):
         model = model.to(device).eval().requires_grad_(False)
         self.model = model.to(memory_format=torch.channels_last) if channels_last else model
         self.precision, self.device = precision, device

@@ -2,10 +2,11 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import yaml
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from distillctl.losses.weighted import WeightedSum, build_loss
@@ -34,9 +35,15 @@ def batch(count: int = 6, soft: bool = False) -> Batch:
     return Batch(torch.zeros(count, 3, 2, 2), targets, torch.arange(count) * 3, 0)
 
 
+def content(path: Path) -> dict[str, Any]:
+    """The file as a run with seed 0 reads it."""
+    run = OmegaConf.to_container(OmegaConf.create({"seed": 0, "loss": OmegaConf.load(path)}), resolve=True)
+    return run["loss"]
+
+
 def made(path: Path, student: dict[str, tuple[int, ...]] = STUDENT, teacher: dict[str, tuple[int, ...]] = TEACHER) -> WeightedSum:
     """As a run makes it: built from the file, told its sizes, and where in training it is."""
-    loss = build_loss(yaml.safe_load(path.read_text()))
+    loss = build_loss(content(path))
     torch.manual_seed(1)
     for term in loss.terms.values():
         if hasattr(term, "prepare"):
@@ -58,18 +65,18 @@ each = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_file_says_what_it_is_and_names_its_own_term(path):
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# ")
-    content = yaml.safe_load(path.read_text())
-    assert path.stem in content
-    assert set(content) <= {"ce", path.stem}
-    assert all(next(iter(node)) == "_target_" and "weight" in node for node in content.values())
+    terms = content(path)
+    assert path.stem in terms
+    assert set(terms) <= {"ce", path.stem} | ({"natural"} if path.stem == "rslad" else set())
+    assert all(next(iter(node)) == "_target_" and "weight" in node for node in terms.values())
 
 
 @each
 def test_the_file_shows_the_defaults_of_its_class(path):
     """What the config says and what the class does without it is one thing, so a call from Python means the same."""
-    node = dict(yaml.safe_load(path.read_text())[path.stem])
+    node = content(path)[path.stem]
     written = build_loss({path.stem: node}).terms[path.stem]
-    if path.stem in ("funmatch", "lskd", "lsdkd"):  # the class's own defaults belong to the file that is named after it
+    if path.stem in ("funmatch", "lskd", "lsdkd", "ard", "rslad"):  # the class's own defaults belong to the file that is named after it
         return
     short = build_loss({path.stem: {"_target_": node["_target_"]}}).terms[path.stem]
     assert {name: value for name, value in vars(written).items() if name[0] != "_"} == {
@@ -166,9 +173,59 @@ def test_extreme_answers_stay_finite(path):
         assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in loss.parameters())
 
 
+@each
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_extreme_logits_stay_finite_in_half_the_precision(path, dtype):
+    loss = made(path)
+    student, teacher = answer(3, STUDENT, dtype=dtype), answer(4, TEACHER, dtype=dtype)
+    for ours, theirs in ((1e4, -1e4), (1e4, 1.0), (1.0, 1e4), (0.0, 1e4), (1e-2, 0.0)):
+        loud = Output((student.logits * ours).detach().requires_grad_(), student.features)
+        with torch.autocast("cpu", dtype):
+            terms = loss(loud, Output(teacher.logits * theirs, teacher.features), batch())
+        terms.loss.backward()
+        assert terms.loss.dtype == torch.float32
+        assert terms.loss.isfinite()
+        assert loud.logits.grad is None or loud.logits.grad.isfinite().all()
+
+
+@each
+def test_steps_on_its_own_objective_lower_it(path):
+    """A student that can give any answer, taught one small batch again and again by the term alone."""
+    loss = made(path)
+    student, teacher, data = answer(3, STUDENT), answer(4, TEACHER), batch()
+    loss(student, teacher, data)  # what a term remembers of a batch is there now, and what its batch norms saw
+    loss.eval()
+    loss.weights["ce"] = 0.0 if path.stem != "ce" else 1.0
+    free = [student.logits, *student.features.values(), *(value for value in loss.parameters() if value.requires_grad)]
+    optimizer = torch.optim.Adam(free, lr=0.02)
+    seen = []
+    for _ in range(12):
+        value = loss(student, teacher, data).loss
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        seen.append(value.item())
+    assert seen[-1] < seen[0] - 1e-6 * abs(seen[0])
+    assert max(seen) == seen[0]
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem not in ("ce", "hard")], ids=lambda path: path.stem)
+def test_a_student_that_answers_as_its_teacher_has_nothing_to_learn(path):
+    """Of terms without parameters of their own; those of the others are not where the two agree."""
+    loss = made(path, STUDENT, STUDENT)
+    for name, term in loss.terms.items():
+        if name == "ce" or any(value.requires_grad for value in term.parameters() if name != "ctkd"):
+            continue
+        student, teacher = answer(3, STUDENT, dtype=torch.float64), answer(3, STUDENT, dtype=torch.float64)
+        term(student, Output(teacher.logits.detach(), {n: f.detach() for n, f in teacher.features.items()}), batch()).backward()
+        found = [value.grad for value in (student.logits, *student.features.values()) if value.grad is not None]
+        assert found
+        assert all(gradient.abs().max() < 1e-9 for gradient in found)
+
+
 def test_a_loss_with_parameters_must_be_prepared():
     for path in FILES:
-        loss = build_loss(yaml.safe_load(path.read_text()))
+        loss = build_loss(content(path))
         for term in loss.terms.values():
             if hasattr(term, "prepare"):
                 with pytest.raises(AssertionError, match="prepare comes first"):

@@ -26,7 +26,7 @@ from distillctl.losses.features import (
     margins,
     overhaul_gap,
     selectivity_gap,
-    squared_kernel,
+    squared_kernels,
     summed_directions,
 )
 from distillctl.losses.inputs import as_map, as_vector, matched, pooled, unit
@@ -155,7 +155,7 @@ def test_selectivity_by_hand(seed, count, ours, theirs, side):
 def test_both_ways_to_compare_channels_give_one_number(shape):
     ours, theirs = maps(7, *shape), maps(8, *shape)
     one, other = ours.flatten(2), theirs.flatten(2)
-    by_kernels = squared_kernel(one, one) + squared_kernel(other, other) - 2 * squared_kernel(one, other)
+    by_kernels = squared_kernels(one, other)
     by_positions = (summed_directions(one) - summed_directions(other)).square().sum((1, 2)).mean()
     torch.testing.assert_close(by_kernels, by_positions)
     torch.testing.assert_close(selectivity_gap(ours, theirs), by_kernels)
@@ -277,7 +277,8 @@ def test_each_is_least_where_the_maps_agree(name):
 def test_each_is_finite_for_dead_and_for_large_maps(name, dtype):
     largest = 1e2 if dtype == torch.float16 else 1e4  # flow's own gradient, a cube, would not fit into fp16
     loud, dead = maps(17, 2, 4, 4, 4) * largest, torch.zeros(2, 4, 4, 4)
-    for ours, theirs in ((dead, loud), (loud, dead), (dead, dead), (loud, -loud)):
+    faint = loud / largest * 1e-11
+    for ours, theirs in ((dead, loud), (loud, dead), (dead, dead), (loud, -loud), (faint, loud), (faint, -faint)):
         student = ours.to(dtype).requires_grad_()
         value = PAIRED[name](student, theirs.to(dtype))
         (gradient,) = torch.autograd.grad(value, student)
@@ -359,6 +360,23 @@ def test_a_margin_is_that_of_the_teachers_channel_in_the_prepared_batch():
     channel = teacher.features["stage1"][:, 2].flatten()
     by_hand = margins(channel.mean()[None], channel.std(correction=0)[None])
     torch.testing.assert_close(loss.margins[0][2:3], by_hand)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", [FitNet, Flow, Overhaul, VariationalInformation, Review])
+def test_layers_compute_as_the_student_does_and_distances_in_full(kind, dtype):
+    student, teacher = outputs(20, **STUDENT), outputs(40, **TEACHER)
+    student, teacher = (Output(given.logits, {n: f.to(dtype) for n, f in given.features.items()}) for given in (student, teacher))
+    taps = ("stage1", "stage3")
+    loss = kind(taps, taps)
+    loss.prepare(student, teacher, 3)
+    seen = []
+    layers = [layer for layer in loss.modules() if isinstance(layer, nn.Conv2d)]
+    for layer in layers:
+        layer.register_forward_hook(lambda layer, given, answer: seen.append(answer.dtype))
+    assert loss(student, teacher, BATCH).dtype == torch.float32
+    assert seen == [dtype] * len(layers)
+    assert layers
 
 
 def test_review_fuses_from_the_deepest_tap_up():

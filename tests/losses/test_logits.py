@@ -243,6 +243,8 @@ def test_labels_of_several_classes_by_hand():
     assert binary_cross_entropy(student, targets).item() == pytest.approx(total / 4, abs=1e-9)
     own = torch.tensor([0, 2, 1, 1])
     torch.testing.assert_close(binary_cross_entropy(student, own), binary_cross_entropy(student, torch.eye(3)[own]))
+    smooth = (targets * 0.8 + 0.1).to(student)
+    torch.testing.assert_close(binary_cross_entropy(student, targets, 0.2), binary_cross_entropy(student, smooth))
 
 
 def test_a_hard_teacher_is_a_label():

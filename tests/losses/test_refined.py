@@ -12,11 +12,13 @@ from torch import Tensor
 from distillctl.losses.logits import soft_targets
 from distillctl.losses.refined import (
     Curriculum,
+    Dynamic,
     StandardisedDecoupled,
     alignment,
     correlated,
     decoupled,
     standardised,
+    uncertainty,
 )
 from distillctl.types import Batch, Output
 
@@ -124,6 +126,44 @@ def test_alignment_by_hand(seed, count, classes):
     assert alignment(student, teacher, [2.0, 5.0]).item() == pytest.approx(total, abs=1e-9)
 
 
+@settings(max_examples=15, deadline=None)
+@given(by=st.sampled_from(("student", "teacher")), **SHAPES)
+def test_dynamic_by_hand(by, seed, count, classes, temperature):
+    student, teacher = logits(seed, count, classes), logits(seed + 1, count, classes)
+    doubts, gaps = [], []
+    for ours, theirs in zip(student.tolist(), teacher.tolist(), strict=True):
+        shares = softmax(ours if by == "student" else theirs, 1.0)
+        doubt = -sum(share * math.log(share) for share in shares) / math.log(classes)
+        doubts.append(doubt if by == "student" else 1 - doubt)
+        gaps.append(kl(softmax(theirs, temperature), softmax(ours, temperature)))
+    mean = sum(doubts) / count
+    by_hand = sum(doubt / mean * gap for doubt, gap in zip(doubts, gaps, strict=True)) / count
+    found = Dynamic(by, temperature)(Output(student, {}), Output(teacher, {}), None).item()
+    assert found == pytest.approx(temperature**2 * by_hand, rel=1e-9, abs=1e-9)
+
+
+def test_uncertainty_goes_from_none_to_all():
+    found = uncertainty(torch.tensor([[1e4, 0.0, 0.0], [2.0, 2.0, 2.0], [0.0, 0.0, -1e4]]))
+    assert found.tolist() == pytest.approx([0, 1, math.log(2) / math.log(3)])
+
+
+def test_the_weights_of_samples_move_no_gradient():
+    """With weights that are held, the gradient is that of each sample's own divergence."""
+    student, teacher = logits(12).requires_grad_(), logits(13)
+    Dynamic("student", 2.0)(Output(student, {}), Output(teacher, {}), None).backward()
+    weights = uncertainty(student.detach())
+    for row, weight in enumerate(weights / weights.sum()):
+        alone = student.detach()[row : row + 1].requires_grad_()
+        soft_targets(alone, teacher[row : row + 1], 2.0).backward()
+        torch.testing.assert_close(student.grad[row], weight * alone.grad[0])
+
+
+def test_where_no_sample_counts_there_is_nothing_to_learn():
+    unsure = torch.zeros(2, 4)  # a teacher that is sure of nothing
+    found = Dynamic("teacher")(Output(logits(14, 2, 4).float(), {}), Output(unsure, {}), None)
+    assert found.item() == 0
+
+
 @pytest.mark.parametrize(("epoch", "factor"), [(0, 0.0), (2.5, -0.14644660940672627), (5, -0.5), (10, -1.0), (200, -1.0)])
 def test_a_learned_temperature_climbs_where_the_student_descends(epoch, factor):
     loss, student, teacher = Curriculum().double(), logits(7).requires_grad_(), logits(8)
@@ -144,6 +184,8 @@ LOSSES = {
     "correlated": lambda s, t: correlated(s, t, 2.0, 2.0, 2.0),
     "standardised": lambda s, t: soft_targets(standardised(s), standardised(t), 2.0),
     "alignment": lambda s, t: alignment(s, t, [2.0, 4.0]),
+    "by the student's doubt": lambda s, t: Dynamic("student", 2.0)(Output(s, {}), Output(t, {}), None),
+    "by the teacher's confidence": lambda s, t: Dynamic("teacher", 2.0)(Output(s, {}), Output(t, {}), None),
 }
 
 

@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from distillctl.config import ModelConfig
 from distillctl.errors import ConfigError
 from distillctl.models.adapter import Classifier
 from distillctl.models.build import build_net, plan_net
-from distillctl.models.taps import short_names, tap
+from distillctl.models.taps import short_names, short_shapes, tap, tapped_shapes
 
 STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
@@ -71,3 +72,48 @@ def test_a_copy_catches_for_itself():
 def test_taps_add_nothing_to_what_ships():
     plain = build_net(ModelConfig(name="resnet8"), 10, 32).module
     assert tapped("resnet8", "stage1", "pooled").plain_state().keys() == plain.state_dict().keys()
+
+
+def test_an_unknown_tap_names_the_command_that_lists_all():
+    with pytest.raises(ConfigError, match=r"for all: distillctl models taps="):
+        tapped("resnet8", "stagee1")
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet8", 32), ("vit_tiny_patch16_224", 64), ("swin_t", 64)])
+def test_the_listed_shapes_are_those_that_are_caught(name: str, size: int):
+    net = plan_net(ModelConfig(name=name), 10, size).module
+    listed = {tap: shape[1:] for tap, _, shape in short_shapes(net, size)}
+    some = dict(tapped_shapes(plan_net(ModelConfig(name=name), 10, size).module, size)[:12:5])
+    answer = tapped(name, *listed, *some, size=size)(torch.zeros(2, 3, size, size))
+    assert {tap: tuple(answer.features[tap].shape[1:]) for tap in listed} == listed
+    assert {tap: tuple(answer.features[tap].shape) for tap in some} == {tap: (2, *shape[1:]) for tap, shape in some.items()}
+
+
+def test_stages_that_give_several_maps_at_once_are_passed_over():
+    known = short_names(plan_net(ModelConfig(name="hrnet_w18_small"), 10, 64).module, 64)
+    assert [known[f"stage{number}"].module for number in (1, 2, 3)] == ["incre_modules.0", "incre_modules.1", "incre_modules.2"]
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_compiled_net_is_tapped_as_any_other(backend: str):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    taps = tap(net, ["1", "pooled"], 8, "student")
+    model = Classifier(net, *STATISTICS, taps=taps)
+    images = torch.rand(2, 3, 8, 8)
+    answers, gradients = [], []
+    for _ in range(2):
+        model.zero_grad()
+        answer = model(images)
+        sum(feature.square().sum() for feature in answer.features.values()).backward()
+        answers.append(answer)
+        gradients.append(net[0].weight.grad.clone())
+        torch.compiler.reset()
+        model.compile(backend=backend)
+    plain, compiled = answers
+    assert set(compiled.features) == {"1", "pooled"}
+    for name, feature in plain.features.items():
+        torch.testing.assert_close(compiled.features[name], feature)
+    torch.testing.assert_close(compiled.logits, plain.logits)
+    torch.testing.assert_close(gradients[1], gradients[0])
+    assert not taps.caught

@@ -1,0 +1,86 @@
+"""`distillctl cache`: the kept answers of teachers; what there is, whether it is whole, and away with what is old."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from distillctl.config import CachesConfig
+from distillctl.errors import ConfigError, DataError
+from distillctl.report.console import Console
+from distillctl.scenarios.caching import root_of, size
+from distillctl.teachers.store import Cache, caches
+
+
+def run(config: CachesConfig, folder: Path | None) -> None:
+    """Lists, verifies or prunes the caches of one folder. Raises DataError where damaged records are found."""
+    console, root = Console(), root_of(config.dir)
+    found = list(caches(root))
+    if config.action != "prune" and (config.all or config.older_than_days is not None):
+        key = "all=true" if config.all else f"older_than_days={config.older_than_days:g}"
+        raise ConfigError(f"{key} works with action=prune only, and action={config.action}")
+    if config.action == "prune":
+        prune(config, found, console)
+    elif not found:
+        console.say(f"{root}: no answers are kept; distillctl distill dataset.views=8 ... keeps some (docs/caching.md)")
+    elif config.action == "verify":
+        verify(found, console)
+    else:
+        console.table(listing(found))
+        console.say(f"{len(found)} in {root}, {size(sum(cache.bytes for cache in found))}")
+
+
+def listing(found: list[Cache]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("folder", "teacher", "data", "views", "filled", "kept as", "size", "idle d"):
+        table.add_column(heading, justify="right" if heading in ("views", "filled", "size", "idle d") else "left")
+    for cache in found:
+        table.add_row(cache.folder.name[:8], *contents(cache), size(cache.bytes), f"{cache.idle_days:.1f}")
+    return table
+
+
+def contents(cache: Cache) -> tuple[str, ...]:
+    """Teacher, data, views, share of records filled, form; of another version, or damaged, nothing can be said."""
+    store = cache.store(lambda problem: None)
+    if store is None or cache.parts is None:
+        return "?", "?", str(len(cache.views)), "-", "another version, or damaged"
+    views, parts = cache.views, cache.parts
+    filled = sum(store.filled(view) for view in views) / max(1, len(views) * store.rows)
+    kept = parts["dtype"] if parts["top_k"] is None else f"{parts['dtype']}, top {parts['top_k']}"
+    teacher, data = f"{parts['teacher']} {parts['weights'][:6]}", f"{parts['data_set']} {parts['image_size']} px"
+    return teacher, data, str(len(views)), f"{filled:.0%}", kept
+
+
+def verify(found: list[Cache], console: Console) -> None:
+    """Compute every checksum again."""
+    bad = 0
+    for cache in found:
+        store = cache.store(console.warn)
+        if store is None:
+            console.warn(f"{cache.folder}: of another version of distillctl, or cache.json is damaged; nothing reads it")
+            continue
+        whole = damaged = 0
+        for view in cache.views:
+            records, worse = store.inspected(view)
+            whole, damaged = whole + int(records.sum()), damaged + worse
+        console.say(f"{cache.folder}: {whole:,} records are whole, {damaged:,} are damaged")
+        bad += damaged
+    if bad:
+        raise DataError(f"{bad:,} damaged records: they are never used, and the teacher is asked again where the cache is filled")
+
+
+def prune(config: CachesConfig, found: list[Cache], console: Console) -> None:
+    """Remove whole caches, but none that a run holds."""
+    if not config.all and config.older_than_days is None:
+        raise ConfigError("action=prune: say which, older_than_days=30 or all=true")
+    freed = removed = 0
+    for cache in found:
+        if config.all or cache.idle_days > (config.older_than_days or 0):
+            bytes_there = cache.bytes
+            if cache.remove():
+                freed, removed = freed + bytes_there, removed + 1
+            else:
+                console.warn(f"{cache.folder}: a run is using it; left as it is")
+    console.say(f"{removed} of {len(found)} removed, {size(freed)} freed")

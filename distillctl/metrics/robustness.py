@@ -1,0 +1,49 @@
+"""How much of a model's accuracy is left when its images are attacked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distillctl.config import AttackConfig
+from distillctl.losses.logits import cross_entropy
+from distillctl.methods.attack import Pgd
+from distillctl.metrics.quality import top_k_accuracy
+from distillctl.runtime import Runtime
+from distillctl.types import Batch
+
+
+def measure(model: nn.Module, batches: Iterable[Batch], config: AttackConfig, seed: int, runtime: Runtime) -> dict[str, Any]:
+    """`robust_top1`, the accuracy under `config.eval_steps` steps against the labels, and the attack that it was measured by.
+
+    An upper bound of what a stronger attack would leave.
+    """
+    attack = Pgd.for_measuring(config, seed)
+    logits, targets = attacked_answers(model, batches, attack, runtime)
+    return {"robust_top1": top_k_accuracy(logits, targets, 1), "attack": {"name": config.name, **asdict(attack)}}
+
+
+def attacked_answers(model: nn.Module, batches: Iterable[Batch], attack: Pgd, runtime: Runtime) -> tuple[Tensor, Tensor]:
+    """Logits float32 [N, K] for attacked images and targets int64 [N], on the CPU, of all ranks' batches; the model's mode is restored.
+
+    The attack is computed in fp32 whatever the answers are: bf16 blurs the gradient, and a blurred attack flatters the model.
+    """
+    was_training = model.training
+    model.eval()
+    logits, targets = [], []
+    for batch in batches:
+        worst = attack.perturb(model, batch.inputs, against(batch.targets), attack.draws(batch))
+        with torch.inference_mode(), runtime.autocast():
+            logits.append(model(worst).logits.float())
+        targets.append(batch.targets)
+    model.train(was_training)
+    return runtime.gather(torch.cat(logits).cpu()), runtime.gather(torch.cat(targets).cpu())
+
+
+def against(labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """What the attack makes large: the cross-entropy of logits [B, K] with these labels."""
+    return lambda logits: cross_entropy(logits, labels)

@@ -1,0 +1,117 @@
+"""Turn answers of teachers into records of a fixed size and back, with the checksums by which a record is believed.
+
+B images, M teachers (1, or the members of an ensemble), K classes, W 4-byte words of a record's payload.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distillctl.data.counters import bits
+
+Words = NDArray[np.uint32]
+DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
+MOST_CLASSES = 256  # that are all kept, where nothing else is asked for
+KEPT = 16  # of more classes
+_PIECE = 4096  # words of an image at once: more leave a core's cache, ten times as slow at 224 pixels
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is kept of an answer.
+
+    top_k: None keeps the logits of all classes. Else those of the k largest and their classes, and the logit that each other class gets
+    when the remaining mass is spread evenly over them: log of the mean of their exponentials.
+    """
+
+    teachers: int
+    classes: int
+    dtype: str = "fp16"
+    top_k: int | None = None
+
+    @property
+    def words(self) -> int:
+        """W"""
+        value_bytes = DTYPES[self.dtype].itemsize
+        if self.top_k is None:
+            return -(-self.teachers * self.classes * value_bytes // 4)
+        return -(-self.teachers * ((self.top_k + 1) * value_bytes + self.top_k * self._place.itemsize) // 4)
+
+    @property
+    def _place(self) -> torch.dtype:
+        return torch.int16 if self.classes <= 2**15 else torch.int32
+
+    def encode(self, logits: Tensor) -> Words:
+        """float [B, M, K] -> uint32 [B, W]"""
+        logits = logits.detach().float().cpu()
+        if self.top_k is None:
+            return packed(logits.to(DTYPES[self.dtype]))
+        largest, place = logits.topk(self.top_k, dim=-1)
+        others = logits.scatter(-1, place, -torch.inf).logsumexp(-1, keepdim=True) - np.log(self.classes - self.top_k)
+        return packed(torch.cat([largest, others], dim=-1).to(DTYPES[self.dtype]), place.to(self._place))
+
+    def decode(self, words: Words) -> Tensor:
+        """uint32 [B, W] -> float32 [B, M, K]"""
+        octets = torch.from_numpy(words.view(np.uint8))
+        kept = self.classes if self.top_k is None else self.top_k + 1
+        size = self.teachers * kept * DTYPES[self.dtype].itemsize
+        values = octets[:, :size].contiguous().view(DTYPES[self.dtype]).float().view(-1, self.teachers, kept)
+        if self.top_k is None:
+            return values
+        places = octets[:, size : size + self.teachers * self.top_k * self._place.itemsize].contiguous().view(self._place)
+        others = values[..., -1:].expand(-1, -1, self.classes)
+        return others.scatter(-1, places.long().view(-1, self.teachers, self.top_k), values[..., :-1])
+
+
+def layout_for(teachers: int, classes: int, dtype: str, top_k: int | None) -> Layout:
+    """With `top_k` None, all classes up to MOST_CLASSES and else the KEPT largest."""
+    if top_k is None and classes > MOST_CLASSES:
+        top_k = KEPT
+    return Layout(teachers, classes, dtype, None if top_k is None or top_k >= classes else top_k)
+
+
+def packed(*columns: Tensor) -> Words:
+    """Tensors [B, ...] side by side as bytes, filled up with zeros to whole words."""
+    octets = torch.cat([column.flatten(1).contiguous().view(torch.uint8) for column in columns], dim=1)
+    return F.pad(octets, (0, -octets.shape[1] % 4)).contiguous().numpy().view(np.uint32)
+
+
+def image_marks(images: Tensor) -> Words:
+    """uint32 [B], a hash of each image's bytes: uint8 [B, ...] on any device.
+
+    Σ k_i w_i over its 4-byte words with drawn 64-bit keys, the upper half of 64 bits: two images are alike by chance once in 2^32
+    (Dietzfelbinger 1996, "Universal hashing and k-wise independent random variables via integer arithmetic without primes").
+    """
+    assert images.dtype == torch.uint8, images.dtype
+    flat = images.flatten(1)
+    flat = F.pad(flat, (0, -flat.shape[1] % 4)).contiguous()
+    words, total = flat.view(torch.int32), torch.zeros(len(flat), dtype=torch.int64, device=flat.device)
+    keys = _image_keys(words.shape[1], images.device)
+    for piece, own in zip(words.split(_PIECE, dim=1), keys.split(_PIECE), strict=True):
+        total += piece.long().mul_(own).sum(1)
+    return ((total >> 32) & 0xFFFFFFFF).cpu().numpy().astype(np.uint32)
+
+
+def record_keys(secret: int, words: int) -> NDArray[np.uint64]:
+    """The keys of `checksums` for records of so many words, mark included; another secret makes them strangers to each other."""
+    return bits(secret, "record", torch.arange(words + 3)).numpy().view(np.uint64)
+
+
+def checksums(words: Words, view: int, rows: NDArray[np.int64], keys: NDArray[np.uint64]) -> Words:
+    """uint32 [B], never 0: the same hash of marks and payloads [B, 1 + W] at their places; a record elsewhere is none."""
+    start = keys[:1] + np.uint64(view) * keys[1:2] + rows.astype(np.uint64) * keys[2:3]
+    total = words.astype(np.uint64) @ keys[3:] + start
+    return np.maximum(total >> np.uint64(32), np.uint64(1)).astype(np.uint32)
+
+
+@lru_cache(maxsize=16)
+def _image_keys(count: int, device: torch.device) -> Any:
+    return bits(0, "image", torch.arange(count, device=device))

@@ -1,0 +1,274 @@
+"""Keep records of answers in files: one a view, mapped into memory, filled by any number of processes at once.
+
+A record is believed where its checksum is right, and nothing else decides: a record that is half written, damaged, moved or of another
+cache is as good as none. So records need no lock, and no writer is waited for. Reading goes through the mapping and writing does not, as
+a full disk must be an error and no signal.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distillctl.data.counters import seed_of
+from distillctl.errors import MachineError
+from distillctl.state import write_json
+from distillctl.teachers.records import Layout, Words, checksums, record_keys
+
+FORMAT_VERSION = 1
+ABOUT, LOCK = "cache.json", ".lock"
+AROUND = 2  # words of a record besides its payload: the mark of the image before it, the checksum behind
+PIECE = 4096  # records that are looked at together
+TRIES = 10
+WAY_OUT = "set teacher.cache.dir=<a folder that can be written>, or teacher.cache.mode=off"
+
+Parts = Mapping[str, Any]
+
+
+def fingerprint_of(parts: Parts) -> str:
+    """SHA-256 over everything that decides an answer, as JSON in a fixed order."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def folder_of(root: Path, parts: Parts) -> Path:
+    return root / fingerprint_of(parts)[:32]
+
+
+class Store:
+    """The records of one teacher's answers to the views of one split. It says what goes wrong by `warn`, once, and goes on without.
+
+    rows: how many samples the split has; a record's place in its file is its sample's row. writes: whether it may change anything.
+    """
+
+    def __init__(self, folder: Path, secret: str, layout: Layout, rows: int, warn: Callable[[str], None], writes: bool = True):
+        self.folder, self.layout, self.rows, self.warn, self.writes = folder, layout, rows, warn, writes
+        self.size = layout.words + AROUND
+        self.keys = record_keys(seed_of(secret), layout.words + 1)
+        self.lock: FileIO | None = None
+        self.current: tuple[int, FileIO | None, Words] | None = None
+        self.told: set[str] = set()
+
+    @property
+    def view_bytes(self) -> int:
+        return self.rows * self.size * 4
+
+    def read(self, view: int, rows: NDArray[np.int64], marks: Words) -> tuple[Words, NDArray[np.bool_]]:
+        """Payloads [B, W] of these rows' images, and which of them are there, bool [B]; what is not is nonsense."""
+        records = self.records(view, rows)
+        whole, damaged = self.judged(records, view, rows)
+        there = whole & (records[:, 0] == marks)
+        if damaged.any():
+            self.tell(f"{self.file(view)}: damaged records (checksum mismatch) are not used")
+        if not there[whole].all():
+            self.tell(f"{self.file(view)}: holds answers to other images than these; they are not used")
+        return records[:, 1:-1], there
+
+    def write(self, view: int, rows: NDArray[np.int64], marks: Words, payloads: Words) -> None:
+        """Keep answers. Each record is one write: whoever reads it half done sees a wrong checksum."""
+        if not self.writes:
+            return
+        records = np.empty((len(rows), self.size), np.uint32)
+        records[:, 0], records[:, 1:-1] = marks, payloads
+        records[:, -1] = checksums(records[:, :-1], view, rows, self.keys)
+        try:
+            file = self.shard(view)[0]
+            if file is None:  # said while it was opened
+                return
+            for row, record in zip(rows.tolist(), records, strict=True):
+                if os.pwrite(file.fileno(), record.tobytes(), row * self.size * 4) != self.size * 4:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self.give_up(error)
+
+    def records(self, view: int, rows: NDArray[np.int64]) -> Words:
+        """uint32 [B, 1 + W + 1]; zeros where the file ends before."""
+        mapped = self.shard(view)[1]
+        if len(mapped) == self.rows:
+            return mapped[rows]
+        found = np.zeros((len(rows), self.size), np.uint32)
+        inside = rows < len(mapped)
+        found[inside] = mapped[rows[inside]]
+        return found
+
+    def judged(self, records: Words, view: int, rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which records are whole, and which were begun and are not."""
+        begun = records[:, -1] != 0
+        whole = begun & (records[:, -1] == checksums(records[:, :-1], view, rows, self.keys))
+        return whole, begun & ~whole
+
+    def inspected(self, view: int) -> tuple[NDArray[np.bool_], int]:
+        """Of a view: which records are whole, bool [rows], and how many are damaged. Reads its whole file."""
+        whole, damaged = np.zeros(self.rows, np.bool_), 0
+        for start in range(0, self.rows, PIECE):
+            rows = np.arange(start, min(start + PIECE, self.rows))
+            whole[rows], bad = self.judged(self.records(view, rows), view, rows)
+            damaged += int(bad.sum())
+        return whole, damaged
+
+    def filled(self, view: int) -> int:
+        """How many records of a view were begun: a quick look that trusts the marker."""
+        if not self.file(view).exists():
+            return 0
+        return int((self.shard(view)[1][:, -1] != 0).sum())
+
+    def file(self, view: int) -> Path:
+        return self.folder / f"view-{view:05}.bin"
+
+    def shard(self, view: int) -> tuple[FileIO | None, Words]:
+        """The view's file, open to write, and its records as they are mapped."""
+        if self.current is None or self.current[0] != view:
+            self.current = view, *self.opened(view)
+        return self.current[1:]
+
+    def opened(self, view: int) -> tuple[FileIO | None, Words]:
+        if self.writes:
+            try:
+                file = FileIO(os.open(self.file(view), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+")
+                if os.fstat(file.fileno()).st_size < self.view_bytes:
+                    os.ftruncate(file.fileno(), self.view_bytes)  # a hole: it takes no room, and is read as zeros
+                return file, self.mapped(file)
+            except OSError as error:
+                self.give_up(error)
+        try:
+            return None, self.mapped(FileIO(self.file(view), "r"))
+        except OSError:
+            return None, np.empty((0, self.size), np.uint32)
+
+    def mapped(self, file: FileIO) -> Words:
+        count = min(os.fstat(file.fileno()).st_size // (self.size * 4), self.rows)
+        if count == 0:
+            return np.empty((0, self.size), np.uint32)
+        return np.asarray(np.memmap(file, np.uint32, "r", shape=(count, self.size)))
+
+    def give_up(self, error: OSError) -> None:
+        """Write nothing from here on."""
+        self.writes, self.current = False, None
+        self.tell(f"{self.folder}: {error.strerror}; no more of the teacher's answers are kept, and it is asked for what is not there")
+
+    def tell(self, problem: str) -> None:
+        """Once a kind of problem."""
+        kind = problem.partition(": ")[2]
+        if kind not in self.told:
+            self.told.add(kind)
+            self.warn(problem)
+
+
+def open_store(root: Path, parts: Parts, layout: Layout, rows: int, warn: Callable[[str], None], writes: bool = True) -> Store:
+    """The store that `parts` name, made where it is new and may be written. Raises MachineError where it cannot be made."""
+    folder = folder_of(root, parts)
+    store = Store(folder, fingerprint_of(parts), layout, rows, warn, writes)
+    if not writes:
+        return store
+    try:
+        store.lock = held(folder)
+        if not (folder / ABOUT).exists():
+            write_json(folder / ABOUT, {"format_version": FORMAT_VERSION, "parts": parts})
+        os.utime(folder / ABOUT)
+    except OSError as error:
+        raise MachineError(f"{folder}: {error.strerror}; {WAY_OUT}") from None
+    return store
+
+
+def held(folder: Path) -> FileIO:
+    """Make the folder, and hold it as one of its users until the file is closed or the process dies: nobody removes it meanwhile."""
+    for _ in range(TRIES):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FileIO(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+")
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / LOCK)):
+                return lock
+        except FileNotFoundError:  # removed in between
+            continue
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of records as it lies on the disk. parts: None where what it holds cannot be told."""
+
+    folder: Path
+    parts: dict[str, Any] | None
+
+    @property
+    def views(self) -> list[int]:
+        return sorted(int(file.stem.removeprefix("view-")) for file in self.folder.glob("view-[0-9]*.bin"))
+
+    @property
+    def bytes(self) -> int:
+        """On the disk: holes take no room."""
+        return sum(file.stat().st_blocks * 512 for file in self.folder.glob("view-*.bin"))
+
+    @property
+    def idle_days(self) -> float:
+        """Since it was last filled from, written to or opened to be."""
+        newest = max((file.stat().st_mtime for file in self.folder.iterdir()), default=self.folder.stat().st_mtime)
+        return max(0.0, time.time() - newest) / 86400
+
+    def store(self, warn: Callable[[str], None]) -> Store | None:
+        """To look at."""
+        if self.parts is None:
+            return None
+        layout = Layout(self.parts["teachers"], self.parts["classes"], self.parts["dtype"], self.parts["top_k"])
+        return Store(self.folder, fingerprint_of(self.parts), layout, self.parts["samples"], warn, writes=False)
+
+    def remove(self) -> bool:
+        """False where a run holds it."""
+        try:
+            with FileIO(os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(self.folder)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise MachineError(f"{self.folder}: {error.strerror}; remove it by hand") from None
+        return True
+
+
+def caches(root: Path) -> Iterator[Cache]:
+    """Every cache below `root`, by name. A folder that is none of ours is passed over."""
+    for file in sorted(root.glob(f"*/{ABOUT}")):
+        yield Cache(file.parent, parts_of(file))
+
+
+def parts_of(file: Path) -> dict[str, Any] | None:
+    """What cache.json says, if it is whole and of this folder."""
+    try:
+        content = json.loads(file.read_text())
+        parts = content["parts"]
+        ours = content["format_version"] == FORMAT_VERSION and folder_of(file.parent.parent, parts) == file.parent
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return parts if ours else None
+
+
+def nearest(root: Path, parts: Parts) -> list[str]:
+    """How the cache that is most like `parts` differs, as `name (its value, here ours)`; empty where there is none."""
+    found: list[list[str]] = []
+    for cache in caches(root):
+        if cache.parts is not None:
+            names = sorted({*cache.parts, *parts})
+            theirs = {name: cache.parts.get(name) for name in names}
+            found.append(
+                [f"{name} ({short(theirs[name])}, here {short(parts.get(name))})" for name in names if theirs[name] != parts.get(name)]
+            )
+    return min(found, key=len, default=[])
+
+
+def short(value: Any) -> str:
+    """For people: the beginning is enough to tell two hashes apart."""
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

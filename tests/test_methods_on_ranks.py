@@ -1,0 +1,38 @@
+"""A method on two processes takes the steps that it takes on one."""
+
+import pytest
+from processes import metrics, run
+from test_options import MORE, QUICK
+
+SMOOTH = ["student=resnet8", "distill.epochs=1", "optimizer.lr=0.0005", "schedule=constant", "trainer.log_every=1"]
+# one of each kind: peers, two players, an average that follows; a start of two processes takes its time
+METHODS = ("mutual", "critic", "self")
+
+
+@pytest.fixture(autouse=True)
+def logs(tmp_path, monkeypatch):
+    (tmp_path / "logs").mkdir()
+    monkeypatch.setenv("DISTILLCTL_TEST_LOGS", str(tmp_path / "logs"))
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISTILLCTL_TEST_LOGS", str(folder))
+        attempt = run("pretrain", "teacher=resnet8", "pretrain.epochs=2", *QUICK, f"hydra.run.dir={folder / 'teacher'}")
+        assert attempt.code == 0, attempt.output
+    return folder / "teacher"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_take_the_steps_of_one(name, teacher, tmp_path):
+    given = [f"method={name}", f"teacher.checkpoint={teacher}", *QUICK, *SMOOTH, *MORE.get(f"method/{name}", [])]
+    found = {}
+    for devices in (1, 2):
+        attempt = run("distill", *given, f"trainer.devices={devices}", f"hydra.run.dir={tmp_path / str(devices)}")
+        assert attempt.code == 0, attempt.output
+        found[devices] = [line for line in metrics(tmp_path / str(devices) / "distill") if line["kind"] == "step"]
+    assert len(found[1]) == len(found[2]) >= 4
+    for ours, theirs in zip(found[1], found[2], strict=True):
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=2e-4), (ours, theirs)
