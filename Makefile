@@ -8,9 +8,10 @@ READY := .venv/.ready
 demo: $(READY)
 	$(BIN)/distillctl train
 
-# two workers of one thread each: threads that wait for each other on shared cores cost more than they bring
+# workers of one thread each, as threads that wait for each other on shared cores cost more than they bring; a third for two cores,
+# as many tests wait for processes that they started
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -131,6 +131,13 @@ class StageConfig:
 
 
 @dataclass
+class PretrainStageConfig(StageConfig):
+    """The teacher's stage, which is skipped where the same one was trained before."""
+
+    reuse: bool = True
+
+
+@dataclass
 class LoraConfig:
     """Low-rank adapters: W x + (alpha / rank) B A x, dropout before A."""
 
@@ -234,7 +241,7 @@ class TrainConfig(FitConfig):
     student: ModelConfig = field(default_factory=ModelConfig)
     attack: AttackConfig = field(default_factory=AttackConfig)
     method: dict[str, Any] = field(default_factory=dict)
-    pretrain: StageConfig = field(default_factory=StageConfig)
+    pretrain: PretrainStageConfig = field(default_factory=PretrainStageConfig)
     distill: StageConfig = field(default_factory=StageConfig)
     finetune: FinetuneStageConfig = field(default_factory=FinetuneStageConfig)
     assistants: list[str] = field(default_factory=list)  # models between teacher and student, from big to small

@@ -21,6 +21,7 @@ FREE = (
     "dataset.workers",
     "dataset.timeout_s",
     "teacher.cache.dir",
+    "pretrain.reuse",
     "trainer.device",
     "trainer.devices",
     "trainer.threads",

@@ -60,11 +60,14 @@ class Runtime:
         """Batch norm over the whole batch instead of a rank's piece, so that the number of ranks changes no result."""
         if self.world == 1 or not self.sync_batchnorm:
             return module
-        if self.device.type == "cuda":
-            return nn.SyncBatchNorm.convert_sync_batchnorm(module)
         from distillctl.batchnorm import convert
 
-        return convert(module)
+        tapped = {name: part for name, part in module.named_modules() if part._forward_hooks or part._forward_pre_hooks}
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module) if self.device.type == "cuda" else convert(module)
+        for name, part in tapped.items():  # a new module in the place of a batch norm has none of its hooks
+            module.get_submodule(name)._forward_hooks.update(part._forward_hooks)
+            module.get_submodule(name)._forward_pre_hooks.update(part._forward_pre_hooks)
+        return module
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean of a tensor over the ranks; NaN anywhere is NaN everywhere."""

@@ -44,7 +44,8 @@ class Attempt:
     def __init__(self, *arguments: str, environment: dict[str, str] | None = None, group: bool = True, ignoring: tuple[int, ...] = ()):
         self.log = Path(os.environ["DISTILLCTL_TEST_LOGS"]) / f"{time.monotonic_ns()}.log"
         self.log.touch()
-        self.process = CONTEXT.Process(target=be, args=(arguments, str(self.log), environment or {}, group, ignoring), daemon=False)
+        environment = {"DISTILLCTL_CACHE": str(self.log.parent / "cache"), **(environment or {})}  # not that of other tests
+        self.process = CONTEXT.Process(target=be, args=(arguments, str(self.log), environment, group, ignoring), daemon=False)
         self.process.start()
         self.pid = self.process.pid
 
@@ -124,6 +125,8 @@ def configured(command: str, folder: Path, *overrides: str):
 
     GlobalHydra.instance().clear()
     compose.prepare()
+    if command == "train":  # in a working folder that tests share
+        overrides = ("pretrain.reuse=false", *overrides)
     with initialize_config_dir(str(compose.conf_dir()), version_base="1.3"):
         config = compose.typed(hydra_compose(command, list(overrides)))
     if (folder / "run.json").exists():

@@ -100,8 +100,8 @@ def test_it_learns_resumes_to_the_bit_leaves_the_teacher_alone_and_ships(option,
     assert record["metrics"]["val_top1"] >= 0
 
 
-# their total need not fall in so few steps: two players fight over it, or (crd) it begins against a memory of noise
-DUELS = ("method/critic", "method/data_free", "loss/ctkd", "loss/crd")
+# their total need not fall in so few steps: two players fight over it, (crd) it begins against a memory of noise, or a weight warms up
+DUELS = ("method/critic", "method/data_free", "method/self", "loss/consistency", "loss/ctkd", "loss/crd")
 
 
 @pytest.mark.parametrize("name", [*LOSSES, *METHODS])

@@ -31,6 +31,7 @@ EVERYTHING = [
     "+student.args.drop_rate=0.3",
     f"pretrain.epochs={max(2, KILLS // 5)}",
     f"distill.epochs={max(2, KILLS // 5)}",
+    "pretrain.reuse=false",
     "finetune.epochs=1",
     "trainer.accumulate=2",
     "trainer.ema_decay=0.95",

@@ -1,4 +1,4 @@
-"""`distillctl cache`: the kept answers of teachers; what there is, whether it is whole, and away with what is old."""
+"""`distillctl cache`: the kept answers of teachers, and the teachers that runs may share; what there is, whether it is whole, and away with what is old."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.table import Table
 from distillctl.config import CachesConfig
 from distillctl.errors import ConfigError, DataError
 from distillctl.report.console import Console
+from distillctl.scenarios import reuse
 from distillctl.scenarios.caching import root_of, size
 from distillctl.teachers.store import Cache, caches
 
@@ -30,6 +31,8 @@ def run(config: CachesConfig, folder: Path | None) -> None:
     else:
         console.table(listing(found))
         console.say(f"{len(found)} in {root}, {size(sum(cache.bytes for cache in found))}")
+    if config.action == "list" and (teachers := reuse.entries(root)):
+        console.say(f"trained teachers that runs may share: {len(teachers)}")
 
 
 def listing(found: list[Cache]) -> Table:
@@ -84,3 +87,5 @@ def prune(config: CachesConfig, found: list[Cache], console: Console) -> None:
             else:
                 console.warn(f"{cache.folder}: a run is using it; left as it is")
     console.say(f"{removed} of {len(found)} removed, {size(freed)} freed")
+    if forgotten := reuse.prune(root_of(config.dir), everything=config.all):
+        console.say(f"trained teachers forgotten: {forgotten}; their runs are left as they are")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from distillctl.losses.inputs import as_vector, feature, precise
 from distillctl.losses.weighted import WeightedSum
@@ -21,7 +22,8 @@ class Critic(Method):
     """The configured loss, and `weight` times -log D(r(v_s)) for the student; the critic D minimises -log D(v_t) - log(1 - D(r(v_s))).
 
     v are features at a tap as vectors [B, C], r a linear map to the teacher's size, which learns with the student. The non-saturating
-    form of Goodfellow et al. 2014, on features as in Chung et al. 2020 (AFD). The critic, two hidden layers of `width`, is a player of its own.
+    form of Goodfellow et al. 2014, on features as in Chung et al. 2020 (AFD). The critic, two hidden layers of `width`, is a player of its own;
+    its layers are spectrally normalised (Miyato et al. 2018), without which the two of them diverge at learning rates that suit the student.
     """
 
     players = ("student", "critic")
@@ -56,11 +58,11 @@ class Critic(Method):
         self.projection = nn.Linear(ours.shape[1], theirs.shape[1]).to(ours.device)
         self.critic = nn.Sequential(
             nn.LayerNorm(theirs.shape[1]),
-            nn.Linear(theirs.shape[1], self.width),
+            spectral_norm(nn.Linear(theirs.shape[1], self.width)),
             nn.LeakyReLU(0.2),
-            nn.Linear(self.width, self.width),
+            spectral_norm(nn.Linear(self.width, self.width)),
             nn.LeakyReLU(0.2),
-            nn.Linear(self.width, 1),
+            spectral_norm(nn.Linear(self.width, 1)),
         ).to(ours.device)
 
     def vectors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:

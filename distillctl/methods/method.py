@@ -23,6 +23,7 @@ class Method(nn.Module):
     players: tuple[str, ...] = ("student",)
     needs_teacher: bool | None = None  # None: where the loss reads one; False: the method is its own teacher
     asks_of_views: bool = True  # False: it asks the teacher about other images than its batch's, or looks inside it
+    trains_head = False  # by itself, whatever the loss reads
     student: nn.Module
 
     @classmethod

@@ -37,6 +37,7 @@ class SimKD(Method):
     """
 
     needs_teacher = True
+    trains_head = True  # it is the teacher's
     asks_of_views = False
 
     def __init__(self, student: nn.Module, loss: WeightedSum, teacher: Frozen, *, images: Images, factor: int = 2):

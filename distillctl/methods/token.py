@@ -24,14 +24,17 @@ class TokenDistill(Method):
 
     @classmethod
     def check_loss(cls, loss: WeightedSum) -> None:
-        if not loss.needs_teacher:
-            raise ConfigError(f"method=token: the loss ({', '.join(loss.terms)}) reads no teacher; take one that does, as loss=hard")
+        if len({term.needs_teacher for term in loss.terms.values()}) != 2:
+            raise ConfigError(
+                f"method=token: the loss ({', '.join(loss.terms)}) must have a term for each token, one that reads the teacher and one that does not; "
+                "take loss=hard"
+            )
 
     @classmethod
     def check_net(cls, plan: Callable[[], Net], key: str) -> None:
-        if key.startswith("student") and not hasattr(net := plan().module, "set_distilled_training"):
+        if key.startswith(("student", "assistants")) and not hasattr(net := plan().module, "set_distilled_training"):
             raise ConfigError(
-                f"method=token: student={type(net).__name__} has no distillation token; name one that has: student=deit_tiny_distilled_patch16_224"
+                f"method=token: {key}={type(net).__name__} has no distillation token; name one that has: student=deit_tiny_distilled_patch16_224"
             )
 
     def __init__(self, student: nn.Module, loss: WeightedSum, teacher: Callable[[Batch], Output] | None = None):
@@ -49,7 +52,5 @@ class TokenDistill(Method):
         answer = self.student(batch.inputs)
         by_token: Tensor = answer.features[TOKEN]
         lessons = self.loss(answer._replace(logits=by_token), guide, batch, only=self.taught)
-        if not self.labelled:
-            return lessons
         labels = self.loss(answer, None, batch, only=self.labelled)
         return Terms(lessons.loss + labels.loss, labels.parts | lessons.parts)

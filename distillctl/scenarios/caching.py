@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from distillctl.config import CacheConfig
 from distillctl.data.augment import VIEW_SCHEME
 from distillctl.data.loader import TrainLoader
 from distillctl.errors import ConfigError, DataError, MachineError
+from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
 from distillctl.models.adapter import Classifier
 from distillctl.models.taps import LOGITS
 from distillctl.runtime import precision_name
 from distillctl.scenarios.session import Session, first_on_main
-from distillctl.scenarios.task import Task
+from distillctl.scenarios.task import Task, reads
 from distillctl.teachers.cached import Cached
 from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.frozen import Frozen, fingerprint
@@ -45,9 +47,7 @@ def with_cache(session: Session, task: Task, batches: TrainLoader) -> Task:
         return task
     if config.mode == "auto" and not pays(batches, task.budget.epochs, shared=session.config.dataset.view_seed is not None):
         return task
-    if reason := obstacle(task):
-        if config.mode == "require":
-            raise ConfigError(f"teacher.cache.mode=require: {reason}; set teacher.cache.mode=off")
+    if reason := obstacle(task.taps("teacher"), task.method):
         session.console.say(f"teacher: asked at every step, as {reason}")
         return task
     members = len(task.teacher.model.names) if isinstance(task.teacher, Ensemble) else 1
@@ -70,14 +70,23 @@ def pays(batches: TrainLoader, epochs: int, shared: bool) -> bool:
     return shared or (batches.views is not None and batches.views < epochs)
 
 
-def obstacle(task: Task) -> str | None:
+def obstacle(taps: Sequence[str], method: Mapping[str, Any] | None) -> str | None:
     """Why logits alone would not do."""
-    taps = [name for name in task.taps("teacher") if name.rpartition(".")[2] != LOGITS]
-    if taps:
-        return f"its features are read ({', '.join(taps)}), and only logits are kept"
-    if task.method and not find_class(task.method, Method, "method").asks_of_views:
+    features = [name for name in taps if name.rpartition(".")[2] != LOGITS]
+    if features:
+        return f"its features are read ({', '.join(features)}), and only logits are kept"
+    if method and not find_class(method, Method, "method").asks_of_views:
         return "the method asks it about other images than the views"
     return None
+
+
+def check(config: Any) -> None:
+    """Whether what `require` asks for can be had at all; raises ConfigError."""
+    if config.teacher.cache.mode != "require":
+        return
+    taps = (*build_loss(config.loss).taps("teacher"), *reads(config.method, "teacher"))
+    if reason := obstacle(taps, config.method):
+        raise ConfigError(f"teacher.cache.mode=require: {reason}; set teacher.cache.mode=off")
 
 
 def root_of(folder: str | None) -> Path:

@@ -18,8 +18,9 @@ from distillctl.models import catalogue, partial
 from distillctl.models.adapter import Classifier
 from distillctl.models.committee import in_any_order
 from distillctl.models.obtain import Images, check_obtainable, planned, source_of
+from distillctl.models.taps import LOGITS
 from distillctl.optimizers import make_optimizer
-from distillctl.scenarios import unlabelled
+from distillctl.scenarios import caching, unlabelled
 from distillctl.scenarios.session import Session
 from distillctl.scenarios.task import labels_only, peer_models, reads, teacher_is_read, training_attack
 from distillctl.scenarios.teachers import check_is_trained, members_of, planned_teacher
@@ -111,6 +112,36 @@ def check_components(config: Any, problems: Problems) -> None:
         problems.attempt(lambda: find_class(config.method, Method, "method").check_loss(unlabelled.loss_of(config)))
         problems.attempt(lambda: peer_models(config.method))
         problems.attempt(lambda: rehearse(config))
+        problems.attempt(lambda: check_head_learns(config))
+        problems.attempt(lambda: check_somebody_teaches(config))
+        problems.attempt(lambda: caching.check(config))
+
+
+def check_head_learns(config: Any) -> None:
+    """A loss on features alone would leave the student's classifier as random as it began."""
+    terms = unlabelled.loss_of(config).terms
+    if find_class(config.method, Method, "method").trains_head or any(LOGITS in reads_of(term) for term in terms.values()):
+        return
+    names = ",".join(terms)
+    raise ConfigError(
+        f"loss={names}: no term of it reads the student's answer, so its classifier would not learn; add one, as loss=[{names},kd]"
+    )
+
+
+def reads_of(term: Any) -> tuple[str, ...]:
+    """What a loss term reads of the student."""
+    return tuple(getattr(term, "student_taps", ())) or (LOGITS,)
+
+
+def check_somebody_teaches(config: Any) -> None:
+    """Assistants and generations are taught, each by the one before."""
+    if teacher_is_read(config):
+        return
+    for key, asked in (("assistants", config.assistants), ("generations", config.generations > 1)):
+        if asked:
+            raise ConfigError(
+                f"{key}={getattr(config, key)}: neither method nor loss reads a teacher here; take method=distill and a loss that does, as loss=kd"
+            )
 
 
 def rehearse(config: Any) -> None:

@@ -9,6 +9,7 @@ from distillctl.report import results
 from distillctl.scenarios import unlabelled
 from distillctl.scenarios.checks import preflight
 from distillctl.scenarios.measure import Candidate, measure
+from distillctl.scenarios.reuse import train_once
 from distillctl.scenarios.session import Session
 from distillctl.scenarios.stage import train
 from distillctl.scenarios.task import Task, labels_only, start_from, teacher_is_read
@@ -75,14 +76,18 @@ def distilled(session: Session, teacher: ModelConfig | None) -> list[Candidate]:
     generations: dict[str, ModelConfig] = {}
     for number, name in enumerate(config.assistants, start=1):
         assistant, stage = ModelConfig(name=name), f"assistant-{number}"
-        teacher = start_from(assistant, train(session, distilling(session, assistant, teacher, config.distill, stage)))
+        task = distilling(session, assistant, teacher, config.distill, stage)
+        if task.peers():  # they are the student's
+            task = replace(task, method=None)
+        teacher = start_from(assistant, train(session, task))
         found.append(Candidate(stage.replace("-", " "), "student", teacher))
     for generation in range(1, config.generations + 1):
         task = distilling(session, config.student, teacher, config.distill, "distill", generation)
         file = train(session, task)
         teacher = generations[f"generation{generation}"] = start_from(config.student, file)
         for peer, model in task.peers().items():
-            found.append(Candidate(peer, "student", start_from(model, file.parent / peer / file.name)))
+            row = peer if generation == config.generations else f"{peer} of {generation}"
+            found.append(Candidate(row, "student", start_from(model, file.parent / peer / file.name)))
         name = "distilled" if generation == config.generations else f"generation {generation}"
         found.append(Candidate(name, "student", teacher))
     if config.ensemble_generations:
@@ -93,14 +98,15 @@ def distilled(session: Session, teacher: ModelConfig | None) -> list[Candidate]:
 def pretrained(session: Session, again: bool = False) -> TeacherConfig:
     """The teacher with its weights: what has none, itself or some members of an ensemble, is trained; with `again` what has some too."""
     config, teacher = session.config, session.config.teacher
+    made = train if again else train_once
     if teacher.name != ENSEMBLE:
         if is_ready(teacher) and not again:
             return teacher
-        return start_from(teacher, train(session, pretraining(session, teacher, config.pretrain)))
+        return start_from(teacher, made(session, pretraining(session, teacher, config.pretrain)))
     members = {
         name: member
         if is_ready(member) and not again
-        else start_from(member, train(session, pretraining(session, member, config.pretrain, name)))
+        else start_from(member, made(session, pretraining(session, member, config.pretrain, name)))
         for name, member in teacher.members.items()
     }
     return replace(teacher, members=members)

@@ -237,11 +237,21 @@ class Stage:
     def after_step(self, report: Report) -> None:
         self.session.console.step(report)
         if self.session.run is not None:
-            values = {"loss": sum(report.parts.values()), **report.parts, "lr": report.lr, "images_per_s": report.images_per_s}
+            values = {
+                "loss": sum(self.of_student(report.parts).values()),
+                **report.parts,
+                "lr": report.lr,
+                "images_per_s": report.images_per_s,
+            }
             self.log.write({"kind": "step", "epoch": report.epoch + 1, "step": report.step, **values})
             self.session.tracker.log(self.task.name, report.step, values)
         if report.step == 1 and len(report.parts) > 1:
-            self.sizes_of_terms(report.parts)
+            self.sizes_of_terms(self.of_student(report.parts))
+
+    def of_student(self, parts: Mapping[str, float]) -> dict[str, float]:
+        """The parts of the loss without those that other players minimise, which begin with their names."""
+        others = [player for player in self.training.method.players if player != "student"]
+        return {name: value for name, value in parts.items() if name.partition(".")[0] not in others}
 
     def sizes_of_terms(self, parts: Mapping[str, float]) -> None:
         total = sum(parts.values()) or 1.0

@@ -12,7 +12,7 @@ from distillctl.methods.method import Method
 from distillctl.scenarios.session import Session
 
 OFF = "dataset.labels=false"
-LABEL_FREE = "kd, dist, lskd, mse, funmatch, at, rkd"  # a few of many
+LABEL_FREE = "kd, dist, lskd, mse, funmatch"  # a few of many
 
 
 def loss_of(config: Any) -> WeightedSum:

@@ -1,0 +1,269 @@
+"""A teacher that was trained on this machine already is found by a key of all that decides its weights, and not trained again.
+
+`<cache folder>/teachers/<key>.json` names the files of a finished stage, their checksums and the run that made them. Of jobs side
+by side one holds `<key>.lock` and trains; the others wait for it, and take what it has made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillctl import outputs, state
+from distillctl.build import TRUSTED, within
+from distillctl.config import ModelConfig
+from distillctl.errors import MachineError
+from distillctl.models.obtain import source_of
+from distillctl.models.shipping import checksum
+from distillctl.runtime import precision_name
+from distillctl.scenarios.caching import DECIDING_VERSIONS, root_of
+from distillctl.scenarios.session import Session, first_on_main
+from distillctl.scenarios.stage import dataset_record, interrupted, train
+from distillctl.scenarios.task import Task
+
+FORMAT_VERSION = 1
+FOLDER = "teachers"
+POLL_S = 0.2
+LOG = "metrics.jsonl"
+FREE_OF_DATA = ("root", "workers", "timeout_s", "download")  # of the data set's keys: its fingerprint says what these lead to
+DECIDING_OF_TRAINER = (
+    *("batch_size", "accumulate", "clip_norm", "ema_decay", "compile", "channels_last", "sync_batchnorm", "select"),
+    "early_stopping_epochs",
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A teacher that was found: its files as they were checked, the record of its stage, and the folder of its run."""
+
+    files: Mapping[str, bytes]
+    stage: Mapping[str, Any]
+    run: str
+
+
+def train_once(session: Session, task: Task) -> Path:
+    """`train` for a teacher, or the files of the same training before, copied; the stage is finished either way."""
+    if not session.config.pretrain.reuse or session.stage_record(task.name) is not None or has_own_code(task, session.config):
+        return train(session, task)
+    key = key_of(session, task)
+    entry = root_of(None) / FOLDER / f"{key}.json"
+    if reused(session, task, entry):
+        return session.stage_folder(task.name) / f"{task.role}.safetensors"
+    with held(session, entry.with_suffix(".lock")) as registers:
+        if reused(session, task, entry):
+            return session.stage_folder(task.name) / f"{task.role}.safetensors"
+        if session.run is not None and registers:
+            with contextlib.suppress(OSError):
+                entry.unlink()  # it names what is gone or changed
+        whole = begin(session, task, key)
+        file = train(session, task)
+        if whole and registers:
+            register(session, task, entry, file)
+    return file
+
+
+def key_of(session: Session, task: Task) -> str:
+    """SHA-256 of everything that the shipped weights depend on. Whatever is not here must not matter."""
+    config, machine = session.config, session.runtime
+    file, record = source_of(task.model, task.role)
+    versions = outputs.versions()
+    on_cpu = machine.device.type == "cpu"
+    parts = {
+        "format": FORMAT_VERSION,
+        "role": task.role,
+        "seeds": [config.seed, task.seed(config.seed)],
+        "member": task.member,
+        "model": {field.name: getattr(task.model, field.name) for field in fields(ModelConfig) if field.name != "checkpoint"},
+        "start": [checksum(file, file.stat().st_mtime_ns, file.stat().st_size), record] if file is not None else None,
+        "dataset": {name: value for name, value in asdict(config.dataset).items() if name not in FREE_OF_DATA},
+        "data": session.data.fingerprint,
+        "images": asdict(session.images),
+        "loss": label_loss(config),
+        "optimizer": config.optimizer,
+        "schedule": config.schedule,
+        "budget": {name: value for name, value in asdict(task.budget).items() if name != "reuse"},
+        "trainer": {name: getattr(config.trainer, name) for name in DECIDING_OF_TRAINER},
+        "precision": precision_name(machine.precision),
+        "device": machine.device.type,
+        "processor": torch.backends.cpu.get_cpu_capability() if on_cpu else torch.cuda.get_device_name(machine.device),
+        "world": machine.world,
+        "threads": torch.get_num_threads() if on_cpu else None,
+        "versions": {name: versions[name] for name in DECIDING_VERSIONS},
+        "sources": sources(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def label_loss(config: Any) -> dict[str, Any]:
+    """What `labels_only` reads of the loss."""
+    return {name: value for name, value in config.loss.get("ce", {}).items() if name != "weight"}
+
+
+@cache
+def sources() -> str:
+    """SHA-256 of this package's code: in a checkout it changes under the same version."""
+    package, digest = Path(outputs.__file__).parent, hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package)}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def has_own_code(task: Task, config: Any) -> bool:
+    """Whether classes of the user's own take part: they change, and nothing tells."""
+    record = source_of(task.model, task.role)[1]
+    if task.model.source == "own" or (record is not None and record["architecture"]["source"] == "own"):
+        return True
+    return any(not within(path, TRUSTED) for path in targets([config.optimizer, config.schedule, label_loss(config)]))
+
+
+def targets(node: Any) -> Iterator[str]:
+    """Every `_target_` in a component's config."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from targets(item)
+
+
+def reused(session: Session, task: Task, entry: Path) -> bool:
+    """Take the files that `entry` names into this run, if all of them are as they were. The same answer on every rank."""
+    return bool(session.runtime.from_main(first_on_main(session.runtime, lambda: take(session, task, entry))))
+
+
+def take(session: Session, task: Task, entry: Path) -> bool:
+    """Rank 0's part of `reused`."""
+    found = look_up(entry, task.role)
+    if found is None or session.run is None:
+        return False
+    folder = session.run.stage(task.name)
+    for name, content in found.files.items():
+        if name == f"{task.role}.json":  # the images may lie elsewhere now
+            state.write_json(folder / name, json.loads(content) | {"dataset": dataset_record(session)})
+        else:
+            state.write_atomically(folder / name, [content])
+    session.run.finish_stage(task.name, {**found.stage, "reused": found.run})
+    accuracy = found.stage.get("val_top1")
+    worth = f" (val {accuracy:.1%})" if isinstance(accuracy, float) else ""
+    run = Path(found.run)
+    shown = run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
+    session.console.say(
+        f"{task.name}: the same teacher was trained before{worth}, reused from {shown}; pretrain.reuse=false trains it again"
+    )
+    return True
+
+
+def look_up(entry: Path, role: str) -> Trained | None:
+    """What an entry names, if every file is there and its checksum is right."""
+    try:
+        content = json.loads(entry.read_text())
+        folder, sums = Path(content["file"]).parent, content["files"]
+        files = {name: (folder / name).read_bytes() for name in files_of(role) if name in sums or name != LOG}
+        whole = all(hashlib.sha256(data).hexdigest() == sums[name] for name, data in files.items())
+        return Trained(files, dict(content["stage"]), str(content["run"])) if whole else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def files_of(role: str) -> tuple[str, ...]:
+    """What a finished stage leaves to others, its record last."""
+    return LOG, f"{role}.safetensors", f"load_{role}.py", f"{role}.json"
+
+
+@contextlib.contextmanager
+def held(session: Session, path: Path) -> Iterator[bool]:
+    """Hold a lock, waiting for whoever has it. False where there can be none: then nothing is registered.
+
+    A record lock is freed when its process dies, however it dies, and data workers do not inherit it. Ranks poll together, so that
+    none of them waits longer in a collective than it may. Raises Interrupted when asked to stop.
+    """
+    machine, said = session.runtime, False
+    lock = opened(session, path) if session.run is not None else None
+    try:
+        while not machine.from_main(lock is None or locked(lock)):
+            if not said:
+                session.console.say("waiting for the job that trains this teacher")
+                said = True
+            if machine.highest(int(session.stop())):
+                raise interrupted(session)
+            time.sleep(POLL_S)
+        yield machine.from_main(lock is not None)
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def opened(session: Session, path: Path) -> FileIO | None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+")
+    except OSError as error:
+        session.console.warn(f"{path.parent}: {error.strerror}; other runs will not find this teacher")
+        return None
+
+
+def locked(lock: FileIO) -> bool:
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # a file system without locks: train beside the others
+        return True
+    return True
+
+
+def begin(session: Session, task: Task, key: str) -> bool:
+    """Note this attempt. False where an earlier one had another key (threads, device): such weights are nobody else's."""
+    if session.run is None:
+        return False
+    folder = session.stage_folder(task.name)
+    started = any((folder / name).exists() for name in (state.NEWEST, state.BEFORE))
+    attempts: list[str] = session.run.record.setdefault("keys", {}).setdefault(task.name, [])
+    known = bool(attempts) or not started
+    attempts += [key] if key not in attempts else []
+    session.run.write()
+    return known and attempts == [key]
+
+
+def register(session: Session, task: Task, entry: Path, file: Path) -> None:
+    """Write down what the stage has made; what fails here costs other runs time, not this one its result."""
+    if session.run is None:
+        return
+    try:
+        files = {name: file.with_name(name) for name in files_of(task.role) if file.with_name(name).exists()}
+        content = {
+            "format_version": FORMAT_VERSION,
+            "file": str(file.resolve()),
+            "files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
+            "run": str(session.folder.resolve()),
+            "stage": session.run.record["stages"][task.name],
+        }
+        state.write_json(entry, state.finite(content))
+    except (OSError, MachineError) as error:
+        session.console.warn(f"{entry.parent}: {error}; other runs will not find this teacher")
+
+
+def entries(root: Path) -> list[Path]:
+    """The registered teachers of a cache folder."""
+    return sorted((root / FOLDER).glob("*.json"))
+
+
+def prune(root: Path, everything: bool) -> int:
+    """Remove entries whose files are gone or changed, or all of them, and how many that were. The teachers themselves stay in their runs."""
+    removed = [entry for entry in entries(root) if everything or look_up(entry, "teacher") is None]
+    for entry in removed:
+        entry.unlink(missing_ok=True)
+    return len(removed)

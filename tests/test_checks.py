@@ -1,0 +1,52 @@
+"""What is found before anything is trained: losses that leave a classifier random, lessons that nobody gives, caches that cannot be."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from distillctl.runtime import Runtime
+
+DEIT = "student=deit_tiny_distilled_patch16_224"
+WRONG = [
+    (
+        "loss=at loss.ce.weight=0",
+        "loss=at: no term of it reads the student's answer, so its classifier would not learn; add one, as loss=[at,kd]",
+    ),
+    ("method=mutual generations=2", "generations=2: neither method nor loss reads a teacher here; take method=distill"),
+    ("method=self assistants=[resnet14]", "assistants=['resnet14']: neither method nor loss reads a teacher here"),
+    (f"method=token {DEIT} loss.ce.weight=0", "method=token: the loss (hard) must have a term for each token"),
+    ("loss=at teacher.cache.mode=require", "teacher.cache.mode=require: its features are read (stage1, stage2, stage3)"),
+    ("method=simkd teacher.cache.mode=require", "teacher.cache.mode=require: the method asks it about other images than the views"),
+    ("method=critic method.weight=0", "method.weight=0 must be > 0"),
+    ("method=self method.decay=2", "method.decay=2 must be in [0, 1]"),
+    ("method=students method.mutual=-1", "method.mutual=-1 must be >= 0"),
+    ("method=rslad loss=kd", "method.attacked=rslad: the loss has no such term"),
+    ("method=ard attack=none", "attack=none: this method trains against an attack; choose attack=pgd"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), WRONG)
+def test_it_is_one_line_before_the_teacher_trains(words, line, distillctl, tmp_path):
+    finished = distillctl("train", *words.split(), "hydra.run.dir=run", cwd=tmp_path)
+    assert finished.code == 2
+    assert f"error: {line}" in finished.err
+    assert not (tmp_path / "run/pretrain").exists()
+
+
+def test_an_assistant_without_a_distillation_token(distillctl, tmp_path):
+    finished = distillctl("train", "method=token", DEIT, "assistants=[resnet14]", "hydra.run.dir=run", cwd=tmp_path)
+    assert finished.code == 2
+    assert "error: method=token: assistants.0=ResNet has no distillation token" in finished.err
+
+
+def test_a_tap_on_a_batch_norm_survives_sharing_it(monkeypatch):
+    """Over several ranks another module takes its place."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    seen = []
+    net[1].register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    shared = Runtime(torch.device("cpu"), torch.float32, world=2).share_statistics(net)
+    assert type(shared[1]) is not nn.BatchNorm2d
+    shared.eval()(torch.zeros(2, 3, 5, 5))
+    assert seen == [(2, 4, 5, 5)]
