@@ -8,10 +8,9 @@ READY := .venv/.ready
 demo: $(READY)
 	$(BIN)/distillctl train
 
-# workers of one thread each, as threads that wait for each other on shared cores cost more than they bring; a third for two cores,
-# as many tests wait for processes that they started
+# two workers of one thread each: threads that wait for each other on shared cores cost more than they bring
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .
