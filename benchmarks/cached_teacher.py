@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from clock import timed
 
 from distillctl import runtime
 from distillctl.config import AugmentConfig, ModelConfig
@@ -59,17 +59,6 @@ def epoch_of(guide: Frozen | None, batches: TrainLoader, machine: runtime.Runtim
         fit(training, batches, plan, machine, after_epoch=lambda *_: False, **nothing)  # type: ignore[arg-type]
 
     return epoch
-
-
-def timed(work: Callable[[], None], device: torch.device) -> float:
-    """Seconds."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def measure(steps: int, rounds: int, machine: runtime.Runtime, folder: Path) -> dict[str, list[float]]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from clock import timed
 
 from distillctl import runtime
 from distillctl.config import AugmentConfig, ModelConfig
@@ -84,16 +84,6 @@ def by_hand(student: str, teacher: str | None, batches: TrainLoader, machine: ru
             optimizer.step()
 
     return epoch
-
-
-def timed(work: Callable[[], None], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def compare(student: str, teacher: str | None, steps: int, rounds: int, machine: runtime.Runtime) -> None:

@@ -82,3 +82,10 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finished = call("train", *TINY, "baseline=false", "hydra.run.dir=run", cwd=place)
     assert finished.code == 0, finished.err
     return place / "run"
+
+
+@pytest.fixture
+def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the processes of `processes.Attempt` write what they say."""
+    (tmp_path / "logs").mkdir()
+    monkeypatch.setenv("DISTILLCTL_TEST_LOGS", str(tmp_path / "logs"))

@@ -2,21 +2,16 @@
 
 import importlib.util
 import json
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
-from processes import checkpoint, same_stage
+from processes import StopAfter, checkpoint, configured, same_stage
 from safetensors.torch import load_file, save_file
 
-from distillctl import compose
 from distillctl.scenarios.pipeline import finetuning
 from distillctl.scenarios.session import session
 from distillctl.scenarios.stage import train
@@ -153,27 +148,9 @@ def test_dropout_reaches_a_net_that_is_fine_tuned(finetune, vit, tmp_path):
 # stopped and resumed
 
 
-class StopAfter:
-    """Asks to stop at the n-th time that it is asked."""
-
-    signal_number = signal.SIGTERM
-
-    def __init__(self, asked: int):
-        self.left = asked
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-
 def attempt(folder: Path, *overrides: str, asked: int = 10**9) -> None:
     """The stage in this process, to its end or until it is asked to stop."""
-    GlobalHydra.instance().clear()
-    compose.prepare()
-    with initialize_config_dir(str(compose.conf_dir()), version_base="1.3"):
-        config = compose.typed(hydra_compose("finetune", [*SHORT, *overrides]))
-    if (folder / "run.json").exists():
-        config.resume = str(folder)
+    config = configured("finetune", folder, *SHORT, *overrides)
     with session(config, folder, StopAfter(asked)) as running:
         try:
             train(running, finetuning(running, config.student, config.finetune))

@@ -9,10 +9,7 @@ SMOOTH = ["student=resnet8", "distill.epochs=1", "optimizer.lr=0.0005", "schedul
 METHODS = ("mutual", "critic", "self")
 
 
-@pytest.fixture(autouse=True)
-def logs(tmp_path, monkeypatch):
-    (tmp_path / "logs").mkdir()
-    monkeypatch.setenv("DISTILLCTL_TEST_LOGS", str(tmp_path / "logs"))
+pytestmark = pytest.mark.usefixtures("logs")
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,7 @@ LONG = [*TRAINING, "pretrain.epochs=400"]
 TWO = "trainer.devices=2"
 
 
-@pytest.fixture(autouse=True)
-def logs(tmp_path, monkeypatch):
-    (tmp_path / "logs").mkdir()
-    monkeypatch.setenv("DISTILLCTL_TEST_LOGS", str(tmp_path / "logs"))
+pytestmark = pytest.mark.usefixtures("logs")
 
 
 @pytest.fixture(scope="module")

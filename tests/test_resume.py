@@ -46,10 +46,7 @@ PRETRAIN = ["pretrain", *SMALL, "pretrain.epochs=2", "trainer.log_every=3", "tra
 LONG = [*PRETRAIN, "pretrain.epochs=400"]
 
 
-@pytest.fixture(autouse=True)
-def logs(tmp_path, monkeypatch):
-    (tmp_path / "logs").mkdir()
-    monkeypatch.setenv("DISTILLCTL_TEST_LOGS", str(tmp_path / "logs"))
+pytestmark = pytest.mark.usefixtures("logs")
 
 
 # any moment

@@ -20,10 +20,7 @@ WAITING = "waiting for the job that trains this teacher"
 FILES = ("teacher.safetensors", "load_teacher.py", "metrics.jsonl")
 
 
-@pytest.fixture(autouse=True)
-def logs(tmp_path, monkeypatch):
-    (tmp_path / "logs").mkdir()
-    monkeypatch.setenv("DISTILLCTL_TEST_LOGS", str(tmp_path / "logs"))
+pytestmark = pytest.mark.usefixtures("logs")
 
 
 @pytest.fixture(scope="module")

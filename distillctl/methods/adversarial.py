@@ -48,11 +48,8 @@ class Adversarial(Method):
         self.attacked = [name for name in loss.terms if name in attacked]
         self.clean = [name for name in loss.terms if name not in attacked]
 
-    def at(self, epoch: float, epochs: int) -> None:
-        self.loss.at(epoch, epochs)
-
     def forward(self, batch: Batch, player: str = "student") -> Terms:
-        guide = self.teacher(batch) if self.teacher is not None and self.loss.needs_teacher else None
+        guide = self.guide(batch)
         worst = self.attack.perturb(self.student, batch.inputs, self.ascended(batch, guide), self.attack.draws(batch))
         terms = self.loss(self.student(worst), guide, batch, only=self.attacked)
         if not self.clean:

@@ -69,9 +69,6 @@ class Critic(Method):
         """[B, C] of the student and [B, D] of the teacher."""
         return as_vector(feature(student, self.taps[0])), as_vector(feature(teacher, self.taps[1]))
 
-    def at(self, epoch: float, epochs: int) -> None:
-        self.loss.at(epoch, epochs)
-
     def forward(self, batch: Batch, player: str) -> Terms:
         if player == "critic":
             with torch.no_grad():

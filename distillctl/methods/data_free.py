@@ -77,9 +77,6 @@ class DataFree(Method):
     def prepare(self, student: Output, teacher: Output | None) -> None:
         self.generator = Generator(self.latent, self.image_size, self.width).to(student.logits.device)
 
-    def at(self, epoch: float, epochs: int) -> None:
-        self.loss.at(epoch, epochs)
-
     def forward(self, batch: Batch, player: str) -> Terms:
         latents = normal(self.latent, self.seed, f"noise of the {player}", batch.index, batch.view)
         if player == "generator":

@@ -20,10 +20,7 @@ class Distill(Method):
         super().__init__()
         self.student, self.loss, self.teacher = student, loss, teacher
 
-    def at(self, epoch: float, epochs: int) -> None:
-        self.loss.at(epoch, epochs)
-
     def forward(self, batch: Batch, player: str = "student") -> Terms:
         answer = self.student(batch.inputs)
-        guide = self.teacher(batch) if self.teacher is not None and self.loss.needs_teacher else None
+        guide = self.guide(batch)
         return self.loss(answer, guide, batch)

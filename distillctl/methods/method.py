@@ -25,6 +25,8 @@ class Method(nn.Module):
     asks_of_views: bool = True  # False: it asks the teacher about other images than its batch's, or looks inside it
     trains_head = False  # by itself, whatever the loss reads
     student: nn.Module
+    loss: WeightedSum
+    teacher: Any  # (batch) -> Output, or None
 
     @classmethod
     def reads(cls, node: Mapping[str, Any], role: str) -> tuple[str, ...]:
@@ -50,8 +52,15 @@ class Method(nn.Module):
     def forward(self, batch: Batch, player: str) -> Terms:
         raise NotImplementedError
 
+    def guide(self, batch: Batch) -> Output | None:
+        """The teacher's answer, where there is a teacher and the loss reads it."""
+        return self.teacher(batch) if self.teacher is not None and self.loss.needs_teacher else None
+
     def at(self, epoch: float, epochs: int) -> None:
-        """Told before each step how far the stage is, for what changes over it."""
+        """Told before each step how far the stage is, for what changes over it: here its loss."""
+        for part in self.children():
+            if isinstance(part, WeightedSum):
+                part.at(epoch, epochs)
 
     def after_step(self) -> None:
         """Told after each step, when all players have moved."""

@@ -35,9 +35,6 @@ class SelfDistill(Method):
         self.average.eval()
         return self
 
-    def at(self, epoch: float, epochs: int) -> None:
-        self.loss.at(epoch, epochs)
-
     def forward(self, batch: Batch, player: str = "student") -> Terms:
         answer = self.student(batch.inputs)
         with torch.no_grad():

@@ -80,9 +80,6 @@ class SimKD(Method):
         catch_map(classifier, f"{pool}.0")
         return dataclasses.replace(student, net=dataclasses.replace(net, edits=(*net.edits, *edits)))
 
-    def at(self, epoch: float, epochs: int) -> None:
-        self.loss.at(epoch, epochs)
-
     def forward(self, batch: Batch, player: str = "student") -> Terms:
         with inputs_of(self.teacher.model.get_submodule(self.pool)) as maps:
             guide = self.teacher(batch)

@@ -44,11 +44,8 @@ class TokenDistill(Method):
         self.taught = [name for name, term in loss.terms.items() if term.needs_teacher]
         self.labelled = [name for name in loss.terms if name not in self.taught]
 
-    def at(self, epoch: float, epochs: int) -> None:
-        self.loss.at(epoch, epochs)
-
     def forward(self, batch: Batch, player: str = "student") -> Terms:
-        guide = self.teacher(batch) if self.teacher is not None and self.loss.needs_teacher else None
+        guide = self.guide(batch)
         answer = self.student(batch.inputs)
         by_token: Tensor = answer.features[TOKEN]
         lessons = self.loss(answer._replace(logits=by_token), guide, batch, only=self.taught)

@@ -31,7 +31,7 @@ from distillctl.runtime import precision_name
 from distillctl.scenarios.caching import DECIDING_VERSIONS, root_of
 from distillctl.scenarios.session import Session, first_on_main
 from distillctl.scenarios.stage import dataset_record, interrupted, train
-from distillctl.scenarios.task import Task
+from distillctl.scenarios.task import Task, label_term
 
 FORMAT_VERSION = 1
 FOLDER = "teachers"
@@ -90,7 +90,7 @@ def key_of(session: Session, task: Task) -> str:
         "dataset": {name: value for name, value in asdict(config.dataset).items() if name not in FREE_OF_DATA},
         "data": session.data.fingerprint,
         "images": asdict(session.images),
-        "loss": label_loss(config),
+        "loss": label_term(config.loss),
         "optimizer": config.optimizer,
         "schedule": config.schedule,
         "budget": {name: value for name, value in asdict(task.budget).items() if name != "reuse"},
@@ -104,11 +104,6 @@ def key_of(session: Session, task: Task) -> str:
         "sources": sources(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def label_loss(config: Any) -> dict[str, Any]:
-    """What `labels_only` reads of the loss."""
-    return {name: value for name, value in config.loss.get("ce", {}).items() if name != "weight"}
 
 
 @cache
@@ -125,7 +120,7 @@ def has_own_code(task: Task, config: Any) -> bool:
     record = source_of(task.model, task.role)[1]
     if task.model.source == "own" or (record is not None and record["architecture"]["source"] == "own"):
         return True
-    return any(not within(path, TRUSTED) for path in targets([config.optimizer, config.schedule, label_loss(config)]))
+    return any(not within(path, TRUSTED) for path in targets([config.optimizer, config.schedule, label_term(config.loss)]))
 
 
 def targets(node: Any) -> Iterator[str]:

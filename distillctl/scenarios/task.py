@@ -74,8 +74,12 @@ def teacher_is_read(config: Any) -> bool:
 
 def labels_only(loss: dict[str, Any]) -> WeightedSum:
     """The loss of supervised training: cross-entropy alone, smoothed as `loss.ce` says."""
-    ce = {key: value for key, value in loss.get("ce", {}).items() if key != "weight"}
-    return build_loss({"ce": {"_target_": "distillctl.losses.logits.CrossEntropy", **ce}})
+    return build_loss({"ce": {"_target_": "distillctl.losses.logits.CrossEntropy", **label_term(loss)}})
+
+
+def label_term(loss: dict[str, Any]) -> dict[str, Any]:
+    """What `loss.ce` says, its weight aside."""
+    return {key: value for key, value in loss.get("ce", {}).items() if key != "weight"}
 
 
 def training_attack(config: Any, seed: int) -> Pgd:
