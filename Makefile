@@ -18,10 +18,15 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layers.py
 
+# the last three read real images: --images, or the archive that CONTRIBUTING.md names
 bench: $(READY)
 	$(BIN)/python benchmarks/training_loop.py
-	$(BIN)/python benchmarks/cached_teacher.py
 	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/augmentation.py
+	$(BIN)/python benchmarks/cache_growth.py
+	$(BIN)/python benchmarks/cached_teacher.py
+	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/usual_accuracy.py
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -97,6 +97,8 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
                 return  # it was finished already, and its result is printed
         else:
             check_new(overrides)
+            if any(flag in ("-m", "--multirun") for flag in flags):
+                overrides = compose.shared(command, overrides)
         start(command, flags, overrides)
     except UserError as error:
         fail(error)
@@ -171,7 +173,7 @@ def perform(command: str, composed: Any, folder: Path | None) -> float | None:
         record(folder, error, error.exit_code)
         fail(error)
     except Exception as error:
-        explained = compose.explain(error, command, overrides_of_job()) or machine_trouble(error)
+        explained = compose.explain(error, command, compose.typed_words()) or machine_trouble(error)
         if explained is not None:
             record(folder, explained, explained.exit_code)
             fail(explained)
@@ -182,18 +184,6 @@ def perform(command: str, composed: Any, folder: Path | None) -> float | None:
         log.write_text(traceback.format_exc())
         print(f"error: internal: {type(error).__name__}: {first_line(error)}; the traceback is in {log}", file=sys.stderr)
         raise SystemExit(INTERNAL_ERROR) from None
-
-
-def overrides_of_job() -> list[str]:
-    """What was asked for, as it was typed: a `${...}` in it is not resolved."""
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
-
-    if not HydraConfig.initialized():
-        return []
-    words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    assert isinstance(words, list)
-    return [str(word) for word in words]
 
 
 def machine_trouble(error: Exception) -> UserError | None:

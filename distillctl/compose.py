@@ -11,7 +11,10 @@ from typing import Any
 import yaml
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
@@ -25,6 +28,12 @@ from distillctl.models import catalogue
 
 ROLES = ("teacher", "student", "model")
 EXTRA_NAMES = ("own", "recorded")
+# what decides views of images and a teacher's answers to them, and what decides a teacher that `train` trains first
+OF_ANSWERS = (
+    *("seed", "dataset", "teacher", "recipe"),
+    *(f"trainer.{name}" for name in ("batch_size", "device", "devices", "precision", "channels_last", "compile", "threads")),
+)
+OF_PRETRAINING = ("pretrain", "optimizer", "schedule", "loss.ce", "trainer")
 EXAMPLES = {"checkpoint": "<run folder or file>", "inputs": "[image.png]"}  # of values that have no default
 
 
@@ -152,6 +161,48 @@ def opened(overrides: list[str]) -> list[str]:
             word = f"++teacher.{kind}.{name}{'.name' if short else rest or ''}={value}"
         found.append(word)
     return found
+
+
+def typed_words(hydra: Any = None) -> list[str]:
+    """What was asked for, as it was typed: a `${...}` in it is not resolved. `hydra`: its own config; None: that of this job, if it is one."""
+    if hydra is None and not HydraConfig.initialized():
+        return []
+    words = OmegaConf.to_container((hydra or HydraConfig.get()).overrides.task, resolve=False)
+    assert isinstance(words, list)
+    return [str(word) for word in words]
+
+
+def shared(command: str, overrides: list[str]) -> list[str]:
+    """The overrides of a sweep, and where some of its jobs see the same views by the same teacher, that its answers are worth keeping.
+
+    The jobs are a product of the values: where a key that decides neither has several, jobs differ in it alone.
+    """
+    try:
+        words = OverridesParser.create().parse_overrides(overrides)
+    except (HydraException, ValueError):
+        return overrides  # Hydra says what is wrong
+    given = {word.key_or_group: word.value() for word in words if not word.is_delete()}
+    if command not in ("distill", "train") or given.keys() & {"teacher.cache.shared", "hydra/sweeper"}:
+        return overrides
+    if command == "train" and given.get("pretrain.reuse") is False:
+        return overrides  # each job has a teacher of its own
+    deciding = (*OF_ANSWERS, *OF_PRETRAINING) if command == "train" else OF_ANSWERS
+    free = [word for word in words if not word.is_hydra_override() and not any(overlap(word.key_or_group, name) for name in deciding)]
+    return [*overrides, "teacher.cache.shared=true"] if any(map(takes_several, free)) else overrides
+
+
+def overlap(key: str, other: str) -> bool:
+    """Whether one of two keys is the other, or holds it."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+
+
+def takes_several(word: Override) -> bool:
+    """Whether an override is a sweep over more than one value."""
+    if not word.is_discrete_sweep():
+        return False
+    if isinstance(word.value(), Glob):
+        return True
+    return len(list(word.sweep_string_iterator())) > 1
 
 
 def group_names(command: str) -> dict[str, list[str]]:

@@ -57,7 +57,9 @@ class CacheConfig:
     mode: str = option("auto", "off", "auto", "fill", "require")
     dir: Optional[str] = None  # null: $DISTILLCTL_CACHE, else outputs/.cache
     dtype: str = option("fp16", "fp16", "fp32")
+    features: str = option("vectors", "vectors", "none", "all")  # of those that are read: vectors [B, C]; all: maps and tokens too
     top_k: Optional[int] = number(None, low=1)  # classes; null: all, and of more than 256 the 16 likeliest
+    shared: bool = False  # other runs see the same views and have this teacher; set by itself in a sweep whose jobs do
 
 
 @dataclass
@@ -68,6 +70,8 @@ class TeacherConfig(ModelConfig):
     combine: str = option("mean_probability", "mean_probability", "mean_logit", "mean_loss", "confidence", "entropy", "fixed")
     weights: dict[str, float] = field(default_factory=dict)  # of members, for combine=fixed; 1 for those that are not named
     temperature: Optional[float] = number(None, above=0)  # at which probabilities are mixed; null: that of the loss
+    fold_batchnorm: bool = True  # into the convolutions before it: faster, with the same answers up to rounding
+    micro_batch: Optional[int] = number(None, low=1)  # images that it answers at once, for less memory; null: a whole batch
     cache: CacheConfig = field(default_factory=CacheConfig)
 
 
@@ -292,14 +296,14 @@ class ModelsConfig:
 
 
 @dataclass
-class CachesConfig:
-    """`distillctl cache`: the kept answers of teachers."""
+class CachesConfig(DistillConfig):
+    """`distillctl cache`: the kept answers of teachers. The keys of `distill` say of which teacher to which views."""
 
-    action: str = option("list", "list", "verify", "prune")
-    dir: Optional[str] = None  # null: $DISTILLCTL_CACHE, else outputs/.cache
+    action: str = option("list", "list", "verify", "prune", "plan", "fill")
+    dir: Optional[str] = None  # short for teacher.cache.dir
+    views: Optional[int] = number(None, low=1)  # to plan for or to fill; null: dataset.views
     older_than_days: Optional[float] = number(None, low=0)
     all: bool = False
-    debug: bool = False
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,15 @@ def first_record(command: str, seed: int) -> dict[str, Any]:
         "teacher": None,
         "stages": {},
     }
+
+
+@cache
+def sources(package: Path) -> str:
+    """SHA-256 of the Python files in a folder, or of one: in a checkout code changes under the same version."""
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")) if package.is_dir() else [package]:
+        digest.update(f"{file.relative_to(package)}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -36,6 +36,12 @@ class Runtime:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def name(self) -> str:
+        """For people."""
+        device = f"CPU ({torch.get_num_threads()} threads)" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+        return f"{self.world} x {device}" if self.world > 1 else device
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -269,6 +270,28 @@ def test_a_job_that_fails_is_named_and_the_others_finish(launcher: str, distillc
     assert bad["exit_code"] == 3
     assert "failed: job 2" in out
     assert "dataset.subset=99999" in out
+
+
+def test_jobs_side_by_side_ask_their_teacher_once(distillctl, tiny_run: Path, tmp_path: Path):
+    """Live, two jobs of two epochs of four batches of 64 would ask about 1,024 images."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ["distill", f"teacher.checkpoint={tiny_run / 'pretrain'}", "dataset.subset=300", "distill.epochs=2", "trainer.batch_size=64"]
+    words += ["trainer.device=cpu", "trainer.precision=fp32", "trainer.threads=1", "teacher.cache.dir=kept"]
+    sweep = ["-m", "loss.kd.temperature=1,4", "hydra.sweep.dir=out", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    command = [sys.executable, "-m", "distillctl", *words, *sweep]
+    finished = subprocess.run(command, cwd=tmp_path, env=ONE_THREAD, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    report, _ = read(tmp_path / "out")
+    assert [job["error"] for job in report["jobs"]] == [None, None]
+    assert all("teacher.cache.shared=True" in job["overrides"] for job in report["jobs"])
+    asked = [int(count) for count in re.findall(r"answers were read, (\d+) asked for", finished.stdout)]
+    assert len(asked) == 2
+    assert 512 <= sum(asked) < 700
+    assert len(re.findall("teacher: about .* for the answers to be asked for, where every step would take ", finished.stdout)) == 2
+    assert len(list((tmp_path / "kept").glob("*/cache.json"))) == 1
+    verified = distillctl("cache", "action=verify", "dir=kept", cwd=tmp_path)
+    assert (verified.code, verified.err) == (0, "")
+    assert "512 records are whole, 0 are damaged" in verified.out
 
 
 def test_a_sweep_of_measurements_has_no_report_of_training(distillctl, tiny_run: Path, tmp_path: Path):

@@ -1,5 +1,6 @@
 """A teacher that was trained already is not trained again, and that changes no number."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -7,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from processes import SMALL, Attempt, checkpoint, configured, metrics, record, run, steps
+from processes import SMALL, Attempt, StopAfter, checkpoint, configured, metrics, record, run, steps
 
+from distillctl.errors import Interrupted
 from distillctl.scenarios import reuse
 from distillctl.scenarios.pipeline import pretraining
 from distillctl.scenarios.session import session
@@ -175,15 +177,20 @@ def test_a_run_that_is_killed_registers_nothing_until_it_is_done(tmp_path):
     assert json.loads(entry(cache.parent).read_text())["run"] == str(folder)
 
 
-def test_what_was_trained_on_other_threads_in_part_is_not_offered(tmp_path):
-    folder, cache = tmp_path / "run", tmp_path / "logs" / "cache" / "teachers"
-    attempt = Attempt("train", *WORDS, "pretrain.epochs=8", "trainer.save_every_s=0.001", f"hydra.run.dir={folder}")
-    attempt.until(lambda: steps(folder / "pretrain") > 12)
-    attempt.send_to_group(signal.SIGTERM)
-    assert attempt.wait() == 128 + signal.SIGTERM
-    again = run("train", f"resume={folder}", "trainer.threads=2")
-    assert again.code == 0, again.output
-    assert not list(cache.glob("*.json"))
+def test_what_was_trained_on_other_threads_in_part_is_not_offered(tmp_path, monkeypatch):
+    def pretrain(folder: Path, asked: int) -> None:
+        config = configured("train", folder, *WORDS, "pretrain.reuse=true")
+        with session(config, folder, StopAfter(asked)) as running, contextlib.suppress(Interrupted):
+            reuse.train_once(running, pretraining(running, running.config.teacher, running.config.pretrain))
+
+    monkeypatch.setenv("DISTILLCTL_CACHE", str(tmp_path / "cache"))
+    pretrain(tmp_path / "run", asked=10)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    pretrain(tmp_path / "run", asked=10**9)
+    assert weights(tmp_path / "run")
+    assert not reuse.entries(tmp_path / "cache")
+    pretrain(tmp_path / "whole", asked=10**9)
+    assert len(reuse.entries(tmp_path / "cache")) == 1
 
 
 def test_two_side_by_side_train_once(tmp_path):

@@ -66,10 +66,10 @@ COMMANDS = {
         ),
     ),
     "cache": Command(
-        "the kept answers of teachers: what there is, whether it is whole, away with what is old",
+        "the kept answers of teachers: what there is, whether it is whole, fill it, away with what is old",
         (
             "distillctl cache",
-            "distillctl cache action=verify dir=outputs/.cache",
+            "distillctl cache action=fill teacher.checkpoint=outputs/pretrain/20260101-120000-000000 dataset=cifar100 dataset.views=8",
             "distillctl cache action=prune older_than_days=30",
         ),
     ),

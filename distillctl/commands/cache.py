@@ -1,31 +1,44 @@
-"""`distillctl cache`: the kept answers of teachers, and the teachers that runs may share; what there is, whether it is whole, and away with what is old."""
+"""`distillctl cache`: the kept answers of teachers, and the teachers that runs may share; what there is, what more would cost, and away with it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich import box
 from rich.table import Table
 
+from distillctl import compose, ranks
 from distillctl.config import CachesConfig
 from distillctl.errors import ConfigError, DataError
 from distillctl.report.console import Console
-from distillctl.scenarios import reuse
+from distillctl.scenarios import filling, reuse
 from distillctl.scenarios.caching import root_of, size
 from distillctl.teachers.store import Cache, caches
 
+OF_ALL = ("action", "dir", "teacher.cache.dir", "all", "older_than_days", "debug")  # keys of what is done to all caches of a folder
+
 
 def run(config: CachesConfig, folder: Path | None) -> None:
-    """Lists, verifies or prunes the caches of one folder. Raises DataError where damaged records are found."""
-    console, root = Console(), root_of(config.dir)
-    found = list(caches(root))
+    """Lists, verifies, prunes or fills the caches of one folder. Raises DataError where damaged records are found."""
+    config = with_one_folder(config)
+    if config.action not in ("plan", "fill"):
+        check_words(config, compose.typed_words())
     if config.action != "prune" and (config.all or config.older_than_days is not None):
         key = "all=true" if config.all else f"older_than_days={config.older_than_days:g}"
         raise ConfigError(f"{key} works with action=prune only, and action={config.action}")
+    if config.action in ("plan", "fill"):
+        filling.check(config)
+        ranks.launch(filling.work, config, folder)
+        return
+    console, root = Console(), root_of(config.dir)
+    found = list(caches(root))
     if config.action == "prune":
         prune(config, found, console)
     elif not found:
-        console.say(f"{root}: no answers are kept; distillctl distill dataset.views=8 ... keeps some (docs/caching.md)")
+        console.say(
+            f"{root}: no answers are kept; distillctl cache action=fill, or distillctl distill dataset.views=8 ..., keeps some (docs/caching.md)"
+        )
     elif config.action == "verify":
         verify(found, console)
     else:
@@ -33,6 +46,24 @@ def run(config: CachesConfig, folder: Path | None) -> None:
         console.say(f"{len(found)} in {root}, {size(sum(cache.bytes for cache in found))}")
     if config.action == "list" and (teachers := reuse.entries(root)):
         console.say(f"trained teachers that runs may share: {len(teachers)}")
+
+
+def check_words(config: CachesConfig, words: list[str]) -> None:
+    """Who names a teacher or data may expect that only its answers go. Raises ConfigError."""
+    for word in words:
+        if word.lstrip("+~").partition("=")[0] not in OF_ALL:
+            raise ConfigError(
+                f"{word}: action={config.action} is about all caches of a folder; leave it out, or set action=plan or action=fill"
+            )
+
+
+def with_one_folder(config: CachesConfig) -> CachesConfig:
+    """`dir` is the short way to say `teacher.cache.dir`."""
+    short, long = config.dir, config.teacher.cache.dir
+    if short and long and Path(short) != Path(long):
+        raise ConfigError(f"dir={short} and teacher.cache.dir={long} differ; give one of them")
+    folder = short or long
+    return replace(config, dir=folder, teacher=replace(config.teacher, cache=replace(config.teacher.cache, dir=folder)))
 
 
 def listing(found: list[Cache]) -> Table:
@@ -51,7 +82,7 @@ def contents(cache: Cache) -> tuple[str, ...]:
         return "?", "?", str(len(cache.views)), "-", "another version, or damaged"
     views, parts = cache.views, cache.parts
     filled = sum(store.filled(view) for view in views) / max(1, len(views) * store.rows)
-    kept = parts["dtype"] if parts["top_k"] is None else f"{parts['dtype']}, top {parts['top_k']}"
+    kept = ", ".join([parts["dtype"], *([] if parts["top_k"] is None else [f"top {parts['top_k']}"]), *parts["features"]])
     teacher, data = f"{parts['teacher']} {parts['weights'][:6]}", f"{parts['data_set']} {parts['image_size']} px"
     return teacher, data, str(len(views)), f"{filled:.0%}", kept
 

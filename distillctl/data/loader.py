@@ -72,10 +72,18 @@ class TrainLoader:
         return epoch if self.views is None else epoch % self.views
 
     def __call__(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        order, view = self.order(epoch), self.view_of(epoch)
-        rows = [
-            self.ours(order[number * self.batch_size : (number + 1) * self.batch_size]) for number in range(first, self.batches_per_epoch)
-        ]
+        whole = self.order(epoch).split(self.batch_size)[first : self.batches_per_epoch]
+        yield from self.batches(whole, self.view_of(epoch))
+
+    def covering(self, epoch: int) -> list[Tensor]:
+        """Positions of an epoch's batches, and of one more with what is left over, filled up from the epoch's beginning to a whole one."""
+        order = self.order(epoch)
+        whole = -(-len(order) // self.batch_size) * self.batch_size
+        return list(torch.cat([order, order])[:whole].split(self.batch_size))
+
+    def batches(self, whole: Sequence[Tensor], view: int) -> Iterator[Batch]:
+        """This rank's pieces of batches of these positions, as a view shows them."""
+        rows = [self.ours(positions) for positions in whole]
         partners = self.augment.partners(len(self.split), view) if self.augment.mixes else None
         if self.memory is not None:
             for row in rows:
@@ -101,11 +109,11 @@ class TrainLoader:
 
     def from_memory(self, row: Tensor, view: int, partners: Tensor | None) -> Batch:
         assert self.memory is not None
-        own = self.augment.views(self.memory[row], self.index[row], view)
+        own = self.augment.views(self.memory.index_select(0, row), self.index[row], view)  # many times as fast as memory[row]
         if partners is None:
             return Batch(own, self.targets[row], self.index[row], view)
         other = partners.to(row.device)[row]
-        return self.mixed(own, self.augment.views(self.memory[other], self.index[other], view), row, other, view)
+        return self.mixed(own, self.augment.views(self.memory.index_select(0, other), self.index[other], view), row, other, view)
 
     def mixed(self, own: Tensor, partner: Tensor, row: Tensor, other: Tensor, view: int) -> Batch:
         mixed, targets = self.augment.mix(own, partner, self.targets[row], self.targets[other], self.index[row], view)

@@ -48,7 +48,9 @@ def pasted(images: Tensor, partners: Tensor, alpha: float, seed: int, view: int,
     row, column = torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
     inside = (row >= top) & (row < bottom) & (column >= left) & (column < right)
     area = ((bottom - top) * (right - left)).view(-1)
-    return partners.where(inside, images), (height * width - area).double() / (height * width)
+    # `partners.where(inside, images)`, in bits: many times as fast on a CPU
+    mixed = images ^ ((images ^ partners) & inside.byte().neg_())
+    return mixed, (height * width - area).double() / (height * width)
 
 
 def shared_targets(targets: Tensor, partner_targets: Tensor, share: Tensor, num_classes: int) -> Tensor:

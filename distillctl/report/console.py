@@ -32,8 +32,8 @@ class Console:
     def table(self, table: Table) -> None:
         self.rich.print(table)
 
-    def start_stage(self, name: str, what: str, epochs: int, batches_per_epoch: int, done: int) -> None:
-        """Announce a stage; `done` batches of it were taken before, by the run that this one resumes."""
+    def start_stage(self, name: str, what: str, epochs: int, batches_per_epoch: int, done: int, unit: str = "epoch") -> None:
+        """Announce a stage; `done` batches of it were taken before, by the run that this one resumes. `unit` is what epochs are called."""
         if self.live:
             self.rich.print(Rule(Text.assemble((name, "bold"), f"  {what}"), align="left", style="dim"))
         else:
@@ -43,7 +43,7 @@ class Console:
         if self.live:
             self.progress = Progress(
                 SpinnerColumn(),
-                TextColumn("epoch {task.fields[epoch]}"),
+                TextColumn(f"{unit} {{task.fields[epoch]}}"),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 Remaining(self),

@@ -20,7 +20,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from distillctl import state
+from distillctl import compose, state
 from distillctl.errors import ConfigError, UserError
 
 MEASURED = ("top1", "agreement", "nll", "ece")
@@ -47,7 +47,7 @@ class SweepReport(Callback):
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         if OmegaConf.select(config, "hydra.mode") is not None and config.hydra.mode.name == "MULTIRUN":
-            print(f"\n[{int(config.hydra.job.num) + 1}] {' '.join(typed_words(config))}", flush=True)
+            print(f"\n[{int(config.hydra.job.num) + 1}] {' '.join(compose.typed_words(config.hydra))}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -68,23 +68,15 @@ def expand(config: DictConfig) -> list[list[str]]:
 
     params = OmegaConf.to_container(config.hydra.sweeper.params) if config.hydra.sweeper.params else {}
     assert isinstance(params, dict)
-    given = [f"{key!s}={value}" for key, value in params.items()] + typed_words(config)
+    given = [f"{key!s}={value}" for key, value in params.items()] + compose.typed_words(config.hydra)
     [jobs] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(given), None)
     return jobs
-
-
-def typed_words(config: DictConfig) -> list[str]:
-    """The overrides as they were typed: a `${...}` in them is not resolved."""
-    words = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-    assert isinstance(words, list)
-    return [str(word) for word in words]
 
 
 def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
     """Compose and check every job; raises ConfigError with all problems, each named by the overrides of its job."""
     from hydra import compose as hydra_compose
 
-    from distillctl import compose
     from distillctl.scenarios.checks import Problems, check_components, check_weights
 
     found: dict[str, str] = {}

@@ -8,15 +8,17 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from distillctl import outputs
+from distillctl import models, outputs
 from distillctl.build import find_class
 from distillctl.config import CacheConfig
 from distillctl.data.augment import VIEW_SCHEME
@@ -25,36 +27,46 @@ from distillctl.errors import ConfigError, DataError, MachineError
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
 from distillctl.models.adapter import Classifier
-from distillctl.models.taps import LOGITS
+from distillctl.models.taps import LOGITS, STAGES
 from distillctl.runtime import precision_name
 from distillctl.scenarios.session import Session, first_on_main
-from distillctl.scenarios.task import Task, reads
-from distillctl.teachers.cached import Cached
+from distillctl.scenarios.task import Task, reads, steps_ask
+from distillctl.teachers.cached import Cached, features_of
 from distillctl.teachers.ensemble import Ensemble
-from distillctl.teachers.frozen import Frozen, fingerprint
+from distillctl.teachers.frozen import Frozen
 from distillctl.teachers.records import Layout, layout_for
-from distillctl.teachers.store import FORMAT_VERSION, Store, folder_of, nearest, open_store
+from distillctl.teachers.store import FORMAT_VERSION, SPARE, WAY_OUT, Store, folder_of, nearest, open_store, record_bytes
+from distillctl.types import Batch
 
-DECIDING_VERSIONS = ("distillctl", "torch", "torchvision", "timm")
-SPARE = 64 * 2**20  # bytes of the disk that records leave free
-FILL = "fill it with teacher.cache.mode=fill"
+PUBLISHED = ("torch", "torchvision", "timm")  # whose code is as their versions say
+DECIDING_VERSIONS = ("distillctl", *PUBLISHED)
+MAPS = (*(f"stage{number + 1}" for number in range(STAGES)), "last")  # short names of what is a map, or tokens, in any net
+MORE_ROOM = "free some space, set teacher.cache.dir, or keep fewer: dataset.views or teacher.cache.top_k"
+FILL = "fill it with distillctl cache action=fill and these words"
 
 
 def with_cache(session: Session, task: Task, batches: TrainLoader) -> Task:
     """The task with a teacher whose answers are kept, where that is asked for and can be. Says what it will cost."""
     config: CacheConfig | None = getattr(getattr(session.config, "teacher", None), "cache", None)
-    if task.teacher is None or config is None or config.mode == "off":
+    if task.teacher is None or config is None or config.mode == "off" or not steps_ask(task.loss, task.method):
         return task
-    if config.mode == "auto" and not pays(batches, task.budget.epochs, shared=session.config.dataset.view_seed is not None):
+    if config.mode == "auto" and not pays(batches, task.budget.epochs, shared=is_shared(session.config, task)):
         return task
-    if reason := obstacle(task.taps("teacher"), task.method):
-        session.console.say(f"teacher: asked at every step, as {reason}")
+    strict, rows = config.mode == "require", len(batches.split)
+    like = features_read(session, task.teacher, task.taps("teacher"))
+    layout = layout_of(session, task.teacher, like)
+    lost = unkept(dict(layout.features), config.features)
+    if reason := obstacle(task.method, lost, config.features):
+        if strict:
+            raise ConfigError(refusal(reason))
+        session.console.say(f"teacher: asked at every step, as {reason}{price(layout, rows) if lost else ''}")
         return task
-    members = len(task.teacher.model.names) if isinstance(task.teacher, Ensemble) else 1
-    layout = layout_for(members, len(session.images.classes), config.dtype, config.top_k)
     parts = parts_of(session, task.teacher, batches, layout)
-    store = opened(session, task, batches, layout, parts)
-    return replace(task, teacher=Cached(task.teacher, layout, store, batches.split.index, strict=config.mode == "require"))
+    if layout.features and not strict:
+        views = min(task.budget.epochs, batches.views or task.budget.epochs)
+        session.console.say(room_of_features(layout, rows, views))
+    store, lacking = opened(session, task, batches, layout, parts)
+    return replace(task, teacher=Cached(task.teacher, layout, store, batches.split.index, strict, like, lacking))
 
 
 def summary(task: Task) -> str:
@@ -65,28 +77,89 @@ def summary(task: Task) -> str:
     return f"  teacher: {teacher.read:,} answers were read, {teacher.asked:,} asked for"
 
 
+def is_shared(config: Any, task: Task) -> bool:
+    """Whether other runs ask this teacher about these views. One that this run trains on the way is its own, whatever `shared` says."""
+    given = task.generation == 1 and (not config.assistants or task.name == "assistant-1")
+    return config.dataset.view_seed is not None or config.teacher.cache.shared and given
+
+
 def pays(batches: TrainLoader, epochs: int, shared: bool) -> bool:
     """Whether any view comes again: in this stage, or in other runs whose views are these."""
     return shared or (batches.views is not None and batches.views < epochs)
 
 
-def obstacle(taps: Sequence[str], method: Mapping[str, Any] | None) -> str | None:
-    """Why logits alone would not do."""
-    features = [name for name in taps if name.rpartition(".")[2] != LOGITS]
-    if features:
-        return f"its features are read ({', '.join(features)}), and only logits are kept"
+def obstacle(method: Mapping[str, Any] | None, lost: Sequence[str], features: str) -> str | None:
+    """Why kept answers would not do; `lost` are features that are read, and that `teacher.cache.features` leaves out."""
     if method and not find_class(method, Method, "method").asks_of_views:
         return "the method asks it about other images than the views"
+    if lost:
+        kind = "features" if features == "none" else "feature maps"
+        return f"its {kind} are read ({', '.join(lost)}), and teacher.cache.features={features} keeps none of them"
     return None
+
+
+def features_read(session: Session, teacher: Frozen, taps: Sequence[str]) -> dict[str, Tensor]:
+    """What a teacher answers besides logits, [2, ...] each, to two training images: names, order and shapes are those of any answer.
+
+    Empty, and nothing is asked, where no tap is read.
+    """
+    if not features_among(taps):
+        return {}
+    return features_of(teacher, teacher(session.few_images(2)))
+
+
+def layout_of(session: Session, teacher: Frozen, like: Mapping[str, Tensor]) -> Layout:
+    """What a record of a teacher's answer holds; `like` as `features_read` gives it."""
+    cache: CacheConfig = session.config.teacher.cache
+    members = len(teacher.model.names) if isinstance(teacher, Ensemble) else 1
+    shapes = {name: tuple(feature.shape[1:]) for name, feature in like.items()}
+    return layout_for(members, len(session.images.classes), cache.dtype, cache.top_k, shapes)
+
+
+def features_among(taps: Sequence[str]) -> list[str]:
+    """Those that are not logits, of one teacher or of a member."""
+    return [name for name in taps if name.rpartition(".")[2] != LOGITS]
+
+
+def unkept(shapes: Mapping[str, tuple[int, ...]], features: str) -> list[str]:
+    """The features, shapes of one image by name, that `teacher.cache.features` leaves out."""
+    if features == "all":
+        return []
+    return [name for name, shape in shapes.items() if features == "none" or len(shape) > 1]
+
+
+def refusal(reason: str) -> str:
+    """For teacher.cache.mode=require."""
+    features = "teacher.cache.features=all, or " if "teacher.cache.features=" in reason else ""
+    return f"teacher.cache.mode=require: {reason}; set {features}teacher.cache.mode=off"
+
+
+def price(layout: Layout, rows: int) -> str:
+    """Which key would keep all features of a layout, and what they would take."""
+    enough = "all" if unkept(dict(layout.features), "vectors") else "vectors"
+    return f"; teacher.cache.features={enough} would, in {size(rows * record_bytes(layout))} a view"
+
+
+def room_of_features(layout: Layout, rows: int, views: int) -> str:
+    """What records take, and what of it features do."""
+    named = ", ".join(f"{name} {list(shape)}" for name, shape in layout.features)
+    view = rows * record_bytes(layout)
+    return (
+        f"teacher: a record has {record_bytes(layout):,} bytes, {layout.feature_bytes:,} of them features ({named}); "
+        f"{size(view)} a view, {size(views * view)} in all"
+    )
 
 
 def check(config: Any) -> None:
     """Whether what `require` asks for can be had at all; raises ConfigError."""
     if config.teacher.cache.mode != "require":
         return
-    taps = (*build_loss(config.loss).taps("teacher"), *reads(config.method, "teacher"))
-    if reason := obstacle(taps, config.method):
-        raise ConfigError(f"teacher.cache.mode=require: {reason}; set teacher.cache.mode=off")
+    taps, features = (*build_loss(config.loss).taps("teacher"), *reads(config.method, "teacher")), config.teacher.cache.features
+    read = dict.fromkeys(features_among(taps))
+    # without the net no shapes are known: those of other taps are looked at once it is there
+    lost = [name for name in read if features == "none" or features == "vectors" and name.rpartition(".")[2] in MAPS]
+    if reason := obstacle(config.method, lost, features):
+        raise ConfigError(refusal(reason))
 
 
 def root_of(folder: str | None) -> Path:
@@ -100,12 +173,14 @@ def parts_of(session: Session, teacher: Frozen, batches: TrainLoader, layout: La
     return {
         "format": f"{FORMAT_VERSION}, {sys.byteorder} endian",
         "teacher": teacher.name,
-        "weights": fingerprint(teacher.model),
+        "weights": teacher.weights_mark,
         "architecture": digest(re.sub(r" at 0x[0-9a-f]+", "", repr(teacher.model))),
+        "code": code_of(teacher.model),
         "preprocessing": digest(preprocessing(teacher.model)),
         "precision": precision_name(teacher.precision),
         "device": teacher.device.type,
         "channels_last": session.config.trainer.channels_last,
+        "compile": session.config.trainer.compile,
         "data_set": session.data.name,
         "data": session.data.fingerprint,
         "split": "train",
@@ -118,8 +193,22 @@ def parts_of(session: Session, teacher: Frozen, batches: TrainLoader, layout: La
         "classes": layout.classes,
         "dtype": layout.dtype,
         "top_k": layout.top_k,
+        "features": {name: list(shape) for name, shape in layout.features},
         "versions": {name: versions[name] for name in DECIDING_VERSIONS},
     }
+
+
+def code_of(model: nn.Module) -> dict[str, str]:
+    """Of packages that nets come from and that have no version here, the user's own and our nets: their sources."""
+    homes = {type(part).__module__ for part in model.modules()}
+    found = {}
+    for name in sorted({home.partition(".")[0] for home in homes} - set(PUBLISHED)):
+        file = getattr(sys.modules[name], "__file__", None)
+        place = (
+            Path(models.__file__).parent if name == "distillctl" else Path(file).parent if file and file.endswith("__init__.py") else file
+        )
+        found[name] = outputs.sources(Path(place)) if place else ""
+    return found
 
 
 def preprocessing(model: nn.Module) -> list[Any]:
@@ -133,41 +222,61 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def opened(session: Session, task: Task, batches: TrainLoader, layout: Layout, parts: dict[str, Any]) -> Store | None:
-    """The store, looked at and announced. None where there is no place for one and none was demanded."""
+def opened(session: Session, task: Task, batches: TrainLoader, layout: Layout, parts: dict[str, Any]) -> tuple[Store | None, int]:
+    """The store, looked at and announced, and how many answers it lacks. None where there is no place for one and none was demanded."""
     config: CacheConfig = session.config.teacher.cache
     root, warn = root_of(config.dir), session.console.warn
     strict = config.mode == "require"
-    try:
-        store = open_store(root, parts, layout, len(batches.split), warn, writes=not strict)
-    except MachineError as error:
+    store = on_all_ranks(session, lambda: open_store(root, parts, layout, len(batches.split), warn, writes=not strict))
+    if isinstance(store, MachineError):
         if config.mode == "fill":
-            raise
-        warn(f"{error}; the teacher is asked at every step")
-        return None
+            raise store
+        warn(f"{store}; the teacher is asked at every step")
+        return None, 0
     if strict:
         first_on_main(session.runtime, lambda: check_complete(store, root, parts, batches, task.budget.epochs))
         session.console.say(f"teacher: all answers are read from {store.folder}")
-    else:
-        first_on_main(session.runtime, lambda: announce(session, store, batches, task.budget.epochs, config.mode == "fill"))
-    return store
+        return store, 0
+    lacking = first_on_main(session.runtime, lambda: announce(session, store, batches, task.budget.epochs, config.mode == "fill"))
+    return store, lacking or 0
 
 
-def announce(session: Session, store: Store, batches: TrainLoader, epochs: int, demanded: bool) -> None:
-    """How many answers the stage will need, keep and find, and the room they take. Raises MachineError where a demanded cache has none."""
+def on_all_ranks(session: Session, make: Callable[[], Store]) -> Store | MachineError:
+    """What each rank makes for itself, or where one of them cannot, why, so that none waits for the others."""
+    result: Store | MachineError
+    try:
+        result = make()
+    except MachineError as error:
+        result = error
+    if session.runtime.highest(int(isinstance(result, MachineError))) and isinstance(result, Store):
+        return MachineError(f"{result.folder}: another process of this run cannot use it; {WAY_OUT}")
+    return result
+
+
+def announce(session: Session, store: Store, batches: TrainLoader, epochs: int, demanded: bool) -> int:
+    """How many answers the stage will need, keep and find, and the room they take; returns how many are lacking.
+
+    Raises MachineError where a demanded cache has no room.
+    """
     views = min(epochs, batches.views or epochs)
     needed, there = views * store.rows, sum(store.filled(view) for view in range(views))
-    lacking, free = (needed - there) * store.size * 4, shutil.disk_usage(store.folder).free
-    if lacking > free - SPARE:
-        room = f"{store.folder}: {free / 2**20:,.0f} MiB free, and the teacher's answers need {lacking / 2**20:,.0f} more"
+    if problem := no_room(store.folder, (needed - there) * store.size * 4, shutil.disk_usage(store.folder).free):
         if demanded:
-            raise MachineError(f"{room}; free some space, set teacher.cache.dir, or keep fewer: dataset.views or teacher.cache.top_k")
-        session.console.warn(f"{room}; what does not fit is asked for again")
+            raise MachineError(f"{problem}; {MORE_ROOM}")
+        session.console.warn(f"{problem}; what does not fit is asked for again")
     seen = epochs * batches.batches_per_epoch * batches.batch_size
     session.console.say(
         f"teacher: its answers to {views} view{'s' * (views > 1)} x {store.rows:,} images are kept, {size(needed * store.size * 4)} in {store.folder}; "
         f"{there:,} are there and {needed - there:,} to be asked for, where every step would ask for {seen:,}"
     )
+    return needed - there
+
+
+def no_room(place: Path, wanted: int, free: int) -> str | None:
+    """What is wrong where so many bytes do not fit on a disk."""
+    if wanted + SPARE <= free:
+        return None
+    return f"{place}: {size(free)} free, of which {size(SPARE)} are for others, and the teacher's answers need {size(wanted)} more"
 
 
 def check_complete(store: Store, root: Path, parts: dict[str, Any], batches: TrainLoader, epochs: int) -> None:
@@ -188,6 +297,43 @@ def check_complete(store: Store, root: Path, parts: dict[str, Any], batches: Tra
         raise DataError(
             f"teacher.cache.mode=require: {store.folder} lacks {missing:,} of the {total:,} answers that this stage reads; {FILL}"
         )
+
+
+class Timed:
+    """Batches, and how long each was worked on by who iterates over them."""
+
+    def __init__(self, batches: Iterable[Batch], device: torch.device):
+        self.batches, self.device = batches, device
+        self.seconds: list[tuple[float, int]] = []  # and images
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.batches:
+            begun = time.monotonic()
+            yield batch
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.seconds.append((time.monotonic() - begun, len(batch.index)))
+
+    @property
+    def seconds_per_image(self) -> float:
+        """The first batch warms up, and counts only where it is alone."""
+        seconds, images = zip(*(self.seconds[1:] or self.seconds), strict=True)
+        return sum(seconds) / sum(images)
+
+
+def time_saved(task: Task, batches: TrainLoader, seconds_per_image: float) -> str:
+    """What is left of the teacher's time in a stage, in words; empty where nothing is kept here."""
+    teacher = task.teacher
+    if not isinstance(teacher, Cached) or teacher.store is None or teacher.strict:
+        return ""
+    seen = task.budget.epochs * batches.batches_per_epoch * batches.batch_size
+    kept, live = (duration(count * seconds_per_image / batches.place.world) for count in (teacher.lacking, seen))
+    return f"teacher: about {kept} for the answers to be asked for, where every step would take {live}"
+
+
+def duration(seconds: float) -> str:
+    """For people."""
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
 
 
 def size(count: float) -> str:

@@ -38,7 +38,8 @@ def measure(session: Session, candidates: list[Candidate]) -> list[dict[str, Any
         model = model.to(machine.device)
         if session.config.trainer.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        logits, targets = answers(model, batches, machine)
+        at_once = session.config.teacher.micro_batch if candidate.role == "teacher" else None
+        logits, targets = answers(model, session.plain_batches(session.data.test, at_once) if at_once else batches, machine)
         row: dict[str, Any] = {"model": candidate.name, "architecture": architecture, "n": len(targets)}
         row |= quality.measure(logits, targets if session.data.test.labelled else None, teacher_logits)
         if attack is not None and attack.name != "none" and session.data.test.labelled:

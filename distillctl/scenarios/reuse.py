@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import cache
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,8 @@ from distillctl.models.shipping import checksum
 from distillctl.runtime import precision_name
 from distillctl.scenarios.caching import DECIDING_VERSIONS, root_of
 from distillctl.scenarios.session import Session, first_on_main
-from distillctl.scenarios.stage import dataset_record, interrupted, train
+from distillctl.scenarios.ship import dataset_record
+from distillctl.scenarios.stage import interrupted, train
 from distillctl.scenarios.task import Task, label_term
 
 FORMAT_VERSION = 1
@@ -101,18 +101,9 @@ def key_of(session: Session, task: Task) -> str:
         "world": machine.world,
         "threads": torch.get_num_threads() if on_cpu else None,
         "versions": {name: versions[name] for name in DECIDING_VERSIONS},
-        "sources": sources(),
+        "sources": outputs.sources(Path(outputs.__file__).parent),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-@cache
-def sources() -> str:
-    """SHA-256 of this package's code: in a checkout it changes under the same version."""
-    package, digest = Path(outputs.__file__).parent, hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(f"{file.relative_to(package)}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def has_own_code(task: Task, config: Any) -> bool:

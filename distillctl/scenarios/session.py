@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from distillctl.interruption import StopRequest
 from distillctl.models.obtain import Images, source_of
 from distillctl.report.console import Console
 from distillctl.report.trackers import Tracker, make_tracker
+from distillctl.types import Batch
 
 LEAST_FREE_MIB = 64
 
@@ -54,8 +55,16 @@ class Session:
         augment = Augment(dataset.augment, self.data.image_size, len(self.images.classes), view_seed)
         return TrainLoader(self.data.train, augment, self.config.trainer.batch_size, seed, self.place, self.reading, dataset.views)
 
-    def plain_batches(self, split: Split) -> PlainLoader:
-        return PlainLoader(split, max(self.config.trainer.batch_size, 128), self.place, self.reading)
+    def plain_batches(self, split: Split, at_most: int | None = None) -> PlainLoader:
+        size = max(self.config.trainer.batch_size, 128)
+        return PlainLoader(split, min(size, at_most or size), self.place, self.reading)
+
+    def few_images(self, count: int) -> Batch:
+        """The first images of the training split, to see what nets make of them; read in this process."""
+        split = self.data.train
+        images = split.take(range(min(count, len(split))))
+        [batch] = PlainLoader(images, count, Place(self.runtime.device), replace(self.reading, workers=0))
+        return batch
 
     def stage_folder(self, name: str) -> Path:
         if self.run is not None:

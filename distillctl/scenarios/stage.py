@@ -6,7 +6,6 @@ import copy
 import inspect
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from distillctl import outputs, state
 from distillctl.build import build, find_class
 from distillctl.data.counters import seed_of
-from distillctl.data.loader import Place, PlainLoader
 from distillctl.errors import CheckpointError, Interrupted
 from distillctl.loop import Ema, Plan, Report, Training, fit
 from distillctl.losses.weighted import WeightedSum
@@ -26,11 +24,11 @@ from distillctl.metrics.answers import answers
 from distillctl.metrics.quality import agreement, kl_to_teacher, negative_log_likelihood, top_k_accuracy
 from distillctl.models import partial
 from distillctl.models.obtain import Obtained, obtain
-from distillctl.models.shipping import load_script, ship
 from distillctl.optimizers import make_optimizer
 from distillctl.runtime import precision_name
 from distillctl.scenarios import caching
 from distillctl.scenarios.session import Session, command_of, first_on_main
+from distillctl.scenarios.ship import ship_stage
 from distillctl.scenarios.task import Task, training_attack
 from distillctl.schedules import Schedule
 from distillctl.teachers.frozen import Frozen, fingerprint
@@ -86,7 +84,7 @@ class Stage:
     def make_training(self) -> Training:
         session, task = self.session, self.task
         config, machine = session.config, session.runtime
-        images = self.few_images()
+        images = session.few_images(PREPARING)
         guide = task.teacher(images) if task.teacher is not None else None
         student, loss = self.ready("student", images, guide)
         node = {key: value for key, value in (task.method or {}).items() if key != "peers"}
@@ -109,17 +107,12 @@ class Stage:
         if config.trainer.compile:
             for net in method.students().values():
                 net.compile()
+            if task.teacher is not None and method.asks_of_views:  # else it hooks on to its layers, which compiled code does not look for
+                task.teacher.compile()
         lr_scale, factors = task.budget.lr_scale, self.part.lr_factors
         optimizers = {player: make_optimizer(config.optimizer, method.trainable(player), lr_scale, factors) for player in method.players}
         decay = config.trainer.ema_decay
         return Training(method, optimizers, machine.scaler(), Ema(method.averaged(), decay) if decay else None)
-
-    def few_images(self) -> Batch:
-        """A small batch that losses and methods size their own parameters by."""
-        session = self.session
-        images = session.data.train.take(range(min(PREPARING, len(session.data.train))))
-        [batch] = PlainLoader(images, PREPARING, Place(session.runtime.device), replace(session.reading, workers=0))
-        return batch
 
     def ready(self, name: str, images: Batch, guide: Output | None) -> tuple[nn.Module, WeightedSum]:
         """A student on its device, and its loss, whose own parameters are the same on every rank."""
@@ -174,7 +167,8 @@ class Stage:
             raise interrupted(session)
         if task.teacher is not None:
             assert fingerprint(task.teacher.model) == before, "the teacher was changed by training"
-        self.ship()
+        if session.run is not None:
+            ship_stage(session, task, training, self.pupils)
 
     def describe(self) -> str:
         task = self.task
@@ -182,7 +176,7 @@ class Stage:
         named = " and ".join(net.name + (f" ({net.stem} stem)" if net.source != "cifar" else "") for net in nets)
         guided = " by its teacher" if task.teacher is not None else ""
         size = len(self.session.data.train)
-        return f"{named}{guided}, {size:,} images, {precision_name(self.machine.precision)} on {device_name(self.machine)}"
+        return f"{named}{guided}, {size:,} images, {precision_name(self.machine.precision)} on {self.machine.name}"
 
     def resume(self) -> None:
         """Take up the newest valid checkpoint of this stage, on all ranks alike."""
@@ -224,7 +218,10 @@ class Stage:
 
     def measure_teacher(self, teacher: Frozen) -> None:
         """The teacher's answers to the validation images through the student's own pipeline, before step 1."""
-        self.teacher_val, targets = answers(teacher.model, self.val, self.machine)
+        timed = caching.Timed(self.session.plain_batches(self.session.data.val, teacher.micro_batch), self.machine.device)
+        self.teacher_val, targets = answers(teacher.model, timed, self.machine)
+        if not self.training.step and (line := caching.time_saved(self.task, self.batches, timed.seconds_per_image)):
+            self.session.console.say(line)
         if not self.session.data.val.labelled:
             return
         accuracy, chance = top_k_accuracy(self.teacher_val, targets, 1), 1 / len(self.session.images.classes)
@@ -335,81 +332,9 @@ class Stage:
         stale = best is not None and patience is not None and training.epoch - best["epoch"] >= patience
         return training.epoch >= self.task.budget.epochs or (stale and training.batch == 0)
 
-    def ship(self) -> None:
-        """Write the best weights for the world, and then, as the last thing, that this stage is done."""
-        session, task, best = self.session, self.task, self.training.best
-        if session.run is None:
-            return
-        for name in self.pupils:
-            if name != "student":
-                self.ship_one(name, self.folder / name)
-        written = self.ship_one("student", self.folder)
-        session.run.finish_stage(
-            task.name,
-            {
-                "epochs": self.training.epoch,
-                "best_epoch": best["student"]["epoch"],
-                "steps": self.training.step,
-                "sha256": written["sha256"],
-                **written["metrics"],
-            },
-        )
-
-    def ship_one(self, name: str, folder: Path) -> dict[str, Any]:
-        """A student's weights and its record."""
-        session, task, best, data = self.session, self.task, self.training.best[name], self.session.data
-        net, classifier, started_from = self.pupils[name].net, self.pupils[name].classifier, self.pupils[name].record
-        size = classifier.resolution or data.image_size
-        record = {
-            "format_version": 1,
-            "role": task.role,
-            "stage": task.name,
-            "architecture": {
-                "source": net.source,
-                "name": net.name,
-                "stem": net.stem,
-                "args": net.args,
-                "edits": [list(edit) for edit in net.edits],
-                "image_size": size,
-            },
-            "classes": list(data.classes),
-            "preprocessing": {
-                "image_size": size,
-                "resize": round(size / 0.875) if isinstance(data.test.images, list) else size,
-                "mean": [float(value) for value in classifier.mean.flatten()],
-                "std": [float(value) for value in classifier.std.flatten()],
-            },
-            "dataset": dataset_record(session),
-            "metrics": best["metrics"],
-            "epoch": best["epoch"],
-            "epochs": task.budget.epochs,
-            "seed": session.config.seed,
-            "parents": {
-                "teacher": fingerprint(task.teacher.model) if task.teacher is not None else None,
-                "start": started_from["sha256"] if started_from else None,
-            },
-            "versions": outputs.versions(),
-        }
-        folder.mkdir(exist_ok=True)
-        return ship(folder, task.role, best["weights"], record, load_script(net, task.role, record))
-
-
-def dataset_record(session: Session) -> dict[str, Any]:
-    """The data set's config, so that evaluate finds the same images again."""
-    from dataclasses import asdict
-
-    content = asdict(session.config.dataset)
-    root = content["root"]
-    return content | {"root": str(Path(root).resolve()) if root else None, "fingerprint": session.data.fingerprint}
-
 
 def interrupted(session: Session) -> Interrupted:
     """Everything is saved; say how to go on."""
     return Interrupted(
         f"interrupted; go on with: distillctl {command_of(session.config)} resume={session.folder}", session.stop.signal_number or 15
     )
-
-
-def device_name(machine: Any) -> str:
-    name = torch.cuda.get_device_name(machine.device) if machine.device.type == "cuda" else f"CPU ({torch.get_num_threads()} threads)"
-    return f"{machine.world} x {name}" if machine.world > 1 else name

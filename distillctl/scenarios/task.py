@@ -64,6 +64,13 @@ def peer_models(method: Mapping[str, Any] | None) -> dict[str, ModelConfig]:
     return {f"peer{number}": ModelConfig(name=name) for number, name in enumerate(peers, start=1)}
 
 
+def steps_ask(loss: WeightedSum, method: Mapping[str, Any] | None) -> bool:
+    """Whether training asks the teacher about its images. Where labels are all that a loss reads, only measurements do."""
+    if method and find_class(method, Method, "method").needs_teacher is False:
+        return False
+    return loss.needs_teacher or bool(reads(method, "teacher"))
+
+
 def teacher_is_read(config: Any) -> bool:
     """Whether the method or a loss looks at the teacher at all."""
     if not hasattr(config, "method"):

@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import nn
 
+from distillctl.build import find_class
 from distillctl.config import ENSEMBLE, ModelConfig, TeacherConfig
 from distillctl.errors import ConfigError
 from distillctl.losses.weighted import WeightedSum
+from distillctl.methods.method import Method
 from distillctl.models.committee import class_order, gather, taps_of
 from distillctl.models.obtain import Images, obtain
 from distillctl.scenarios import unlabelled
@@ -57,7 +59,7 @@ def make_teacher(session: Session, teacher: ModelConfig, taps: tuple[str, ...], 
         obtained = obtain(teacher, session.images, "teacher", session.config.seed, taps=taps)
         frozen = Frozen(obtained.classifier, machine.precision, machine.device, channels_last)
         frozen.name = obtained.net.name
-        return frozen
+        return made_faster(session, frozen)
     for key, member in members_of(teacher).items():
         if class_order(member, session.images, key) is not None:
             session.console.say(f"{key}: it knows the classes in another order; its answers are put into that of the data set")
@@ -71,7 +73,16 @@ def make_teacher(session: Session, teacher: ModelConfig, taps: tuple[str, ...], 
         temperature=lambda: teacher.temperature or temperature_of(loss),
     )
     ensemble.name = name
-    return ensemble
+    return made_faster(session, ensemble)
+
+
+def made_faster(session: Session, teacher: Frozen) -> Frozen:
+    """As `teacher.fold_batchnorm` and `teacher.micro_batch` say. A method that looks inside its teacher gets it as it is."""
+    config = session.config
+    teacher.micro_batch = config.teacher.micro_batch
+    if config.teacher.fold_batchnorm and find_class(config.method, Method, "method").asks_of_views:
+        teacher.fold(session.few_images(4).inputs)
+    return teacher
 
 
 def temperature_of(loss: WeightedSum) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distillctl.losses.logits import softened
 from distillctl.models.committee import Committee, mixture, tapped
-from distillctl.teachers.frozen import Frozen
+from distillctl.teachers.frozen import Frozen, joined
 from distillctl.types import Batch, Output
 
 
@@ -40,13 +40,8 @@ class Ensemble(Frozen):
         self.combine, self.temperature = combine, temperature
 
     def __call__(self, batch: Batch) -> Output:
-        with torch.inference_mode(), torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            answers = self.model.answers(batch.inputs)
-        # tensors born in inference mode cannot be saved for a backward pass; a copy can
-        answers = {
-            name: Output(answer.logits.clone(), {tap: feature.clone() for tap, feature in answer.features.items()})
-            for name, answer in answers.items()
-        }
+        pieces = self.in_pieces(self.model.answers, batch.inputs)
+        answers = {name: joined([piece[name] for piece in pieces]) for name in self.model.names}
         logits = torch.stack([answer.logits for answer in answers.values()])
         members = tuple(answers.values()) if self.combine == "mean_loss" else ()
         return Output(self.combined(logits, batch.targets), tapped(answers), members)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from distillctl.models.adapter import Classifier
+from distillctl.teachers.folding import fold
 from distillctl.types import Batch, Output
+
+Answer = TypeVar("Answer")
+
+FOLDED_IS_CLOSE = 0.01  # of the largest logit: rounding alone gives 1e-6, and 1e-3 on a GPU that multiplies in TF32
 
 
 class Frozen:
@@ -17,6 +27,7 @@ class Frozen:
     """
 
     name = ""  # of its architecture, for people
+    micro_batch: int | None = None  # images that it answers at once; None: the whole batch
 
     def __init__(self, model: nn.Module, precision: torch.dtype, device: torch.device, channels_last: bool = True):
         model = model.to(device).eval().requires_grad_(False)
@@ -24,10 +35,46 @@ class Frozen:
         self.precision, self.device = precision, device
 
     def __call__(self, batch: Batch) -> Output:
+        return joined(self.in_pieces(self.model, batch.inputs))
+
+    def in_pieces(self, model: Callable[[Tensor], Answer], inputs: Tensor) -> list[Answer]:
+        """What it answers to each piece of a batch. The pieces are nearly alike, so that none is tiny: its kernels would round otherwise."""
+        count = -(-len(inputs) // self.micro_batch) if self.micro_batch else 1
         with torch.inference_mode(), torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            answer = self.model(batch.inputs)
-        # tensors born in inference mode cannot be saved for a backward pass; a copy can
-        return Output(answer.logits.float().clone(), {name: feature.clone() for name, feature in answer.features.items()})
+            return [model(piece) for piece in inputs.tensor_split(count)]
+
+    @cached_property
+    def weights_mark(self) -> str:
+        """The fingerprint of its weights as they were loaded."""
+        return fingerprint(self.model)
+
+    def fold(self, images: Tensor) -> None:
+        """Put batch norm into the convolutions before it, where the answers to `images` stay as they are up to rounding.
+
+        The new weights are kept in the precision that autocast would bring them to at every step. Others see another model, so only a
+        teacher that nobody looks into may be folded.
+        """
+        self.weights_mark = fingerprint(self.model)
+        model = copy.deepcopy(self.model)
+        convolutions = fold(model, images)
+        with torch.no_grad():
+            before, after = self.model(images).logits, model(images).logits
+        if (before - after).abs().max() <= FOLDED_IS_CLOSE * before.abs().max():  # never so for NaN
+            self.model = model
+            for convolution in convolutions:
+                convolution.to(self.precision)
+
+    def compile(self) -> None:
+        """Each net by itself, so that what puts several together stays free to ask them one by one."""
+        for part in self.model.modules():
+            if isinstance(part, Classifier):
+                part.compile()
+
+
+def joined(answers: Sequence[Output]) -> Output:
+    """Answers to the pieces of a batch as one, logits in float32. Copies: tensors born in inference mode cannot be saved for a backward pass."""
+    logits = torch.cat([answer.logits for answer in answers]).float()
+    return Output(logits, {name: torch.cat([answer.features[name] for answer in answers]) for name in answers[0].features})
 
 
 def fingerprint(module: torch.nn.Module) -> str:

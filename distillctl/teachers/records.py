@@ -1,12 +1,16 @@
 """Turn answers of teachers into records of a fixed size and back, with the checksums by which a record is believed.
 
-B images, M teachers (1, or the members of an ensemble), K classes, W 4-byte words of a record's payload.
+B images, M teachers (1, or the members of an ensemble), K classes, W 4-byte words of a record's payload. A feature is [B, ...]: its shape is
+that of one image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,8 @@ from torch import Tensor
 from distillctl.data.counters import bits
 
 Words = NDArray[np.uint32]
+Features = tuple[tuple[str, tuple[int, ...]], ...]  # (name, shape), by name
+NONE: Mapping[str, Any] = MappingProxyType({})
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 MOST_CLASSES = 256  # that are all kept, where nothing else is asked for
 KEPT = 16  # of more classes
@@ -29,53 +35,90 @@ class Layout:
     """What is kept of an answer.
 
     top_k: None keeps the logits of all classes. Else those of the k largest and their classes, and the logit that each other class gets
-    when the remaining mass is spread evenly over them: log of the mean of their exponentials.
+    when the remaining mass is spread evenly over them: log of the mean of their exponentials. features: kept whole, behind the logits.
     """
 
     teachers: int
     classes: int
     dtype: str = "fp16"
     top_k: int | None = None
+    features: Features = ()
 
     @property
     def words(self) -> int:
         """W"""
+        return -(-(self.logit_bytes + self.feature_bytes) // 4)
+
+    @property
+    def logit_bytes(self) -> int:
         value_bytes = DTYPES[self.dtype].itemsize
         if self.top_k is None:
-            return -(-self.teachers * self.classes * value_bytes // 4)
-        return -(-self.teachers * ((self.top_k + 1) * value_bytes + self.top_k * self._place.itemsize) // 4)
+            return self.teachers * self.classes * value_bytes
+        return self.teachers * ((self.top_k + 1) * value_bytes + self.top_k * self._place.itemsize)
+
+    @property
+    def feature_bytes(self) -> int:
+        return sum(prod(shape) for _, shape in self.features) * DTYPES[self.dtype].itemsize
 
     @property
     def _place(self) -> torch.dtype:
         return torch.int16 if self.classes <= 2**15 else torch.int32
 
-    def encode(self, logits: Tensor) -> Words:
-        """float [B, M, K] -> uint32 [B, W]"""
-        logits = logits.detach().float().cpu()
+    def encode(self, logits: Tensor, features: Mapping[str, Tensor] = NONE) -> Words:
+        """float [B, M, K] and each feature float [B, ...] -> uint32 [B, W]"""
+        logits = logits.detach().float()
+        kept = []
+        for name, shape in self.features:
+            values = features[name].detach()
+            assert values.shape == (len(logits), *shape), f"{name}: {tuple(values.shape)} for {len(logits)} images of {shape}"
+            kept.append(values.to(DTYPES[self.dtype]).cpu())
         if self.top_k is None:
-            return packed(logits.to(DTYPES[self.dtype]))
+            return packed(logits.to(DTYPES[self.dtype]).cpu(), *kept)
         largest, place = logits.topk(self.top_k, dim=-1)
         others = logits.scatter(-1, place, -torch.inf).logsumexp(-1, keepdim=True) - np.log(self.classes - self.top_k)
-        return packed(torch.cat([largest, others], dim=-1).to(DTYPES[self.dtype]), place.to(self._place))
+        return packed(torch.cat([largest, others], dim=-1).to(DTYPES[self.dtype]).cpu(), place.to(self._place).cpu(), *kept)
 
     def decode(self, words: Words) -> Tensor:
-        """uint32 [B, W] -> float32 [B, M, K]"""
+        """The logits: uint32 [B, W] -> float32 [B, M, K]"""
         octets = torch.from_numpy(words.view(np.uint8))
         kept = self.classes if self.top_k is None else self.top_k + 1
         size = self.teachers * kept * DTYPES[self.dtype].itemsize
-        values = octets[:, :size].contiguous().view(DTYPES[self.dtype]).float().view(-1, self.teachers, kept)
+        values = numbers(octets[:, :size], DTYPES[self.dtype]).float().view(-1, self.teachers, kept)
         if self.top_k is None:
             return values
-        places = octets[:, size : size + self.teachers * self.top_k * self._place.itemsize].contiguous().view(self._place)
+        places = numbers(octets[:, size : self.logit_bytes], self._place)
         others = values[..., -1:].expand(-1, -1, self.classes)
         return others.scatter(-1, places.long().view(-1, self.teachers, self.top_k), values[..., :-1])
 
+    def decode_features(self, words: Words) -> dict[str, Tensor]:
+        """uint32 [B, W] -> each feature float32 [B, ...], by name"""
+        if not self.features:
+            return {}
+        octets = torch.from_numpy(words.view(np.uint8))[:, self.logit_bytes : self.logit_bytes + self.feature_bytes]
+        values = numbers(octets, DTYPES[self.dtype]).float()
+        pieces = values.split([prod(shape) for _, shape in self.features], dim=1)
+        return {name: piece.reshape(-1, *shape) for (name, shape), piece in zip(self.features, pieces, strict=True)}
 
-def layout_for(teachers: int, classes: int, dtype: str, top_k: int | None) -> Layout:
-    """With `top_k` None, all classes up to MOST_CLASSES and else the KEPT largest."""
+    def finite(self, words: Words) -> NDArray[np.bool_]:
+        """bool [B]: which records hold nothing but numbers; one that does not fit into fp16 is none there."""
+        parts = [self.decode(words), *self.decode_features(words).values()]
+        return torch.stack([part.flatten(1).isfinite().all(1) for part in parts]).all(0).numpy()
+
+
+def layout_for(teachers: int, classes: int, dtype: str, top_k: int | None, features: Mapping[str, Sequence[int]] = NONE) -> Layout:
+    """With `top_k` None, all classes up to MOST_CLASSES and else the KEPT largest. features: shapes by name."""
     if top_k is None and classes > MOST_CLASSES:
         top_k = KEPT
-    return Layout(teachers, classes, dtype, None if top_k is None or top_k >= classes else top_k)
+    return Layout(teachers, classes, dtype, None if top_k is None or top_k >= classes else top_k, by_name(features))
+
+
+def by_name(features: Mapping[str, Sequence[int]]) -> Features:
+    return tuple((name, tuple(features[name])) for name in sorted(features))
+
+
+def numbers(octets: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 [B, n] -> [B, n / size of a number]. A copy: in a slice of one record they need not begin at a multiple of that size."""
+    return octets.clone(memory_format=torch.contiguous_format).view(dtype)
 
 
 def packed(*columns: Tensor) -> Words:

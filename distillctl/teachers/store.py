@@ -1,12 +1,13 @@
 """Keep records of answers in files: one a view, mapped into memory, filled by any number of processes at once.
 
 A record is believed where its checksum is right, and nothing else decides: a record that is half written, damaged, moved or of another
-cache is as good as none. So records need no lock, and no writer is waited for. Reading goes through the mapping and writing does not, as
-a full disk must be an error and no signal.
+cache is as good as none. So records need no lock; a claim on one saves work, and nothing relies on it. Reading goes through the mapping
+and writing does not, as a full disk must be an error and no signal.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -26,13 +27,15 @@ from numpy.typing import NDArray
 from distillctl.data.counters import seed_of
 from distillctl.errors import MachineError
 from distillctl.state import write_json
-from distillctl.teachers.records import Layout, Words, checksums, record_keys
+from distillctl.teachers.records import Layout, Words, by_name, checksums, record_keys
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ABOUT, LOCK = "cache.json", ".lock"
 AROUND = 2  # words of a record besides its payload: the mark of the image before it, the checksum behind
-PIECE = 4096  # records that are looked at together
+PIECE_BYTES = 2**24  # of records that are looked at together
 TRIES = 10
+SPARE = 512 * 2**20  # bytes of the disk that records leave free: checkpoints may lie there too
+PATIENCE_S, POLL_S = 10.0, 0.001
 WAY_OUT = "set teacher.cache.dir=<a folder that can be written>, or teacher.cache.mode=off"
 
 Parts = Mapping[str, Any]
@@ -41,6 +44,11 @@ Parts = Mapping[str, Any]
 def fingerprint_of(parts: Parts) -> str:
     """SHA-256 over everything that decides an answer, as JSON in a fixed order."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def record_bytes(layout: Layout) -> int:
+    """Of a record on the disk."""
+    return (layout.words + AROUND) * 4
 
 
 def folder_of(root: Path, parts: Parts) -> Path:
@@ -55,7 +63,7 @@ class Store:
 
     def __init__(self, folder: Path, secret: str, layout: Layout, rows: int, warn: Callable[[str], None], writes: bool = True):
         self.folder, self.layout, self.rows, self.warn, self.writes = folder, layout, rows, warn, writes
-        self.size = layout.words + AROUND
+        self.size = record_bytes(layout) // 4
         self.keys = record_keys(seed_of(secret), layout.words + 1)
         self.lock: FileIO | None = None
         self.current: tuple[int, FileIO | None, Words] | None = None
@@ -93,6 +101,21 @@ class Store:
         except OSError as error:
             self.give_up(error)
 
+    @contextlib.contextmanager
+    def claimed(self, view: int, row: int) -> Iterator[None]:
+        """Hold a record's place while it is asked for: who misses the same one, as a job of the same sweep at the same step, waits and finds it.
+
+        Not for long, as the holder may be stopped: an answer that is asked for twice does no harm.
+        """
+        file = self.shard(view)[0]
+        held = file is not None and locked(file, row)
+        try:
+            yield
+        finally:
+            if held:
+                with contextlib.suppress(OSError, ValueError):  # closed, as no more is written
+                    fcntl.lockf(file, fcntl.LOCK_UN, 1, row)  # type: ignore[arg-type]
+
     def records(self, view: int, rows: NDArray[np.int64]) -> Words:
         """uint32 [B, 1 + W + 1]; zeros where the file ends before."""
         mapped = self.shard(view)[1]
@@ -112,8 +135,9 @@ class Store:
     def inspected(self, view: int) -> tuple[NDArray[np.bool_], int]:
         """Of a view: which records are whole, bool [rows], and how many are damaged. Reads its whole file."""
         whole, damaged = np.zeros(self.rows, np.bool_), 0
-        for start in range(0, self.rows, PIECE):
-            rows = np.arange(start, min(start + PIECE, self.rows))
+        piece = max(1, PIECE_BYTES // (self.size * 4))
+        for start in range(0, self.rows, piece):
+            rows = np.arange(start, min(start + piece, self.rows))
             whole[rows], bad = self.judged(self.records(view, rows), view, rows)
             damaged += int(bad.sum())
         return whole, damaged
@@ -139,6 +163,9 @@ class Store:
                 file = FileIO(os.open(self.file(view), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+")
                 if os.fstat(file.fileno()).st_size < self.view_bytes:
                     os.ftruncate(file.fileno(), self.view_bytes)  # a hole: it takes no room, and is read as zeros
+                lacking = self.view_bytes - os.fstat(file.fileno()).st_blocks * 512
+                if lacking > 0 and lacking + SPARE > shutil.disk_usage(self.folder).free:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 return file, self.mapped(file)
             except OSError as error:
                 self.give_up(error)
@@ -182,6 +209,20 @@ def open_store(root: Path, parts: Parts, layout: Layout, rows: int, warn: Callab
     return store
 
 
+def locked(file: FileIO, place: int) -> bool:
+    """Lock one byte, which may lie behind the end. False where another process holds it for PATIENCE_S, or there are no locks."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+            return True
+        except (BlockingIOError, PermissionError):
+            time.sleep(POLL_S)
+        except OSError:
+            return False
+    return False
+
+
 def held(folder: Path) -> FileIO:
     """Make the folder, and hold it as one of its users until the file is closed or the process dies: nobody removes it meanwhile."""
     for _ in range(TRIES):
@@ -222,7 +263,8 @@ class Cache:
         """To look at."""
         if self.parts is None:
             return None
-        layout = Layout(self.parts["teachers"], self.parts["classes"], self.parts["dtype"], self.parts["top_k"])
+        kept = by_name(self.parts["features"])
+        layout = Layout(self.parts["teachers"], self.parts["classes"], self.parts["dtype"], self.parts["top_k"], kept)
         return Store(self.folder, fingerprint_of(self.parts), layout, self.parts["samples"], warn, writes=False)
 
     def remove(self) -> bool:

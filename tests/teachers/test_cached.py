@@ -1,5 +1,6 @@
 """A teacher whose answers are kept teaches what the teacher itself would; a cache of anything else is never used."""
 
+import importlib
 import json
 import re
 import shutil
@@ -22,12 +23,13 @@ from distillctl.losses.logits import CrossEntropy, SoftTargets
 from distillctl.losses.weighted import WeightedSum
 from distillctl.models.adapter import Classifier
 from distillctl.models.committee import Committee
+from distillctl.models.taps import tap
 from distillctl.scenarios.pipeline import run_distill
 from distillctl.scenarios.session import session
-from distillctl.teachers.cached import FEWEST, Cached
+from distillctl.teachers.cached import FEWEST, Cached, features_of
 from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.frozen import Frozen
-from distillctl.teachers.records import Layout
+from distillctl.teachers.records import Layout, layout_for
 from distillctl.teachers.store import Store
 from distillctl.types import Batch, Output
 
@@ -207,6 +209,87 @@ def test_of_several_teachers_each_answer_is_kept(combine, tmp_path):
     assert (guide.asked, guide.read) == (0, 48)
 
 
+# ------------------------------------------------------------------------------------------------ features
+MAP, VECTOR = "2", "pooled"
+SHAPES = {MAP: (8, 6, 6), VECTOR: (32,)}
+
+
+def looked_into(seed: int = 1, precision: torch.dtype = torch.float32) -> Frozen:
+    """A teacher with a map and a vector tapped, whose maps have their channels last in memory."""
+    whole = net(seed)
+    whole.taps = tap(whole.net, (VECTOR, MAP), SIZE, "teacher")
+    return Frozen(whole, precision, CPU)
+
+
+def kept_with_features(
+    folder: Path | None, teacher: Frozen, dtype: str = "fp32", strict: bool = False, said: list[str] | None = None
+) -> Cached:
+    like = features_of(teacher, teacher(next(loader()(0))._replace(view=-1)))
+    members = len(teacher.model.names) if isinstance(teacher, Ensemble) else 1
+    layout = layout_for(members, CLASSES, dtype, None, {name: feature.shape[1:] for name, feature in like.items()})
+    return Cached(teacher, layout, None if folder is None else store(folder, layout, said), split().index, strict, like)
+
+
+def alike(one: Output, other: Output) -> bool:
+    """In every bit, in order and in how they lie in memory."""
+    pairs = [(one.logits, other.logits), *zip(one.features.values(), other.features.values(), strict=True)]
+    return (
+        list(one.features) == list(other.features)
+        and all(torch.equal(*pair) and pair[0].stride() == pair[1].stride() and pair[0].dtype == pair[1].dtype for pair in pairs)
+        and len(one.members) == len(other.members)
+        and all(alike(*pair) for pair in zip(one.members, other.members, strict=True))
+    )
+
+
+def test_features_kept_in_fp32_are_the_teachers_own(tmp_path):
+    live = looked_into()
+    assert not next(iter(live(next(loader()(0))).features.values())).is_contiguous()
+    for strict in (False, True):
+        guide = kept_with_features(tmp_path, looked_into(), strict=strict)
+        assert dict(guide.layout.features) == SHAPES
+        assert all(alike(guide(batch), live(batch)) for epoch in range(4) for batch in loader()(epoch))
+    assert (guide.asked, guide.read) == (0, 4 * 48)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_features_are_the_same_to_who_asks_and_who_reads(precision, tmp_path):
+    teacher = looked_into(precision=precision)
+    first, second, without = (
+        kept_with_features(*which, teacher, "fp16", strict)
+        for which, strict in (((tmp_path,), False), ((tmp_path,), True), ((None,), False))
+    )
+    for batch in loader()(0):
+        asked, read, live = first(batch), second(batch), teacher(batch)
+        assert alike(asked, read)
+        assert alike(asked, without(batch))
+        for name, feature in live.features.items():
+            assert torch.equal(read.features[name], feature.half().float())
+
+
+@pytest.mark.parametrize("combine", ["mean_probability", "mean_loss"])
+def test_of_several_teachers_each_ones_features_are_kept(combine, tmp_path):
+    def ensemble() -> Ensemble:
+        return Ensemble(Committee({"b": looked_into(1).model, "a": looked_into(2).model}), torch.float32, CPU, combine=combine)
+
+    for strict in (False, True):
+        guide, live = kept_with_features(tmp_path, ensemble(), strict=strict), ensemble()
+        assert list(live(next(loader()(0))).features) == ["b.logits", "b.2", "b.pooled", "a.logits", "a.2", "a.pooled"]
+        assert all(alike(guide(batch), live(batch)) for batch in loader()(0))
+
+
+def test_a_feature_too_large_for_fp16_is_not_kept_and_that_is_said(tmp_path):
+    said: list[str] = []
+    teacher, batch = looked_into(), next(loader()(0))
+    with torch.no_grad():
+        teacher.model.net[1].weight.mul_(1e6)
+        teacher.model.net[-1].weight.mul_(1e-6)
+    guide = kept_with_features(tmp_path, teacher, "fp16", said=said)
+    assert all(guide(batch).logits.isfinite().all() for _ in range(2))
+    assert guide.store.filled(0) == 0
+    assert len(said) == 1
+    assert "set teacher.cache.dtype=fp32" in said[0]
+
+
 # ------------------------------------------------------------------------------------------------ runs
 BANK = ("dataset.views=2", "distill.epochs=3", "dataset.subset=200", "student=resnet8", "trainer.batch_size=64")
 ONE = ("trainer.device=cpu", "trainer.precision=fp32", "trainer.threads=1")
@@ -293,6 +376,63 @@ def test_a_sweep_over_seeds_shares_what_one_view_seed_names(distil, tmp_path):
     assert len(folders(tmp_path)) == 1
 
 
+@pytest.mark.parametrize("words", [("loss=[kd,rkd]",), ("loss=[kd,at]", "teacher.cache.features=all")])
+def test_a_run_by_kept_features_ends_at_the_weights_of_a_run_without(words, distil):
+    _, live = distil("live", "teacher.cache.mode=off", *words)
+    first, filling = distil("filling", FP32, *words)
+    second, reading = distil("reading", FP32, "teacher.cache.mode=require", *words)
+    assert (first.code, second.code) == (0, 0)
+    assert equal(live, filling)
+    assert equal(live, reading)
+    assert "of them features (" in first.out
+    assert "answers were read, 0 asked for" in second.out
+
+
+def test_the_size_of_maps_is_said_before_they_are_kept(distil, tmp_path):
+    """4 bytes for each of 8 x 8 x 16, 4 x 4 x 32 and 2 x 2 x 64 numbers and 10 logits, and 8; resnet8 on 180 images."""
+    finished, _ = distil("maps", "loss=at", "teacher.cache.features=all", FP32)
+    [folder] = folders(tmp_path)
+    assert (
+        "a record has 7,216 bytes, 7,168 of them features (stage1 [16, 8, 8], stage2 [32, 4, 4], stage3 [64, 2, 2]); 1.2 MiB a view, 2.5 MiB in all"
+        in finished.out
+    )
+    assert {file.stat().st_size for file in folder.glob("view-*.bin")} == {7216 * 180}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("loss=at",),
+            "maps are read (stage1, stage2, stage3), and teacher.cache.features=vectors keeps none of them; teacher.cache.features=all would, in 634.9 KiB",
+        ),
+        (
+            ("loss=rkd", "teacher.cache.features=none"),
+            "(pooled), and teacher.cache.features=none keeps none of them; teacher.cache.features=vectors would, in 27.4 KiB",
+        ),
+    ],
+)
+def test_what_is_not_kept_is_said_with_the_key_that_would_and_its_price(words, said, distil, tmp_path):
+    finished, _ = distil("live", *words)
+    assert finished.code == 0
+    assert f"{said} a view" in finished.out
+    assert not folders(tmp_path)
+
+
+def test_a_required_map_behind_a_name_of_its_own_is_one_line(distil):
+    """Of a path in the net nothing tells beforehand that a map comes out there."""
+    finished, _ = distil("required", "loss=fitnet", "loss.fitnet.teacher=stage2.0", "teacher.cache.mode=require")
+    assert finished.code == 2
+    assert finished.err.startswith("error: teacher.cache.mode=require: its feature maps are read (stage2.0), and")
+    assert finished.err.endswith("set teacher.cache.features=all, or teacher.cache.mode=off\n")
+
+
+def test_a_loss_of_labels_alone_keeps_nothing(distil, tmp_path):
+    finished, _ = distil("labels", "loss=ce", "teacher.cache.mode=fill")
+    assert finished.code == 0
+    assert not folders(tmp_path)
+
+
 @pytest.mark.parametrize("word", ["loss=[kd,at]", "method=simkd"])
 def test_who_looks_inside_the_teacher_asks_it_itself(word, distil, tmp_path):
     finished, _ = distil("filling", word, "distill.epochs=1", "teacher.cache.mode=fill")
@@ -307,40 +447,45 @@ def test_who_looks_inside_the_teacher_asks_it_itself(word, distil, tmp_path):
 def test_a_required_cache_that_is_missing_or_short_is_one_line_before_training(distil, tmp_path):
     nothing, _ = distil("nothing", "teacher.cache.mode=require")
     assert nothing.code == 3
-    assert "has no answers of this teacher to these views: there is none yet; fill it with teacher.cache.mode=fill" in nothing.err
+    assert "has no answers of this teacher to these views: there is none yet; fill it with distillctl cache action=fill" in nothing.err
     assert distil("filling")[0].code == 0
     other, _ = distil("other", "teacher.cache.mode=require", "dataset.view_seed=5")
     assert other.code == 3
     assert "differs in view_seed (0, here 5)" in other.err
+    inside, _ = distil("inside", "teacher.cache.mode=require", "loss=rkd")
+    assert inside.code == 3
+    assert "differs in features ({}, here {'pooled': [64]})" in inside.err
     longer, _ = distil("longer", "teacher.cache.mode=require", "dataset.views=3")
     assert longer.code == 3
     assert "lacks 128 of the " in longer.err
-    assert all(finished.err.count("\n") == 1 for finished in (nothing, other, longer))
-    assert all("epoch" not in finished.out for finished in (nothing, other, longer))
+    assert all(finished.err.count("\n") == 1 for finished in (nothing, other, inside, longer))
+    assert all("epoch" not in finished.out for finished in (nothing, other, inside, longer))
 
 
-@pytest.mark.parametrize(
-    "word",
-    [
-        "dataset.subset=190",
-        "dataset.split_seed=3",
-        "dataset.image_size=12",
-        "dataset.augment.pad=2",
-        "dataset.augment.mixup=0.1",
-        "dataset.view_seed=9",
-        "seed=1",
-        "trainer.channels_last=false",
-        "teacher.cache.dtype=fp32",
-        "teacher.cache.top_k=3",
-    ],
+DECIDING = (
+    "",
+    "dataset.subset=190",
+    "dataset.split_seed=3",
+    "dataset.image_size=12",
+    "dataset.augment.pad=2",
+    "dataset.augment.mixup=0.1",
+    "dataset.view_seed=9",
+    "seed=1",
+    "trainer.channels_last=false",
+    "teacher.cache.dtype=fp32",
+    "teacher.cache.top_k=3",
+    "teacher.fold_batchnorm=false",
+    "loss=rkd",
 )
-def test_whatever_decides_an_answer_has_a_cache_of_its_own(word, distil, tmp_path, monkeypatch):
+
+
+def test_whatever_decides_an_answer_has_a_cache_of_its_own(distil, tmp_path, monkeypatch):
     monkeypatch.setattr("distillctl.scenarios.stage.Stage.run", lambda stage: (_ for _ in ()).throw(DataError("far enough")))
-    for name, words in (("one", ()), ("other", (word,))):
-        finished, _ = distil(name, *words)
+    for number, word in enumerate(DECIDING, start=1):
+        finished, _ = distil(f"run{number}", *word.split())
         assert finished.err == "error: far enough\n"
         assert "0 are there" in finished.out
-    assert len(folders(tmp_path)) == 2
+        assert len(folders(tmp_path)) == number, word
 
 
 def test_other_weights_and_other_versions_have_a_cache_of_their_own(distil, tiny_run, tmp_path, monkeypatch):
@@ -363,6 +508,22 @@ def test_other_weights_and_other_versions_have_a_cache_of_their_own(distil, tiny
             patch.setattr(place, name, value)
             distil(f"version{number}")
         assert len(folders(tmp_path)) == 3 + number
+
+
+def test_the_code_of_a_net_of_ones_own_decides(tmp_path, monkeypatch):
+    from distillctl import outputs
+    from distillctl.scenarios.caching import code_of
+
+    file = tmp_path / "ownnet.py"
+    file.write_text("from torch import nn\n\nclass Net(nn.Sequential):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    net = importlib.import_module("ownnet").Net()
+    before = code_of(net)
+    assert before.keys() == {"ownnet"}
+    file.write_text(file.read_text() + "    slope = 2\n")
+    outputs.sources.cache_clear()  # another process has none
+    assert code_of(net) != before
+    assert code_of(nn.Linear(1, 1)) == {}
 
 
 def test_a_shard_of_another_cache_is_not_believed(distil, tmp_path):
@@ -444,7 +605,17 @@ def test_caches_are_listed_verified_and_removed(distil, distillctl, tmp_path):
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("words", [("action=prune",), ("all=true",), ("action=verify", "older_than_days=3"), ("action=clear",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("action=prune",),
+        ("all=true",),
+        ("action=verify", "older_than_days=3"),
+        ("action=clear",),
+        ("action=prune", "all=true", "teacher.checkpoint=run"),
+        ("dataset=mnist",),
+    ],
+)
 def test_what_the_command_cannot_do_is_one_line(words, distillctl, tmp_path):
     finished = distillctl("cache", *words, cwd=tmp_path)
     assert finished.code == 2

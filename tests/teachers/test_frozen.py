@@ -9,8 +9,11 @@ from distillctl.losses.logits import CrossEntropy, SoftTargets
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.distill import Distill
 from distillctl.models.adapter import Classifier
+from distillctl.models.committee import Committee
+from distillctl.models.taps import tap
 from distillctl.runtime import Runtime
 from distillctl.schedules import Constant
+from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.frozen import Frozen, fingerprint
 from distillctl.types import Batch
 
@@ -134,3 +137,56 @@ def test_labels_alone_ask_no_teacher():
 
     method = Distill(Classifier(net(2), (0, 0, 0), (1, 1, 1)), WeightedSum({"ce": CrossEntropy()}, {"ce": 1.0}), unasked)
     assert method(batch()).loss.isfinite()
+
+
+# ------------------------------------------------------------------------------------------------ in pieces, and compiled
+def tapped(seed: int, seen: list[int] | None = None) -> Classifier:
+    inner = net(seed)
+    if seen is not None:
+        inner.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    return Classifier(inner, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), taps=tap(inner, ("2", "pooled"), 8, "teacher"))
+
+
+@pytest.mark.parametrize(("size", "pieces"), [(8, [8]), (9, [8]), (3, [3, 3, 2]), (7, [4, 4]), (1, [1] * 8)])
+def test_a_teacher_that_is_asked_in_pieces_answers_alike(size, pieces):
+    seen: list[int] = []
+    guide, whole = Frozen(tapped(1, seen), torch.float32, CPU), Frozen(tapped(1), torch.float32, CPU)(batch())
+    guide.micro_batch = size
+    seen.clear()  # what finding the places of the taps asked
+    answer = guide(batch())
+    assert seen == pieces
+    torch.testing.assert_close(answer.logits, whole.logits, rtol=1e-5, atol=1e-5)
+    assert answer.features.keys() == whole.features.keys() == {"2", "pooled"}
+    for name, feature in whole.features.items():
+        torch.testing.assert_close(answer.features[name], feature, rtol=1e-5, atol=1e-5)
+        assert not answer.features[name].is_inference()
+
+
+@pytest.mark.parametrize("combine", ["mean_probability", "mean_loss", "confidence"])
+def test_an_ensemble_that_is_asked_in_pieces_answers_alike(combine):
+    whole, guide = (Ensemble(Committee({"a": tapped(1), "b": tapped(2)}), torch.float32, CPU, combine=combine) for _ in range(2))
+    guide.micro_batch = 3
+    one, other = guide(batch()), whole(batch())
+    torch.testing.assert_close(one.logits, other.logits, rtol=1e-5, atol=1e-5)
+    assert one.features.keys() == other.features.keys()
+    assert len(one.members) == len(other.members)
+    for mine, theirs in zip(one.members, other.members, strict=True):
+        torch.testing.assert_close(mine.logits, theirs.logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one", "ensemble"])
+def test_a_compiled_teacher_is_tapped_as_any_other(several, monkeypatch):
+    torch.compiler.reset()
+    compiled = []
+    plainly = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda module: (compiled.append(type(module)), plainly(module, backend="eager")))
+    guide = Ensemble(Committee({"a": tapped(1), "b": tapped(2)}), torch.float32, CPU) if several else Frozen(tapped(1), torch.float32, CPU)
+    plain = guide(batch())
+    guide.compile()
+    answer = guide(batch())
+    assert compiled == [Classifier] * (1 + several)
+    torch.testing.assert_close(answer.logits, plain.logits)
+    assert answer.features.keys() == plain.features.keys()
+    for name, feature in plain.features.items():
+        torch.testing.assert_close(answer.features[name], feature)
+        assert not answer.features[name].is_inference()

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -194,6 +195,16 @@ def test_a_disk_that_is_full_costs_a_warning_and_what_was_kept_stays(number, tmp
     assert np.flatnonzero(kept.read(0, EVERYTHING, marks())[1]).tolist() == list(range(10))
 
 
+def test_room_is_left_for_others_on_the_disk(tmp_path, monkeypatch):
+    said: list[str] = []
+    kept = fresh(tmp_path, said=said)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda place: SimpleNamespace(free=files.SPARE + kept.view_bytes - 1))
+    kept.write(0, EVERYTHING, marks(), LAYOUT.encode(answers()))
+    assert len(said) == 1
+    assert os.strerror(errno.ENOSPC) in said[0]
+    assert not kept.read(0, EVERYTHING, marks())[1].any()
+
+
 def test_a_write_that_ends_early_is_a_full_disk(tmp_path, monkeypatch):
     said: list[str] = []
     kept, whole = fresh(tmp_path, said=said), os.pwrite
@@ -269,7 +280,7 @@ def test_a_description_that_was_changed_is_not_believed(tmp_path):
     kept = open_store(tmp_path, PARTS, LAYOUT, ROWS, print)
     file = kept.folder / "cache.json"
     good = file.read_text()
-    for bad in (good.replace("aaaa", "bbbb"), good[:-20], "[]", good.replace('"format_version": 1', '"format_version": 99')):
+    for bad in (good.replace("aaaa", "bbbb"), good[:-20], "[]", good.replace('"format_version": ', '"format_version": 9')):
         file.write_text(bad)
         [found] = caches(tmp_path)
         assert found.parts is None

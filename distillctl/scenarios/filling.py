@@ -1,0 +1,265 @@
+"""Ask a teacher about every view that is missing, before any training; and say beforehand what that will cost."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distillctl import runtime
+from distillctl.config import CachesConfig
+from distillctl.data import sets
+from distillctl.data.loader import TrainLoader
+from distillctl.errors import ConfigError, DataError, Interrupted, MachineError
+from distillctl.interruption import StopRequest
+from distillctl.loop import Report
+from distillctl.losses.weighted import build_loss
+from distillctl.models.obtain import Images
+from distillctl.report.console import Console
+from distillctl.report.trackers import Tracker
+from distillctl.runtime import precision_name
+from distillctl.scenarios import caching
+from distillctl.scenarios.checks import check_batches, check_settings
+from distillctl.scenarios.pipeline import distilling
+from distillctl.scenarios.session import Session, first_on_main, same_data_everywhere, taught_classes
+from distillctl.scenarios.task import steps_ask
+from distillctl.teachers.cached import Cached
+from distillctl.teachers.frozen import Frozen
+from distillctl.teachers.records import Layout
+from distillctl.teachers.store import Store, folder_of, open_store, record_bytes
+
+TIMED = 3  # batches, and at least one of each data worker
+GO_ON, STOP, FULL = range(3)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A teacher, the views that it is to be asked about, and the place of its answers."""
+
+    session: Session
+    teacher: Frozen
+    like: Mapping[str, Tensor]
+    layout: Layout
+    parts: Mapping[str, Any]
+    batches: TrainLoader
+    views: int
+
+    @property
+    def rows(self) -> int:
+        return len(self.batches.split)
+
+    @property
+    def root(self) -> Path:
+        return caching.root_of(self.session.config.teacher.cache.dir)
+
+    def store(self, writes: bool) -> Store:
+        """The records, to look at or to fill; only the latter makes a folder."""
+        return open_store(self.root, self.parts, self.layout, self.rows, self.session.console.warn, writes)
+
+    def cached(self, store: Store) -> Cached:
+        return Cached(self.teacher, self.layout, store, self.batches.split.index, like=self.like)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is missing, by view: how many records, and the numbers of the batches that hold them; and the seconds that a batch takes."""
+
+    missing: list[int]
+    numbers: list[list[int]]
+    seconds_per_batch: float
+    timed: int
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_per_batch * sum(map(len, self.numbers))
+
+
+def check(config: CachesConfig) -> None:
+    """All that can be found without data. Raises ConfigError."""
+    if views_of(config) is None:
+        raise ConfigError(f"action={config.action}: it is not said how many views; set dataset.views=N as the runs that read them will")
+    if config.views and config.dataset.views and config.views > config.dataset.views:
+        raise ConfigError(f"views={config.views} is more than dataset.views={config.dataset.views}: no run would read the others; lower it")
+    if config.teacher.cache.mode in ("off", "require"):
+        raise ConfigError(
+            f"teacher.cache.mode={config.teacher.cache.mode}: nothing may be kept, and action={config.action} is to keep; leave it out"
+        )
+    check_settings(config)
+    if not steps_ask(build_loss(config.loss), config.method):
+        raise ConfigError(
+            f"action={config.action}: no loss reads a teacher here, so there is nothing to keep; choose one that does, as loss=kd"
+        )
+
+
+def views_of(config: CachesConfig) -> int | None:
+    return config.views or config.dataset.views
+
+
+def work(config: CachesConfig, folder: Path | None) -> None:
+    """Says what it will cost, and with action=fill does it; one process's part."""
+    with StopRequest() as stop, loaded(config, stop) as session:
+        wanted = prepared(session)
+        plan = planned(wanted)
+        session.console.say(described(wanted, plan))
+        if problem := caching.no_room(wanted.root, sum(plan.missing) * record_bytes(wanted.layout), free_bytes(wanted)):
+            raise MachineError(f"{problem}; {caching.MORE_ROOM}")
+        if config.action == "fill":
+            fill(wanted, plan)
+
+
+@contextlib.contextmanager
+def loaded(config: CachesConfig, stop: StopRequest) -> Iterator[Session]:
+    """A session without a run: machine, data, console."""
+    with runtime.joined(config.trainer) as machine:
+        console, names = Console(silent=not machine.is_main), taught_classes(config)
+        data = first_on_main(machine, lambda: sets.load(config.dataset, names)) or sets.load(config.dataset, names)
+        for note in data.notes:
+            console.say(note)
+        same_data_everywhere(machine, data.fingerprint)
+        images = Images(data.classes, data.image_size, data.mean, data.std)
+        try:
+            yield Session(config, machine, data, images, Path(), None, console, Tracker(), stop)
+        finally:
+            console.end_stage()
+
+
+def prepared(session: Session) -> Work:
+    """The teacher and its views as the first stage of `distill` has them. Raises ConfigError where its answers cannot be kept."""
+    config, views = session.config, views_of(session.config)
+    assert views is not None
+    check_batches(session)
+    task = distilling(session, config.student, config.teacher, config.distill)
+    assert task.teacher is not None
+    like = caching.features_read(session, task.teacher, task.taps("teacher"))
+    layout, keeps = caching.layout_of(session, task.teacher, like), config.teacher.cache.features
+    if config.trainer.compile:
+        task.teacher.compile()
+    lost = caching.unkept(dict(layout.features), keeps)
+    if reason := caching.obstacle(task.method, lost, keeps):
+        price = caching.price(layout, len(session.data.train)) if lost else ""
+        raise ConfigError(f"action={config.action}: answers of this teacher are not kept, as {reason}{price}")
+    if layout.features:
+        session.console.say(caching.room_of_features(layout, len(session.data.train), views))
+    batches = session.train_batches(task.seed(config.seed))
+    return Work(session, task.teacher, like, layout, caching.parts_of(session, task.teacher, batches, layout), batches, views)
+
+
+def planned(work: Work) -> Plan:
+    """Look at every record, and time the teacher; nothing is written. The same on every rank."""
+    machine, store = work.session.runtime, work.store(writes=False)
+    missing, numbers = machine.from_main(first_on_main(machine, lambda: survey(work, store)))
+    seconds, timed = measured(work, store, numbers)
+    return Plan(missing, numbers, seconds, timed)
+
+
+def survey(work: Work, store: Store) -> tuple[list[int], list[list[int]]]:
+    """Of each view: how many records are missing or damaged, and which batches hold one."""
+    missing, numbers = [], []
+    for view in range(work.views):
+        whole = torch.from_numpy(store.inspected(view)[0])
+        missing.append(int((~whole).sum()))
+        numbers.append([number for number, rows in enumerate(work.batches.covering(view)) if not whole[rows].all()])
+    return missing, numbers
+
+
+def measured(work: Work, store: Store, numbers: list[list[int]]) -> tuple[float, int]:
+    """Seconds for a batch, reading included, and how many were timed: after one, or one of each data worker, to warm up."""
+    view = next((view for view, found in enumerate(numbers) if found), None)
+    if view is None:
+        return 0.0, 0
+    workers = work.session.reading.workers
+    warm, rows = max(1, workers), work.batches.covering(view)
+    chosen = [rows[number] for number in numbers[view][: warm + max(TIMED, workers)]]
+    teacher, times = work.cached(store), [time.monotonic()]
+    for batch in work.batches.batches(chosen, view):
+        teacher(batch)
+        times.append(time.monotonic())
+        check_goes_on(work.session, store_fails=False)
+    first = warm if len(chosen) > warm else 0
+    timed = len(chosen) - first
+    return work.session.runtime.highest(round(1e6 * (times[-1] - times[first]) / timed)) / 1e6, timed
+
+
+def described(work: Work, plan: Plan) -> str:
+    """The plan in one line."""
+    missing, needed, one = sum(plan.missing), work.views * work.rows, record_bytes(work.layout)
+    count = f"{work.views} view{'s' * (work.views > 1)} x {work.rows:,} images"
+    place = f"{caching.size(needed * one)} in {folder_of(work.root, work.parts)}, where {caching.size(free_bytes(work))} are free"
+    line = f"cache: {count}, {place}; {needed - missing:,} answers are there and {missing:,} to be asked for"
+    if not missing:
+        return line
+    size = work.session.config.trainer.batch_size
+    return (
+        f"{line}: {caching.size(missing * one)} more, about {caching.duration(plan.seconds)} "
+        f"(measured on {plan.timed} batch{'es' * (plan.timed > 1)} of {size}, reading included)"
+    )
+
+
+def free_bytes(work: Work) -> int:
+    """On the disk where the answers lie or would."""
+    return shutil.disk_usage(next(place for place in (work.root, *work.root.absolute().parents) if place.exists())).free
+
+
+def fill(work: Work, plan: Plan) -> None:
+    """Ask about the batches that lack a record, view after view, and look at what is there then."""
+    machine, console = work.session.runtime, work.session.console
+    needed, started = work.views * work.rows, time.monotonic()
+    if not sum(plan.missing):
+        console.say("nothing is missing, so nothing was asked")
+        return
+    store = work.store(writes=True)
+    teacher = work.cached(store)
+    per_view = len(work.batches.covering(0))
+    done = work.views * per_view - sum(map(len, plan.numbers))
+    what = f"{work.teacher.name}, {precision_name(machine.precision)} on {machine.name}"
+    console.start_stage("fill", what, work.views, per_view, done, unit="view")
+    for view, numbers in enumerate(plan.numbers):
+        ask(work, teacher, store, view, numbers)
+        if numbers:
+            rate, left = teacher.asked * machine.world / (time.monotonic() - started), console.eta(view + 1)
+            console.say(f"  view {view + 1:>3}/{work.views}  {plan.missing[view]:>9,} asked for {rate:>8,.0f} img/s  eta {left}")
+    console.end_stage()
+    asked = int(machine.gather(torch.tensor([teacher.asked])).sum())
+    machine.barrier()
+    first_on_main(machine, lambda: check_whole(work, store))
+    console.say(
+        f"{asked:,} answers asked for in {caching.duration(time.monotonic() - started)}; all {needed:,} are there, "
+        f"{caching.size(needed * record_bytes(work.layout))} in {store.folder}"
+    )
+
+
+def ask(work: Work, teacher: Cached, store: Store, view: int, numbers: list[int]) -> None:
+    """About some batches of one view."""
+    rows, started, before = work.batches.covering(view), time.monotonic(), teacher.asked
+    batches = work.batches.batches([rows[number] for number in numbers], view)
+    for step, (number, batch) in enumerate(zip(numbers, batches, strict=True), start=1):
+        teacher(batch)
+        check_goes_on(work.session, store_fails=not store.writes)
+        rate = (teacher.asked - before) * work.session.runtime.world / (time.monotonic() - started)
+        work.session.console.step(Report(view, number + 1, step, {}, 0.0, rate))
+
+
+def check_goes_on(session: Session, store_fails: bool) -> None:
+    """Raises on all ranks alike where one was asked to stop, or can keep no more."""
+    wish = session.runtime.highest(FULL if store_fails else STOP if session.stop() else GO_ON)
+    if wish == FULL:
+        raise MachineError(
+            "the teacher's answers can be kept no more; what was written stays: free some space, and the same command goes on"
+        )
+    if wish == STOP:
+        raise Interrupted("interrupted; what was asked for is kept, and the same command goes on", session.stop.signal_number or 15)
+
+
+def check_whole(work: Work, store: Store) -> None:
+    """Raises DataError where a record is missing still: then the answer was no finite number."""
+    left = sum(work.rows - int(store.inspected(view)[0].sum()) for view in range(work.views))
+    if left:
+        way_out = "set teacher.cache.dtype=fp32" if work.layout.dtype == "fp16" else "look at the teacher with distillctl evaluate"
+        raise DataError(f"{store.folder}: {left:,} answers are no finite numbers in {work.layout.dtype}, and were not kept; {way_out}")
