@@ -27,6 +27,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/cached_teacher.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/usual_accuracy.py
+	$(BIN)/python benchmarks/cache_accuracy.py
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -20,21 +20,19 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from clock import Time, timed
+from common import MEAN, STD, classifier
 from timm.data.mixup import Mixup
 from torch import Tensor
 from torchvision import transforms as T
 from torchvision.transforms.functional import to_pil_image
 
 from distillctl import runtime
-from distillctl.config import AugmentConfig, ModelConfig
+from distillctl.config import AugmentConfig
 from distillctl.data.augment import Augment
 from distillctl.data.loader import Place, Reading, TrainLoader
 from distillctl.data.split import whole
-from distillctl.models.adapter import Classifier
-from distillctl.models.build import build_net
 
 CLASSES, POOL = 100, 8  # batches of PIL images that take their turn
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 CPU = torch.device("cpu")
 ERASED = 0.25  # of the images
 
@@ -78,11 +76,6 @@ def smooth_images(scale: Scale) -> tuple[Tensor, Tensor]:
     return images, torch.randint(0, CLASSES, (scale.samples,), generator=generator)
 
 
-def classifier(name: str, size: int) -> Classifier:
-    torch.manual_seed(0)
-    return Classifier(build_net(ModelConfig(name=name), CLASSES, size).module, MEAN, STD)
-
-
 def ours(config: AugmentConfig, scale: Scale, images: Tensor, targets: Tensor, prepare: Callable[[Tensor], Tensor] | None = None) -> Work:
     """The next batch of the training loader; with `prepare`, as the net sees it."""
     augment = Augment(config, scale.size, CLASSES, seed=0)
@@ -111,7 +104,7 @@ def theirs(config: AugmentConfig, scale: Scale, images: Tensor, targets: Tensor,
 
 def step(name: str, scale: Scale, images: Tensor, targets: Tensor, machine: runtime.Runtime) -> Work:
     """Forward, backward and SGD by the labels, on a batch that is there."""
-    model = classifier(name, scale.size).to(memory_format=torch.channels_last).train()
+    model = classifier(name, CLASSES, scale.size).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-4)
     inputs, labels = images[: scale.batch, :, : scale.size, : scale.size].contiguous(), targets[: scale.batch]
 
@@ -142,7 +135,7 @@ def measure(works: dict[str, Work], rounds: int) -> dict[str, Time]:
 
 def compare(scale: Scale, rounds: int) -> None:
     images, targets = smooth_images(scale)
-    prepare = classifier(scale.nets[0], scale.size).prepare
+    prepare = classifier(scale.nets[0], CLASSES, scale.size).prepare
     works: dict[str, Work] = {}
     for kind, config in kinds(scale.pad).items():
         works[f"{kind}|uint8|ours"] = ours(config, scale, images, targets)

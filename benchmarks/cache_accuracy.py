@@ -1,75 +1,55 @@
 """What banks of views cost in accuracy, and what wrong caches cost: one student by each, on real images, over seeds.
 
-    python benchmarks/cache_accuracy.py --teacher RUN [--images FOLDER] [--subset 5000] [--epochs 24] [--seeds 3] [--kinds live,kept]
+    python benchmarks/cache_accuracy.py [--teacher RUN] [--images FOLDER] [--subset 5000] [--epochs 24] [--seeds 3] [--kinds live kept]
 
-RUN is a finished `distillctl pretrain` on such images. Test accuracy of the last epoch: nothing is selected.
+Test accuracy of the last epoch: nothing is selected.
 The wrong caches are what other tools do: nothing here offers them.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from common import machine_of, option_of_images, options_of_machine, real_images, run
+from common import run
+from students import BATCH, TEMPERATURE, Setup, compare, setup
 from torch import Tensor, nn
 
-from distillctl import runtime
-from distillctl.config import AugmentConfig, DatasetConfig, ModelConfig
-from distillctl.data import mixing, sets
+from distillctl.config import AugmentConfig
+from distillctl.data import mixing
 from distillctl.data.augment import Augment
 from distillctl.data.loader import Place, PlainLoader, Reading, TrainLoader
 from distillctl.loop import Training
 from distillctl.losses.logits import CrossEntropy, SoftTargets
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.distill import Distill
-from distillctl.metrics.answers import answers
-from distillctl.metrics.quality import top_k_accuracy
-from distillctl.models.obtain import Images, obtain
-from distillctl.teachers.cached import Cached
 from distillctl.teachers.frozen import Frozen
-from distillctl.teachers.records import Layout
-from distillctl.teachers.store import Store
 from distillctl.types import Batch, Output
 
-TEMPERATURE, LABELS_SHARE, BATCH, LR = 4.0, 0.1, 64, 0.05
-MIXUP = 1.0
+LABELS_SHARE, MIXUP = 0.1, 1.0
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What all students share."""
-
-    data: sets.DataSet
-    images: Images
-    machine: runtime.Runtime
-    teacher: Frozen
-    student: str
-    epochs: int
-    folder: Path  # of records
+def live(setup: Setup, batches: TrainLoader, folder: Path) -> Frozen:
+    return setup.guide()
 
 
-def kept(setup: Setup, batches: TrainLoader) -> Frozen:
+def kept(setup: Setup, batches: TrainLoader, folder: Path) -> Frozen:
     """As `distillctl` keeps answers, in fp16."""
-    layout = Layout(1, len(setup.data.classes))
-    name = f"{batches.augment.seed} {batches.augment.mixes}"
-    folder = setup.folder / name.replace(" ", "-")
-    folder.mkdir(exist_ok=True)
-    return Cached(setup.teacher, layout, Store(folder, name, layout, len(batches.split), print), batches.split.index)
+    return setup.cached(folder, f"seed-{batches.augment.seed}-mixup-{batches.augment.config.mixup}")
 
 
 class OneAnswer(Frozen):
     """Wrong: the teacher's answer to each image as it is, whatever view of it the student sees; of mixed images, mixed as they are."""
 
-    def __init__(self, setup: Setup, batches: TrainLoader):
-        self.batches = batches
+    def __init__(self, setup: Setup, batches: TrainLoader, folder: Path):
+        self.batches, teacher = batches, setup.guide()
         plain = PlainLoader(batches.split, 256, Place(setup.machine.device), batches.reading)
-        logits = torch.cat([setup.teacher(batch).logits for batch in plain])
+        logits = torch.cat([teacher(batch).logits for batch in plain])
         self.logits = logits.new_zeros(int(batches.split.index.max()) + 1, logits.shape[1])
         self.logits[batches.split.index] = logits
 
@@ -84,8 +64,8 @@ class OneAnswer(Frozen):
 class MixedAnswers(Frozen):
     """Wrong: the answers to the two views that were mixed, mixed like them."""
 
-    def __init__(self, setup: Setup, batches: TrainLoader):
-        self.batches, self.teacher = batches, setup.teacher
+    def __init__(self, setup: Setup, batches: TrainLoader, folder: Path):
+        self.batches, self.teacher = batches, setup.guide()
         self.row_of = torch.full((int(batches.split.index.max()) + 1,), -1)
         self.row_of[batches.split.index] = torch.arange(len(batches.split))
 
@@ -124,11 +104,7 @@ class Kind:
     name: str
     mixup: float = 0.0
     views: int | None = None
-    teacher: Callable[[Setup, TrainLoader], Frozen] | None = None
-
-
-def live(setup: Setup, batches: TrainLoader) -> Frozen:
-    return setup.teacher
+    teacher: Callable[[Setup, TrainLoader, Path], Frozen] | None = None
 
 
 KINDS = (
@@ -145,60 +121,29 @@ KINDS = (
 )
 
 
-def accuracy(setup: Setup, kind: Kind, seed: int) -> float:
+def accuracy(kind: Kind, folder: Path, setup: Setup, seed: int) -> float:
     """Top-1 % on the test split of a student after its last epoch."""
     data, machine = setup.data, setup.machine
     augment = Augment(AugmentConfig(mixup=kind.mixup), data.image_size, len(data.classes), seed)
     batches = TrainLoader(data.train, augment, BATCH, seed, Place(machine.device), Reading(data.image_size), kind.views)
-    teacher = kind.teacher(setup, batches) if kind.teacher else None
-    model = obtain(ModelConfig(name=setup.student), setup.images, "student", seed).classifier.to(machine.device)
-    model = model.to(memory_format=torch.channels_last)
+    teacher = kind.teacher(setup, batches, folder) if kind.teacher else None
+    model = setup.model("student", seed).to(machine.device).to(memory_format=torch.channels_last)
     terms: dict[str, nn.Module] = {"ce": CrossEntropy()} | ({"kd": SoftTargets(TEMPERATURE)} if teacher else {})
     weights = {"ce": LABELS_SHARE, "kd": 1 - LABELS_SHARE} if teacher else {"ce": 1.0}
     method = Distill(model, WeightedSum(terms, weights), teacher).train()
-    optimizer = torch.optim.SGD(method.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4)
+    optimizer = setup.optimizer(method)
     for group in optimizer.param_groups:
-        group["initial_lr"] = LR
+        group["initial_lr"] = group["lr"]
     run(Training(method, {"student": optimizer}, machine.scaler()), batches, setup.epochs, machine, go_on=True, seed=seed)
-    return top1(model, setup)
-
-
-def top1(model: nn.Module, setup: Setup) -> float:
-    """In percent, on the test split."""
-    batches = PlainLoader(setup.data.test, 256, Place(setup.machine.device), Reading(setup.data.image_size))
-    logits, targets = answers(model, batches, setup.machine)
-    return 100 * top_k_accuracy(logits, targets, 1)
+    return setup.accuracy(model)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options_of_machine(parser)
-    option_of_images(parser)
-    parser.add_argument("--teacher", required=True)
-    parser.add_argument("--student", default="resnet8")
-    parser.add_argument("--subset", type=int, default=5000)
-    parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--kinds", default="", help="beginnings of rows' names, with commas; else all")
-    options = parser.parse_args()
-    kinds = [kind for kind in KINDS if kind.name.startswith(tuple(options.kinds.split(",")))]
-    machine = machine_of(options)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        root = real_images(options.images, parser, folder / "images")
-        data = sets.load(DatasetConfig(name="image_folder", root=str(root), subset=options.subset, in_memory="always"))
-        images = Images(data.classes, data.image_size, data.mean, data.std)
-        guide = obtain(ModelConfig(name="recorded", checkpoint=options.teacher), images, "teacher", 0).classifier
-        setup = Setup(data, images, machine, Frozen(guide, machine.precision, machine.device), options.student, options.epochs, folder)
-        print(f"teacher {top1(guide, setup):.2f}, {len(data.test):,} test images, {runtime.precision_name(machine.precision)}", flush=True)
-        found: dict[str, list[float]] = {kind.name: [] for kind in kinds}
-        for seed in range(options.seeds):
-            for kind in kinds:
-                found[kind.name].append(accuracy(setup, kind, seed))
-                print(f"seed {seed}  {kind.name:<42} {found[kind.name][-1]:.2f}", flush=True)
-    for name, values in found.items():
-        deviation = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-        print(f"{name:<42} {statistics.fmean(values):.2f}{deviation}   ({', '.join(f'{value:.2f}' for value in values)})")
+    parser.add_argument("--kinds", nargs="+", default=[""], help="beginnings of rows' names; else all")
+    with setup(parser, epochs=24) as (made, options), tempfile.TemporaryDirectory() as folder:
+        chosen = [kind for kind in KINDS if kind.name.startswith(tuple(options.kinds))]
+        compare(made, {kind.name: partial(accuracy, kind, Path(folder)) for kind in chosen})
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ class Time:
         return Time(self.wall * factor, self.cpu * factor)
 
 
-def timed(work: Callable[[], None], device: torch.device) -> Time:
+def timed(work: Callable[[], object], device: torch.device) -> Time:
     """To the end of what the device was given to do."""
     if device.type == "cuda":
         torch.cuda.synchronize()

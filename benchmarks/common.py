@@ -6,7 +6,7 @@ import argparse
 import itertools
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.distill import Distill
 from distillctl.models.adapter import Classifier
 from distillctl.models.build import build_net
+from distillctl.models.taps import tap
 from distillctl.schedules import Cosine
 from distillctl.teachers.frozen import Frozen
 
@@ -34,9 +35,10 @@ ARCHIVE = "cifar10-jpg.zip"
 LARGEST_FILE = 10**8  # pixels
 
 
-def classifier(name: str, classes: int, size: int) -> Classifier:
+def classifier(name: str, classes: int, size: int, taps: Sequence[str] = ()) -> Classifier:
     torch.manual_seed(0)
-    return Classifier(build_net(ModelConfig(name=name), classes, size).module, MEAN, STD)
+    net = build_net(ModelConfig(name=name), classes, size).module
+    return Classifier(net, MEAN, STD, taps=tap(net, taps, size, name) if taps else None)
 
 
 def settled(model: Classifier, size: int) -> Classifier:

@@ -11,34 +11,24 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from clock import timed
+from common import classifier
 from omegaconf import OmegaConf
 
 from distillctl import runtime
-from distillctl.config import ModelConfig
 from distillctl.losses.weighted import WeightedSum, build_loss
-from distillctl.models.adapter import Classifier
-from distillctl.models.build import build_net
-from distillctl.models.taps import tap
 from distillctl.teachers.frozen import Frozen
 from distillctl.types import Batch, Output
 
 TEACHER, STUDENT, CLASSES, SIZE, BATCH, SAMPLES = "resnet32x4", "resnet8x4", 100, 32, 64, 50_000
-STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 TAPS = ("stage1", "stage2", "stage3", "last", "pooled")
 STEP = "the student's step"
 FILES = {path.stem: path for path in sorted((Path(__file__).parents[1] / "conf" / "loss").glob("*.yaml"))}
-
-
-def classifier(name: str, *taps: str) -> Classifier:
-    torch.manual_seed(0)
-    net = build_net(ModelConfig(name=name), CLASSES, SIZE).module
-    return Classifier(net, *STATISTICS, taps=tap(net, taps, SIZE, name) if taps else None)
 
 
 def images(device: torch.device) -> Batch:
@@ -50,7 +40,7 @@ def images(device: torch.device) -> Batch:
 
 def plain_step(batch: Batch, machine: runtime.Runtime) -> Callable[[], None]:
     """Forward, backward and SGD by the labels."""
-    model = classifier(STUDENT).to(machine.device).to(memory_format=torch.channels_last).train()
+    model = classifier(STUDENT, CLASSES, SIZE).to(machine.device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-4)
 
     def step() -> None:
@@ -92,33 +82,21 @@ def term_step(name: str, student: Output, teacher: Output, batch: Batch, machine
     return step
 
 
-def timed(work: Callable[[], None], device: torch.device) -> float:
-    """Seconds; on a CPU those that this process computes, so that others which share it count less."""
-    if device.type == "cpu":
-        start = time.process_time()
-        work()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def measure(names: list[str], rounds: int, machine: runtime.Runtime) -> dict[str, float]:
     """Median milliseconds of the student's step and of each loss; all take their turn in every round."""
     batch = images(machine.device)
-    student = classifier(STUDENT, *TAPS).to(machine.device).to(memory_format=torch.channels_last).train()
+    student = classifier(STUDENT, CLASSES, SIZE, TAPS).to(machine.device).to(memory_format=torch.channels_last).train()
     with torch.no_grad(), machine.autocast():
         ours = student(batch.inputs)
-    theirs = Frozen(classifier(TEACHER, *TAPS), machine.precision, machine.device)(batch)
+    theirs = Frozen(classifier(TEACHER, CLASSES, SIZE, TAPS), machine.precision, machine.device)(batch)
     steps = {STEP: plain_step(batch, machine)} | {name: term_step(name, ours, theirs, batch, machine) for name in names}
     for step in steps.values():
         step()
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds):  # forwards and backwards, so that a drift of the machine hits all alike
         for name in sorted(steps, reverse=bool(number % 2)):
-            times[name].append(timed(steps[name], machine.device))
+            spent = timed(steps[name], machine.device)
+            times[name].append(spent.cpu if machine.device.type == "cpu" else spent.wall)
     return {name: 1000 * statistics.median(values) for name, values in times.items()}
 
 
