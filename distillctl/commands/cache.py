@@ -11,9 +11,9 @@ from rich.table import Table
 from distillctl import compose, ranks
 from distillctl.config import CachesConfig
 from distillctl.errors import ConfigError, DataError
-from distillctl.report.console import Console
+from distillctl.report.console import Console, in_bytes
 from distillctl.scenarios import filling, reuse
-from distillctl.scenarios.caching import root_of, size
+from distillctl.scenarios.caching import root_of
 from distillctl.teachers.store import Cache, caches
 
 OF_ALL = ("action", "dir", "teacher.cache.dir", "all", "older_than_days", "debug")  # keys of what is done to all caches of a folder
@@ -43,7 +43,7 @@ def run(config: CachesConfig, folder: Path | None) -> None:
         verify(found, console)
     else:
         console.table(listing(found))
-        console.say(f"{len(found)} in {root}, {size(sum(cache.bytes for cache in found))}")
+        console.say(f"{len(found)} in {root}, {in_bytes(sum(cache.bytes for cache in found))}")
     if config.action == "list" and (teachers := reuse.entries(root)):
         console.say(f"trained teachers that runs may share: {len(teachers)}")
 
@@ -71,7 +71,7 @@ def listing(found: list[Cache]) -> Table:
     for heading in ("folder", "teacher", "data", "views", "filled", "kept as", "size", "idle d"):
         table.add_column(heading, justify="right" if heading in ("views", "filled", "size", "idle d") else "left")
     for cache in found:
-        table.add_row(cache.folder.name[:8], *contents(cache), size(cache.bytes), f"{cache.idle_days:.1f}")
+        table.add_row(cache.folder.name[:8], *contents(cache), in_bytes(cache.bytes), f"{cache.idle_days:.1f}")
     return table
 
 
@@ -81,7 +81,7 @@ def contents(cache: Cache) -> tuple[str, ...]:
     if store is None or cache.parts is None:
         return "?", "?", str(len(cache.views)), "-", "another version, or damaged"
     views, parts = cache.views, cache.parts
-    filled = sum(store.filled(view) for view in views) / max(1, len(views) * store.rows)
+    filled = sum(int(store.begun(view).sum()) for view in views) / max(1, len(views) * store.rows)
     kept = ", ".join([parts["dtype"], *([] if parts["top_k"] is None else [f"top {parts['top_k']}"]), *parts["features"]])
     teacher, data = f"{parts['teacher']} {parts['weights'][:6]}", f"{parts['data_set']} {parts['image_size']} px"
     return teacher, data, str(len(views)), f"{filled:.0%}", kept
@@ -117,6 +117,6 @@ def prune(config: CachesConfig, found: list[Cache], console: Console) -> None:
                 freed, removed = freed + bytes_there, removed + 1
             else:
                 console.warn(f"{cache.folder}: a run is using it; left as it is")
-    console.say(f"{removed} of {len(found)} removed, {size(freed)} freed")
+    console.say(f"{removed} of {len(found)} removed, {in_bytes(freed)} freed")
     if forgotten := reuse.prune(root_of(config.dir), everything=config.all):
         console.say(f"trained teachers forgotten: {forgotten}; their runs are left as they are")

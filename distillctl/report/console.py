@@ -109,3 +109,14 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def in_time(seconds: float) -> str:
+    """For people."""
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+
+
+def in_bytes(count: float) -> str:
+    """Bytes for people."""
+    unit, name = next((2**power, name) for power, name in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if count >= 2**power or power == 10)
+    return f"{count / unit:,.1f} {name}"

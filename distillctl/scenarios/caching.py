@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from distillctl import models, outputs
 from distillctl.build import find_class
 from distillctl.config import CacheConfig
-from distillctl.data.augment import VIEW_SCHEME
 from distillctl.data.loader import TrainLoader
 from distillctl.errors import ConfigError, DataError, MachineError
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
-from distillctl.models.adapter import Classifier
 from distillctl.models.taps import LOGITS, STAGES
-from distillctl.runtime import precision_name
+from distillctl.report.console import in_bytes, in_time
+from distillctl.scenarios.cache_key import parts_of
 from distillctl.scenarios.session import Session, first_on_main
 from distillctl.scenarios.task import Task, reads, steps_ask
 from distillctl.teachers.cached import Cached, features_of
 from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.frozen import Frozen
 from distillctl.teachers.records import Layout, layout_for
-from distillctl.teachers.store import FORMAT_VERSION, SPARE, WAY_OUT, Store, folder_of, nearest, open_store, record_bytes
+from distillctl.teachers.store import SPARE, WAY_OUT, Store, folder_of, nearest, open_store, record_bytes
 from distillctl.types import Batch
 
-PUBLISHED = ("torch", "torchvision", "timm")  # whose code is as their versions say
-DECIDING_VERSIONS = ("distillctl", *PUBLISHED)
 MAPS = (*(f"stage{number + 1}" for number in range(STAGES)), "last")  # short names of what is a map, or tokens, in any net
 MORE_ROOM = "free some space, set teacher.cache.dir, or keep fewer: dataset.views or teacher.cache.top_k"
 FILL = "fill it with distillctl cache action=fill and these words"
@@ -137,7 +129,7 @@ def refusal(reason: str) -> str:
 def price(layout: Layout, rows: int) -> str:
     """Which key would keep all features of a layout, and what they would take."""
     enough = "all" if unkept(dict(layout.features), "vectors") else "vectors"
-    return f"; teacher.cache.features={enough} would, in {size(rows * record_bytes(layout))} a view"
+    return f"; teacher.cache.features={enough} would, in {in_bytes(rows * record_bytes(layout))} a view"
 
 
 def room_of_features(layout: Layout, rows: int, views: int) -> str:
@@ -146,7 +138,7 @@ def room_of_features(layout: Layout, rows: int, views: int) -> str:
     view = rows * record_bytes(layout)
     return (
         f"teacher: a record has {record_bytes(layout):,} bytes, {layout.feature_bytes:,} of them features ({named}); "
-        f"{size(view)} a view, {size(views * view)} in all"
+        f"{in_bytes(view)} a view, {in_bytes(views * view)} in all"
     )
 
 
@@ -165,61 +157,6 @@ def check(config: Any) -> None:
 def root_of(folder: str | None) -> Path:
     """Where caches are: the key, or $DISTILLCTL_CACHE, or beside the runs."""
     return Path(folder or os.environ.get("DISTILLCTL_CACHE") or "outputs/.cache")
-
-
-def parts_of(session: Session, teacher: Frozen, batches: TrainLoader, layout: Layout) -> dict[str, Any]:
-    """Everything that decides an answer, by names that a person understands. Whatever is not here must not matter."""
-    augment, versions = batches.augment, outputs.versions()
-    return {
-        "format": f"{FORMAT_VERSION}, {sys.byteorder} endian",
-        "teacher": teacher.name,
-        "weights": teacher.weights_mark,
-        "architecture": digest(re.sub(r" at 0x[0-9a-f]+", "", repr(teacher.model))),
-        "code": code_of(teacher.model),
-        "preprocessing": digest(preprocessing(teacher.model)),
-        "precision": precision_name(teacher.precision),
-        "device": teacher.device.type,
-        "channels_last": session.config.trainer.channels_last,
-        "compile": session.config.trainer.compile,
-        "data_set": session.data.name,
-        "data": session.data.fingerprint,
-        "split": "train",
-        "samples": len(batches.split),
-        "augment": asdict(augment.config),
-        "image_size": augment.image_size,
-        "view_scheme": VIEW_SCHEME,
-        "view_seed": augment.seed,
-        "teachers": layout.teachers,
-        "classes": layout.classes,
-        "dtype": layout.dtype,
-        "top_k": layout.top_k,
-        "features": {name: list(shape) for name, shape in layout.features},
-        "versions": {name: versions[name] for name in DECIDING_VERSIONS},
-    }
-
-
-def code_of(model: nn.Module) -> dict[str, str]:
-    """Of packages that nets come from and that have no version here, the user's own and our nets: their sources."""
-    homes = {type(part).__module__ for part in model.modules()}
-    found = {}
-    for name in sorted({home.partition(".")[0] for home in homes} - set(PUBLISHED)):
-        file = getattr(sys.modules[name], "__file__", None)
-        place = (
-            Path(models.__file__).parent if name == "distillctl" else Path(file).parent if file and file.endswith("__init__.py") else file
-        )
-        found[name] = outputs.sources(Path(place)) if place else ""
-    return found
-
-
-def preprocessing(model: nn.Module) -> list[Any]:
-    """What a state dict does not hold: means, deviations, orders of classes, the resolutions that nets see."""
-    kept = model.state_dict()
-    buffers = [[name, value.flatten().tolist()] for name, value in model.named_buffers() if name not in kept]
-    return [buffers, [[name, part.resolution] for name, part in model.named_modules() if isinstance(part, Classifier)]]
-
-
-def digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def opened(session: Session, task: Task, batches: TrainLoader, layout: Layout, parts: dict[str, Any]) -> tuple[Store | None, int]:
@@ -259,24 +196,41 @@ def announce(session: Session, store: Store, batches: TrainLoader, epochs: int, 
     Raises MachineError where a demanded cache has no room.
     """
     views = min(epochs, batches.views or epochs)
-    needed, there = views * store.rows, sum(store.filled(view) for view in range(views))
-    if problem := no_room(store.folder, (needed - there) * store.size * 4, shutil.disk_usage(store.folder).free):
+    there = lacking = 0
+    for view in range(views):
+        begun = store.begun(view)
+        there, lacking = there + int(begun.sum()), lacking + int((rows_read(batches, epochs, view) & ~begun).sum())
+    if problem := no_room(store.folder, lacking * store.size * 4, shutil.disk_usage(store.folder).free):
         if demanded:
             raise MachineError(f"{problem}; {MORE_ROOM}")
         session.console.warn(f"{problem}; what does not fit is asked for again")
-    seen = epochs * batches.batches_per_epoch * batches.batch_size
     session.console.say(
-        f"teacher: its answers to {views} view{'s' * (views > 1)} x {store.rows:,} images are kept, {size(needed * store.size * 4)} in {store.folder}; "
-        f"{there:,} are there and {needed - there:,} to be asked for, where every step would ask for {seen:,}"
+        f"teacher: its answers to {views} view{'s' * (views > 1)} x {store.rows:,} images are kept, {in_bytes(views * store.view_bytes)} in {store.folder}; "
+        f"{there:,} are there and {lacking:,} to be asked for, where every step would ask for {asked_live(batches, epochs):,}"
     )
-    return needed - there
+    return lacking
+
+
+def rows_read(batches: TrainLoader, epochs: int, view: int) -> np.ndarray:
+    """bool [rows]: whose answers a stage reads of a view; what an epoch leaves over is not among them, unless another has it."""
+    rows = np.zeros(len(batches.split), np.bool_)
+    for epoch in range(view, epochs, batches.views or epochs):
+        rows[batches.order(epoch)[: batches.batches_per_epoch * batches.batch_size].numpy()] = True
+    return rows
+
+
+def asked_live(batches: TrainLoader, epochs: int) -> int:
+    """How many answers a stage takes in all."""
+    return epochs * batches.batches_per_epoch * batches.batch_size
 
 
 def no_room(place: Path, wanted: int, free: int) -> str | None:
     """What is wrong where so many bytes do not fit on a disk."""
     if wanted + SPARE <= free:
         return None
-    return f"{place}: {size(free)} free, of which {size(SPARE)} are for others, and the teacher's answers need {size(wanted)} more"
+    return (
+        f"{place}: {in_bytes(free)} free, of which {in_bytes(SPARE)} are for others, and the teacher's answers need {in_bytes(wanted)} more"
+    )
 
 
 def check_complete(store: Store, root: Path, parts: dict[str, Any], batches: TrainLoader, epochs: int) -> None:
@@ -285,15 +239,11 @@ def check_complete(store: Store, root: Path, parts: dict[str, Any], batches: Tra
         differs = nearest(root, parts)
         why = f"the one most like it differs in {', '.join(differs)}" if differs else "there is none yet"
         raise DataError(f"teacher.cache.mode=require: {root} has no answers of this teacher to these views: {why}; {FILL}")
-    missing = 0
-    needed: dict[int, np.ndarray] = {}
-    for epoch in range(epochs):
-        rows = needed.setdefault(batches.view_of(epoch), np.zeros(store.rows, np.bool_))
-        rows[batches.order(epoch)[: batches.batches_per_epoch * batches.batch_size].numpy()] = True
-    for view, rows in needed.items():
-        missing += int((rows & ~store.inspected(view)[0]).sum())
+    missing = total = 0
+    for view in range(min(epochs, batches.views or epochs)):
+        rows = rows_read(batches, epochs, view)
+        total, missing = total + int(rows.sum()), missing + int((rows & ~store.inspected(view)[0]).sum())
     if missing:
-        total = sum(int(rows.sum()) for rows in needed.values())
         raise DataError(
             f"teacher.cache.mode=require: {store.folder} lacks {missing:,} of the {total:,} answers that this stage reads; {FILL}"
         )
@@ -326,17 +276,6 @@ def time_saved(task: Task, batches: TrainLoader, seconds_per_image: float) -> st
     teacher = task.teacher
     if not isinstance(teacher, Cached) or teacher.store is None or teacher.strict:
         return ""
-    seen = task.budget.epochs * batches.batches_per_epoch * batches.batch_size
-    kept, live = (duration(count * seconds_per_image / batches.place.world) for count in (teacher.lacking, seen))
+    counts = teacher.lacking, asked_live(batches, task.budget.epochs)
+    kept, live = (in_time(count * seconds_per_image / batches.place.world) for count in counts)
     return f"teacher: about {kept} for the answers to be asked for, where every step would take {live}"
-
-
-def duration(seconds: float) -> str:
-    """For people."""
-    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    unit, name = next((2**power, name) for power, name in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if count >= 2**power or power == 10)
-    return f"{count / unit:,.1f} {name}"

@@ -22,10 +22,11 @@ from distillctl.interruption import StopRequest
 from distillctl.loop import Report
 from distillctl.losses.weighted import build_loss
 from distillctl.models.obtain import Images
-from distillctl.report.console import Console
+from distillctl.report.console import Console, in_bytes, in_time
 from distillctl.report.trackers import Tracker
 from distillctl.runtime import precision_name
 from distillctl.scenarios import caching
+from distillctl.scenarios.cache_key import parts_of
 from distillctl.scenarios.checks import check_batches, check_settings
 from distillctl.scenarios.pipeline import distilling
 from distillctl.scenarios.session import Session, first_on_main, same_data_everywhere, taught_classes
@@ -148,7 +149,7 @@ def prepared(session: Session) -> Work:
     if layout.features:
         session.console.say(caching.room_of_features(layout, len(session.data.train), views))
     batches = session.train_batches(task.seed(config.seed))
-    return Work(session, task.teacher, like, layout, caching.parts_of(session, task.teacher, batches, layout), batches, views)
+    return Work(session, task.teacher, like, layout, parts_of(session, task.teacher, batches, layout), batches, views)
 
 
 def planned(work: Work) -> Plan:
@@ -191,13 +192,13 @@ def described(work: Work, plan: Plan) -> str:
     """The plan in one line."""
     missing, needed, one = sum(plan.missing), work.views * work.rows, record_bytes(work.layout)
     count = f"{work.views} view{'s' * (work.views > 1)} x {work.rows:,} images"
-    place = f"{caching.size(needed * one)} in {folder_of(work.root, work.parts)}, where {caching.size(free_bytes(work))} are free"
+    place = f"{in_bytes(needed * one)} in {folder_of(work.root, work.parts)}, where {in_bytes(free_bytes(work))} are free"
     line = f"cache: {count}, {place}; {needed - missing:,} answers are there and {missing:,} to be asked for"
     if not missing:
         return line
     size = work.session.config.trainer.batch_size
     return (
-        f"{line}: {caching.size(missing * one)} more, about {caching.duration(plan.seconds)} "
+        f"{line}: {in_bytes(missing * one)} more, about {in_time(plan.seconds)} "
         f"(measured on {plan.timed} batch{'es' * (plan.timed > 1)} of {size}, reading included)"
     )
 
@@ -230,8 +231,8 @@ def fill(work: Work, plan: Plan) -> None:
     machine.barrier()
     first_on_main(machine, lambda: check_whole(work, store))
     console.say(
-        f"{asked:,} answers asked for in {caching.duration(time.monotonic() - started)}; all {needed:,} are there, "
-        f"{caching.size(needed * record_bytes(work.layout))} in {store.folder}"
+        f"{asked:,} answers asked for in {in_time(time.monotonic() - started)}; all {needed:,} are there, "
+        f"{in_bytes(needed * record_bytes(work.layout))} in {store.folder}"
     )
 
 

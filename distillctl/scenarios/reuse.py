@@ -27,7 +27,8 @@ from distillctl.errors import MachineError
 from distillctl.models.obtain import source_of
 from distillctl.models.shipping import checksum
 from distillctl.runtime import precision_name
-from distillctl.scenarios.caching import DECIDING_VERSIONS, root_of
+from distillctl.scenarios.cache_key import DECIDING_VERSIONS
+from distillctl.scenarios.caching import root_of
 from distillctl.scenarios.session import Session, first_on_main
 from distillctl.scenarios.ship import dataset_record
 from distillctl.scenarios.stage import interrupted, train

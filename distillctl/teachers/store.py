@@ -142,11 +142,13 @@ class Store:
             damaged += int(bad.sum())
         return whole, damaged
 
-    def filled(self, view: int) -> int:
-        """How many records of a view were begun: a quick look that trusts the marker."""
-        if not self.file(view).exists():
-            return 0
-        return int((self.shard(view)[1][:, -1] != 0).sum())
+    def begun(self, view: int) -> NDArray[np.bool_]:
+        """Which records of a view were begun, bool [rows]: a quick look that trusts the marker."""
+        found = np.zeros(self.rows, np.bool_)
+        if self.file(view).exists():
+            marked = self.shard(view)[1][:, -1] != 0
+            found[: len(marked)] = marked
+        return found
 
     def file(self, view: int) -> Path:
         return self.folder / f"view-{view:05}.bin"

@@ -110,7 +110,7 @@ def test_what_was_written_is_read_by_another_process_and_in_any_order(tmp_path):
         words, there = kept.read(view, rows, marks(view)[rows])
         assert there.all()
         assert torch.equal(LAYOUT.decode(words), answers(view)[rows].half().float())
-        assert kept.filled(view) == ROWS
+        assert kept.begun(view).sum() == ROWS
 
 
 def test_what_was_never_written_is_absent(tmp_path):
@@ -119,7 +119,7 @@ def test_what_was_never_written_is_absent(tmp_path):
     _, there = kept.read(0, EVERYTHING, marks())
     assert np.flatnonzero(there).tolist() == [3, 4]
     assert not kept.read(1, EVERYTHING, marks())[1].any()
-    assert (kept.filled(0), kept.filled(1), kept.told) == (2, 0, set())
+    assert (kept.begun(0).sum(), kept.begun(1).sum(), kept.told) == (2, 0, set())
 
 
 def test_an_answer_to_another_image_is_not_used(tmp_path):
@@ -299,7 +299,7 @@ def test_a_cache_that_a_run_holds_is_not_removed(tmp_path):
     assert not found.folder.exists()
     again = open_store(tmp_path, PARTS, LAYOUT, ROWS, print)
     again.write(0, EVERYTHING, marks(), LAYOUT.encode(answers()))
-    assert again.filled(0) == ROWS
+    assert again.begun(0).sum() == ROWS
 
 
 def test_a_folder_that_goes_away_costs_a_warning(tmp_path):
