@@ -10,7 +10,7 @@ demo: $(READY)
 
 # two workers of one thread each: threads that wait for each other on shared cores cost more than they bring
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff check .

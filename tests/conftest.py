@@ -21,6 +21,14 @@ TINY = (
 )
 
 
+# Each takes a minute or so. Begun first, they leave the small files to the end, and workers side by side end together.
+SLOW = ("test_ranks.py", "test_resume.py", "test_cached.py", "test_options.py", "test_reuse.py", "test_cli.py", "test_methods_on_ranks.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
+
+
 class Finished(NamedTuple):
     """What a command left on the terminal."""
 
