@@ -22,6 +22,7 @@ import torch
 from clock import Time, listed, ratios, spread, timed, turns
 from common import (
     STORED,
+    Pair,
     chosen,
     classifier,
     enlarged,
@@ -48,13 +49,9 @@ LABELS, LIVE, KEPT, FILL, RUN = "labels alone", "live teacher", "kept answers", 
 
 
 @dataclass(frozen=True)
-class Pair:
-    """What is timed: nets, and `batches` batches of images of `size` px an epoch."""
+class Epoch(Pair):
+    """What is timed: an epoch of so many batches."""
 
-    teacher: str
-    student: str
-    size: int
-    batch: int
     batches: int
     files: bool = False
 
@@ -64,13 +61,13 @@ class Pair:
 
 
 PAIRS = {
-    "32": Pair("resnet32x4", "resnet8x4", 32, 64, 2),
-    "224": Pair("resnet152", "mobilenet_v2", 224, 16, 2),
-    "224-files": Pair("resnet152", "mobilenet_v2", 224, 16, 2, files=True),
+    "32": Epoch("resnet32x4", "resnet8x4", 32, 64, 2),
+    "224": Epoch("resnet152", "mobilenet_v2", 224, 16, 2),
+    "224-files": Epoch("resnet152", "mobilenet_v2", 224, 16, 2, files=True),
 }
 
 
-def measure(pair: Pair, split: Split, rounds: int, machine: runtime.Runtime, folder: Path) -> tuple[dict[str, list[Time]], list[Time]]:
+def measure(pair: Epoch, split: Split, rounds: int, machine: runtime.Runtime, folder: Path) -> tuple[dict[str, list[Time]], list[Time]]:
     """Of each kind of epoch, and of what a step that reads does more than one by labels. The first of each is not counted; it fills what `KEPT` reads. `FILL` has a new view each epoch."""
     again, new = (loader(split, CLASSES, pair.size, pair.batch, machine.device, views) for views in (1, None))
     live = live_teacher(pair.teacher, CLASSES, pair.size, machine)
@@ -103,7 +100,7 @@ def read_and_compare(kept: Cached, batch: Batch) -> None:
     soft_targets(student, answer.logits, 4.0).backward()
 
 
-def tell(pair: Pair, times: dict[str, list[Time]], more: list[Time]) -> None:
+def tell(pair: Epoch, times: dict[str, list[Time]], more: list[Time]) -> None:
     print(f"{'':<20}{'img/s':>8}   over labels alone (least to most): by the wall, by CPU time")
     times = times | {RUN: [fill * VIEWS + kept * (EPOCHS - VIEWS) for fill, kept in zip(times[FILL], times[KEPT], strict=True)]}
     for name, values in times.items():

@@ -7,6 +7,7 @@ import itertools
 import os
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -33,6 +34,16 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 STORED = 256  # pixels an edge of the files that views of 224 px are cut from
 ARCHIVE = "cifar10-jpg.zip"
 LARGEST_FILE = 10**8  # pixels
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Nets, and batches of images of `size` pixels that they see."""
+
+    teacher: str
+    student: str
+    size: int
+    batch: int
 
 
 def classifier(name: str, classes: int, size: int, taps: Sequence[str] = ()) -> Classifier:

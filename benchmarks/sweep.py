@@ -22,6 +22,7 @@ from clock import Time, ratios, spread, timed
 from common import (
     MEAN,
     STD,
+    Pair,
     chosen,
     classifier,
     enlarged,
@@ -53,24 +54,20 @@ Job = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The nets, and how much each job sees."""
+class Jobs(Pair):
+    """What each job sees."""
 
-    teacher: str
-    student: str
-    size: int
-    batch: int
     count: int  # images
     epochs: int
 
 
-PAIRS = {"32": Pair("resnet32x4", "resnet8x4", 32, 64, 256, 2), "224": Pair("resnet152", "mobilenet_v2", 224, 16, 32, 2)}
+PAIRS = {"32": Jobs("resnet32x4", "resnet8x4", 32, 64, 256, 2), "224": Jobs("resnet152", "mobilenet_v2", 224, 16, 32, 2)}
 
 
 class Sweep:
     """Jobs of the three kinds on one split; `folder` is where answers are kept."""
 
-    def __init__(self, pair: Pair, split: Split, machine: runtime.Runtime, folder: Path):
+    def __init__(self, pair: Jobs, split: Split, machine: runtime.Runtime, folder: Path):
         self.pair, self.split, self.machine, self.folder = pair, split, machine, folder
         folder.mkdir()
         self.usual_teacher = settled(classifier(pair.teacher, CLASSES, pair.size), pair.size).net.to(machine.device)

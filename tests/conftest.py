@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -75,6 +75,20 @@ def call(*argv: str, cwd: Path, env: dict[str, str] | None = None) -> Finished:
 def distillctl() -> Callable[..., Finished]:
     """`distillctl("train", "seed=1", cwd=folder)`."""
     return call
+
+
+@pytest.fixture(scope="module")
+def composing() -> Iterator[None]:
+    """Configs of this project can be composed by `hydra.compose`."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    from distillctl import compose
+
+    compose.prepare()
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(compose.conf_dir()), version_base="1.3"):
+        yield
 
 
 @pytest.fixture(scope="session")

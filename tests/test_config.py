@@ -8,7 +8,6 @@ from typing import Any, get_args, get_type_hints
 
 import hydra
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -27,12 +26,7 @@ def examples(count: int) -> settings:
     return settings(max_examples=count, deadline=None, derandomize=True, database=None)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _prepared() -> Iterator[None]:
-    compose.prepare()
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
+pytestmark = pytest.mark.usefixtures("composing")
 
 
 def composed(command: str, *overrides: str) -> Any:

@@ -45,13 +45,11 @@ def with_cache(session: Session, task: Task, batches: TrainLoader) -> Task:
     if config.mode == "auto" and not pays(batches, task.budget.epochs, shared=is_shared(session.config, task)):
         return task
     strict, rows = config.mode == "require", len(batches.split)
-    like = features_read(session, task.teacher, task.taps("teacher"))
-    layout = layout_of(session, task.teacher, like)
-    lost = unkept(dict(layout.features), config.features)
-    if reason := obstacle(task.method, lost, config.features):
+    like, layout, reason, price = what_is_kept(session, task, task.teacher)
+    if reason:
         if strict:
             raise ConfigError(refusal(reason))
-        session.console.say(f"teacher: asked at every step, as {reason}{price(layout, rows) if lost else ''}")
+        session.console.say(f"teacher: asked at every step, as {reason}{price}")
         return task
     parts = parts_of(session, task.teacher, batches, layout)
     if layout.features and not strict:
@@ -59,6 +57,15 @@ def with_cache(session: Session, task: Task, batches: TrainLoader) -> Task:
         session.console.say(room_of_features(layout, rows, views))
     store, lacking = opened(session, task, batches, layout, parts)
     return replace(task, teacher=Cached(task.teacher, layout, store, batches.split.index, strict, like, lacking))
+
+
+def what_is_kept(session: Session, task: Task, teacher: Frozen) -> tuple[dict[str, Tensor], Layout, str | None, str]:
+    """The features that are read, as `features_read` gives them, and a record's layout; why they would not do, and what would do at which price."""
+    keeps = session.config.teacher.cache.features
+    like = features_read(session, teacher, task.taps("teacher"))
+    layout = layout_of(session, teacher, like)
+    lost = unkept(dict(layout.features), keeps)
+    return like, layout, obstacle(task.method, lost, keeps), price_of(layout, len(session.data.train)) if lost else ""
 
 
 def summary(task: Task) -> str:
@@ -126,7 +133,7 @@ def refusal(reason: str) -> str:
     return f"teacher.cache.mode=require: {reason}; set {features}teacher.cache.mode=off"
 
 
-def price(layout: Layout, rows: int) -> str:
+def price_of(layout: Layout, rows: int) -> str:
     """Which key would keep all features of a layout, and what they would take."""
     enough = "all" if unkept(dict(layout.features), "vectors") else "vectors"
     return f"; teacher.cache.features={enough} would, in {in_bytes(rows * record_bytes(layout))} a view"

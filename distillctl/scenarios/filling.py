@@ -15,13 +15,11 @@ from torch import Tensor
 
 from distillctl import runtime
 from distillctl.config import CachesConfig
-from distillctl.data import sets
 from distillctl.data.loader import TrainLoader
 from distillctl.errors import ConfigError, DataError, Interrupted, MachineError
 from distillctl.interruption import StopRequest
 from distillctl.loop import Report
 from distillctl.losses.weighted import build_loss
-from distillctl.models.obtain import Images
 from distillctl.report.console import Console, in_bytes, in_time
 from distillctl.report.trackers import Tracker
 from distillctl.runtime import precision_name
@@ -29,7 +27,7 @@ from distillctl.scenarios import caching
 from distillctl.scenarios.cache_key import parts_of
 from distillctl.scenarios.checks import check_batches, check_settings
 from distillctl.scenarios.pipeline import distilling
-from distillctl.scenarios.session import Session, first_on_main, same_data_everywhere, taught_classes
+from distillctl.scenarios.session import Session, first_on_main, loaded
 from distillctl.scenarios.task import steps_ask
 from distillctl.teachers.cached import Cached
 from distillctl.teachers.frozen import Frozen
@@ -105,7 +103,7 @@ def views_of(config: CachesConfig) -> int | None:
 
 def work(config: CachesConfig, folder: Path | None) -> None:
     """Says what it will cost, and with action=fill does it; one process's part."""
-    with StopRequest() as stop, loaded(config, stop) as session:
+    with StopRequest() as stop, without_run(config, stop) as session:
         wanted = prepared(session)
         plan = planned(wanted)
         session.console.say(described(wanted, plan))
@@ -116,15 +114,11 @@ def work(config: CachesConfig, folder: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def loaded(config: CachesConfig, stop: StopRequest) -> Iterator[Session]:
+def without_run(config: CachesConfig, stop: StopRequest) -> Iterator[Session]:
     """A session without a run: machine, data, console."""
     with runtime.joined(config.trainer) as machine:
-        console, names = Console(silent=not machine.is_main), taught_classes(config)
-        data = first_on_main(machine, lambda: sets.load(config.dataset, names)) or sets.load(config.dataset, names)
-        for note in data.notes:
-            console.say(note)
-        same_data_everywhere(machine, data.fingerprint)
-        images = Images(data.classes, data.image_size, data.mean, data.std)
+        console = Console(silent=not machine.is_main)
+        data, images = loaded(config, machine, console)
         try:
             yield Session(config, machine, data, images, Path(), None, console, Tracker(), stop)
         finally:
@@ -138,14 +132,11 @@ def prepared(session: Session) -> Work:
     check_batches(session)
     task = distilling(session, config.student, config.teacher, config.distill)
     assert task.teacher is not None
-    like = caching.features_read(session, task.teacher, task.taps("teacher"))
-    layout, keeps = caching.layout_of(session, task.teacher, like), config.teacher.cache.features
+    like, layout, reason, price = caching.what_is_kept(session, task, task.teacher)
+    if reason:
+        raise ConfigError(f"action={config.action}: answers of this teacher are not kept, as {reason}{price}")
     if config.trainer.compile:
         task.teacher.compile()
-    lost = caching.unkept(dict(layout.features), keeps)
-    if reason := caching.obstacle(task.method, lost, keeps):
-        price = caching.price(layout, len(session.data.train)) if lost else ""
-        raise ConfigError(f"action={config.action}: answers of this teacher are not kept, as {reason}{price}")
     if layout.features:
         session.console.say(caching.room_of_features(layout, len(session.data.train), views))
     batches = session.train_batches(task.seed(config.seed))

@@ -84,21 +84,26 @@ def session(config: FitConfig, folder: Path | None, stop: StopRequest) -> Iterat
         console = Console(silent=not machine.is_main)
         folder = Path(machine.from_main(str(folder)))
         run = first_on_main(machine, lambda: claim(config, folder))
-        names = taught_classes(config)
-        data = first_on_main(machine, lambda: sets.load(config.dataset, names)) or sets.load(config.dataset, names)
-        for note in data.notes:
-            console.say(note)
-        same_data_everywhere(machine, data.fingerprint)
+        data, images = loaded(config, machine, console)
         if run is not None:
             same_data_as_before(run, data.fingerprint)
             console.say(f"run folder: {folder}")
         tracker = make_tracker(config.tracker, folder, console.warn) if machine.is_main else Tracker()
-        images = Images(data.classes, data.image_size, data.mean, data.std)
         try:
             yield Session(config, machine, data, images, folder, run, console, tracker, stop)
         finally:
             console.end_stage()
             tracker.close()
+
+
+def loaded(config: Any, machine: runtime.Runtime, console: Console) -> tuple[sets.DataSet, Images]:
+    """The data set, the same on every rank, and what models will see of it."""
+    names = taught_classes(config)
+    data = first_on_main(machine, lambda: sets.load(config.dataset, names)) or sets.load(config.dataset, names)
+    for note in data.notes:
+        console.say(note)
+    same_data_everywhere(machine, data.fingerprint)
+    return data, Images(data.classes, data.image_size, data.mean, data.std)
 
 
 def taught_classes(config: Any) -> list[str] | None:

@@ -1,6 +1,5 @@
 """Several losses at once: what the files say together, as `distillctl distill loss=[...]` composes them."""
 
-from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import hydra
 import pytest
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 
 from distillctl import compose
 from distillctl.errors import ConfigError
@@ -18,12 +16,7 @@ from distillctl.losses.weighted import build_loss
 CONF = Path(__file__).parents[2] / "conf"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _prepared() -> Iterator[None]:
-    compose.prepare()
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
+pytestmark = pytest.mark.usefixtures("composing")
 
 
 def composed(*overrides: str) -> dict[str, Any]:
