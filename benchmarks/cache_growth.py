@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from clock import timed
 
-from distillctl.data.counters import permutation
+from distillctl.draws import permutation
 from distillctl.teachers.records import Words, layout_for
 from distillctl.teachers.store import Store
 

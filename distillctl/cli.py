@@ -205,7 +205,7 @@ def record(folder: Path | None, error: Exception, exit_code: int) -> None:
                 outputs.record_failure(folder, first_line(error), exit_code)
         elif in_sweep():
             from distillctl import state
-            from distillctl.report import sweep
+            from distillctl.runs import sweep
 
             state.write_json(folder / sweep.FAILURE_FILE, {"error": first_line(error), "exit_code": exit_code})
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from distillctl.data.counters import seed_of
+from distillctl.draws import seed_of
 from distillctl.methods.method import Method
 from distillctl.runtime import Runtime, diverged
 from distillctl.schedules import Schedule

@@ -24,7 +24,7 @@ PRELOADED = [
     "distillctl.commands.pretrain",
     "distillctl.outputs",
     "distillctl.resume",
-    "distillctl.report.sweep",
+    "distillctl.runs.sweep",
     "hydra.core.hydra_config",
     "timm",
     "torchvision",

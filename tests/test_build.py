@@ -31,7 +31,7 @@ ALIASES = [
     *("torch.nn.functional.relu", "torch.nn.functional.importlib.import_module", "torch.nn.init.normal_", "torch.nn.utils.clip_grad_norm_"),
     *("distillctl.cli.main", "distillctl.cli.os.system", "distillctl.cli.importlib.import_module", "distillctl.outputs.subprocess.run"),
     *("distillctl.models.weights.pickle.loads", "distillctl.models.weights.torch.load", "distillctl.build.importlib.import_module"),
-    *("distillctl.data.download", "distillctl.models.obtain.obtain", "distillctl.report.sweep.SweepReport"),
+    *("distillctl.data.download", "distillctl.models.obtain.obtain", "distillctl.runs.sweep.SweepReport"),
 ]
 NOT_A_PATH = [
     "",
@@ -97,7 +97,7 @@ def test_a_package_that_begins_like_a_trusted_one_is_another(prefix: str, no_imp
 
 
 @pytest.mark.parametrize(
-    "path", ["distillctl.compose.FileConfigSource", "distillctl.compose.ConfigSource", "distillctl.report.sweep.Callback"]
+    "path", ["distillctl.compose.FileConfigSource", "distillctl.compose.ConfigSource", "distillctl.runs.sweep.Callback"]
 )
 def test_a_class_that_lives_elsewhere_is_refused_whatever_name_leads_to_it(path: str):
     with pytest.raises(ConfigError, match="lives in hydra"):

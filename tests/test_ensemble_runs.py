@@ -16,8 +16,8 @@ from distillctl.config import MemberConfig, TeacherConfig
 from distillctl.errors import Interrupted
 from distillctl.models.committee import gather
 from distillctl.models.obtain import Images
-from distillctl.scenarios.pipeline import run_train
-from distillctl.scenarios.session import session
+from distillctl.runs.execute import run_train
+from distillctl.runs.session import session
 from distillctl.teachers.frozen import fingerprint
 
 QUICK = ("dataset.subset=300", "trainer.batch_size=32", "trainer.device=cpu", "trainer.precision=fp32", "trainer.threads=1")

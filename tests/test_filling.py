@@ -24,9 +24,9 @@ from distillctl.data.augment import Augment
 from distillctl.data.loader import Place, Reading, TrainLoader
 from distillctl.data.split import Split
 from distillctl.errors import UserError
-from distillctl.scenarios import caching, filling
-from distillctl.scenarios.pipeline import run_distill
-from distillctl.scenarios.session import session
+from distillctl.runs import fill, keeping
+from distillctl.runs.execute import run_distill
+from distillctl.runs.session import session
 from distillctl.teachers import store as files
 from distillctl.teachers.records import Layout
 from distillctl.teachers.store import Store, caches
@@ -89,7 +89,7 @@ def whole(tmp_path: Path) -> list[int]:
 # ------------------------------------------------------------------------------------------------ filling
 @pytest.mark.parametrize("mixup", [0.0, 0.4])
 def test_by_filled_answers_a_run_ends_at_the_weights_of_a_live_one(mixup, cache, tiny_run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("distillctl.scenarios.pipeline.conclude", lambda session, candidates: 0.0)
+    monkeypatch.setattr("distillctl.runs.execute.conclude", lambda session, candidates: 0.0)
     filled = cache("fill", BANK, f"dataset.augment.mixup={mixup}", "teacher.cache.dtype=fp32")
     assert (filled.code, filled.err) == (0, "")
     assert whole(tmp_path) == [IMAGES] * VIEWS
@@ -130,7 +130,7 @@ class Stopping(StopAfter):
 def test_an_interrupted_pass_goes_on_where_it_stopped(cache, tmp_path, monkeypatch):
     """It looks after each batch: after three that are timed, and two of those that are kept."""
     with monkeypatch.context() as patch:
-        patch.setattr(filling, "StopRequest", lambda: Stopping(4))
+        patch.setattr(fill, "StopRequest", lambda: Stopping(4))
         stopped = cache("fill", BANK)
     assert stopped.code == 143
     assert stopped.err == "interrupted; what was asked for is kept, and the same command goes on"
@@ -198,7 +198,7 @@ def test_what_no_answer_would_serve_is_one_line(word, line, distillctl, tiny_run
 
 
 def test_without_room_nothing_is_begun(cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(filling.shutil, "disk_usage", lambda place: SimpleNamespace(free=caching.SPARE + 100))
+    monkeypatch.setattr(fill.shutil, "disk_usage", lambda place: SimpleNamespace(free=keeping.SPARE + 100))
     finished = cache("fill", BANK)
     assert finished.code == 5
     assert "are for others, and the teacher's answers need 4.9 KiB more; free some space, set teacher.cache.dir" in finished.err
@@ -320,7 +320,7 @@ def test_a_teacher_that_the_run_trains_itself_is_nobody_elses():
         config = SimpleNamespace(
             dataset=SimpleNamespace(view_seed=view_seed), assistants=assistants, teacher=SimpleNamespace(cache=CacheConfig(shared=True))
         )
-        return caching.is_shared(config, SimpleNamespace(**{"name": "distill", "generation": 1, **task}))
+        return keeping.is_shared(config, SimpleNamespace(**{"name": "distill", "generation": 1, **task}))
 
     assert shared()
     assert not shared(generation=2)
@@ -331,9 +331,9 @@ def test_a_teacher_that_the_run_trains_itself_is_nobody_elses():
 
 def test_the_time_of_the_first_batch_counts_only_where_it_is_alone(monkeypatch):
     clock = iter([0.0, 10.0, 20.0, 21.0, 30.0, 33.0])
-    monkeypatch.setattr(caching.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(keeping.time, "monotonic", lambda: next(clock))
     batch = SimpleNamespace(index=range(4))
-    timed = caching.Timed([batch, batch, batch], torch.device("cpu"))
+    timed = keeping.Timed([batch, batch, batch], torch.device("cpu"))
     assert list(timed) == [batch] * 3
     assert timed.seconds_per_image == 4.0 / 8
     timed.seconds = timed.seconds[:1]

@@ -12,9 +12,9 @@ from PIL import Image
 from processes import StopAfter, checkpoint, configured, same_stage
 from safetensors.torch import load_file, save_file
 
-from distillctl.scenarios.pipeline import finetuning
-from distillctl.scenarios.session import session
-from distillctl.scenarios.stage import train
+from distillctl.runs.execute import finetuning
+from distillctl.runs.session import session
+from distillctl.runs.train import train
 
 SHORT = (
     *("finetune.epochs=2", "finetune.lr_scale=1", "dataset.subset=300", "trainer.batch_size=32", "trainer.log_every=3"),

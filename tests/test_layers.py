@@ -12,11 +12,11 @@ PACKAGE = Path(__file__).parent.parent / "distillctl"
 # lowest first; a module may import from its own layer and from those below
 LAYERS = (
     ("__init__", "errors"),
-    ("types", "config", "build", "schedules", "optimizers", "state", "interruption"),
+    ("draws", "types", "config", "build", "schedules", "optimizers", "state", "interruption"),
     ("data", "losses", "models", "teachers", "batchnorm"),
     ("methods",),
     ("runtime", "loop", "metrics", "outputs", "ranks"),
-    ("compose", "report", "resume", "scenarios"),
+    ("compose", "report", "resume", "runs"),
     ("commands",),
     ("cli", "__main__"),
 )

@@ -11,10 +11,10 @@ import yaml
 from processes import StopAfter, checkpoint, configured, same_stage
 
 from distillctl.errors import Interrupted
-from distillctl.scenarios import pipeline
-from distillctl.scenarios.checks import check_settings
-from distillctl.scenarios.pipeline import run_distill, run_pretrain
-from distillctl.scenarios.session import session
+from distillctl.runs import execute
+from distillctl.runs.check import check_settings
+from distillctl.runs.execute import run_distill, run_pretrain
+from distillctl.runs.session import session
 
 CONF = Path(__file__).parent.parent / "conf"
 LOSSES = sorted(
@@ -55,7 +55,7 @@ def distill(folder: Path, teacher: Path, option: str, asked: int = 10**9) -> Pat
     config = configured("distill", folder, *overrides)
     check_settings(config)
     with pytest.MonkeyPatch.context() as patch, session(config, folder, StopAfter(asked)) as running:
-        patch.setattr(pipeline, "conclude", lambda session, candidates: 0.0)  # the final table is another test's, and takes as long
+        patch.setattr(execute, "conclude", lambda session, candidates: 0.0)  # the final table is another test's, and takes as long
         run_distill(running)
     return folder / "distill"
 

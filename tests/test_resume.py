@@ -17,10 +17,10 @@ from processes import SMALL, Attempt, StopAfter, checkpoint, configured, differe
 
 from distillctl import state
 from distillctl.loop import PLAIN_STATE, Training
+from distillctl.runs.execute import pretraining
+from distillctl.runs.session import session
+from distillctl.runs.train import Stage, train
 from distillctl.runtime import Runtime
-from distillctl.scenarios.pipeline import pretraining
-from distillctl.scenarios.session import session
-from distillctl.scenarios.stage import Stage, train
 
 KILLS = int(os.environ.get("DISTILLCTL_SOAK", "6"))
 SAVING_ALL_THE_TIME = "trainer.save_every_s=0.001"

@@ -11,10 +11,10 @@ import pytest
 from processes import SMALL, Attempt, StopAfter, checkpoint, configured, metrics, record, run, steps
 
 from distillctl.errors import Interrupted
-from distillctl.scenarios import reuse
-from distillctl.scenarios.pipeline import pretraining
-from distillctl.scenarios.session import session
-from distillctl.scenarios.task import Task, labels_only
+from distillctl.runs import reuse
+from distillctl.runs.execute import pretraining
+from distillctl.runs.plan import Task, labels_only
+from distillctl.runs.session import session
 
 WORDS = (*SMALL, "student=resnet8", "pretrain.epochs=2", "distill.epochs=1", "finetune.epochs=0", "baseline=false")
 AGAIN = "the same teacher was trained before"

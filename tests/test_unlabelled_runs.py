@@ -15,10 +15,10 @@ from distillctl.data.sets import load
 from distillctl.errors import Interrupted
 from distillctl.losses.weighted import build_loss
 from distillctl.metrics import quality
-from distillctl.report import results
-from distillctl.scenarios import unlabelled
-from distillctl.scenarios.pipeline import run_train
-from distillctl.scenarios.session import session
+from distillctl.report import table as results
+from distillctl.runs import unlabelled
+from distillctl.runs.execute import run_train
+from distillctl.runs.session import session
 from distillctl.types import Batch, Output
 
 LOSSES = sorted((Path(__file__).parents[1] / "conf" / "loss").glob("*.yaml"))

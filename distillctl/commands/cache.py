@@ -12,8 +12,8 @@ from distillctl import compose, ranks
 from distillctl.config import CachesConfig
 from distillctl.errors import ConfigError, DataError
 from distillctl.report.console import Console, in_bytes
-from distillctl.scenarios import filling, reuse
-from distillctl.scenarios.caching import root_of
+from distillctl.runs import fill, reuse
+from distillctl.runs.keeping import root_of
 from distillctl.teachers.store import Cache, caches
 
 OF_ALL = ("action", "dir", "teacher.cache.dir", "all", "older_than_days", "debug")  # keys of what is done to all caches of a folder
@@ -28,8 +28,8 @@ def run(config: CachesConfig, folder: Path | None) -> None:
         key = "all=true" if config.all else f"older_than_days={config.older_than_days:g}"
         raise ConfigError(f"{key} works with action=prune only, and action={config.action}")
     if config.action in ("plan", "fill"):
-        filling.check(config)
-        ranks.launch(filling.work, config, folder)
+        fill.check(config)
+        ranks.launch(fill.work, config, folder)
         return
     console, root = Console(), root_of(config.dir)
     found = list(caches(root))

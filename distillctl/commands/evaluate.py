@@ -20,10 +20,10 @@ from distillctl.interruption import StopRequest
 from distillctl.metrics import cost, quality, robustness
 from distillctl.metrics.answers import answers
 from distillctl.models.obtain import Images, Obtained, obtain, source_of
-from distillctl.report import results
+from distillctl.report import table as results
 from distillctl.report.console import Console
-from distillctl.scenarios.session import workers
-from distillctl.scenarios.teachers import check_is_trained, members_of, ready_to_answer
+from distillctl.runs.session import workers
+from distillctl.runs.teachers import check_is_trained, members_of, ready_to_answer
 
 CLASSES_SHOWN = 20
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from distillctl import ranks
 from distillctl.config import FinetuneConfig
 from distillctl.interruption import StopRequest
-from distillctl.scenarios.checks import check_settings
-from distillctl.scenarios.pipeline import run_finetune
-from distillctl.scenarios.session import session
+from distillctl.runs.check import check_settings
+from distillctl.runs.execute import run_finetune
+from distillctl.runs.session import session
 
 
 def run(config: FinetuneConfig, folder: Path | None) -> float | None:

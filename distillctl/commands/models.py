@@ -16,7 +16,7 @@ from distillctl.models import catalogue
 from distillctl.models.build import SMALL, plan_net
 from distillctl.models.taps import LOGITS, short_shapes, tapped_shapes
 from distillctl.report.console import Console
-from distillctl.report.results import count
+from distillctl.report.table import count
 
 
 def run(config: ModelsConfig, folder: Path | None) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 from distillctl import ranks
 from distillctl.config import PretrainConfig
 from distillctl.interruption import StopRequest
-from distillctl.scenarios.checks import check_settings
-from distillctl.scenarios.pipeline import run_pretrain
-from distillctl.scenarios.session import session
+from distillctl.runs.check import check_settings
+from distillctl.runs.execute import run_pretrain
+from distillctl.runs.session import session
 
 
 def run(config: PretrainConfig, folder: Path | None) -> float | None:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from distillctl import draws
 from distillctl.config import AugmentConfig
-from distillctl.data import counters, crops, mixing, policies
+from distillctl.data import crops, mixing, policies
 
 VIEW_SCHEME = 1  # goes up whenever equal (seed, view, index) come to mean other bytes; kept answers are for one scheme only
 
@@ -75,7 +76,7 @@ class Augment:
             drawn.append(mixing.pasted(images, partner_images, self.config.cutmix, self.seed, view, index))
         mixed, share = drawn[0]
         if len(drawn) == 2:
-            second = counters.integers(2, self.seed, "mixture", view, index) == 1
+            second = draws.integers(2, self.seed, "mixture", view, index) == 1
             pasted, its_share = drawn[1]
             chosen = (mixed ^ pasted) & second[:, None, None, None].byte().neg_()  # `where` in bits, many times as fast on a CPU
             mixed, share = mixed ^ chosen, its_share.where(second, share)
@@ -110,11 +111,11 @@ class Augment:
 
     def _corners(self, room: Tensor, index: Tensor, view: int) -> Tensor:
         """int64 [2, B]: (top, left) below `room` (int64 [2, 1])."""
-        return counters.integers(room, self.seed, "shift", view, index, torch.arange(2, device=index.device)[:, None])
+        return draws.integers(room, self.seed, "shift", view, index, torch.arange(2, device=index.device)[:, None])
 
     def _mirror(self, index: Tensor, view: int) -> Tensor:
         """bool [B]"""
-        return counters.uniform(self.seed, "flip", view, index) < self.config.flip
+        return draws.uniform(self.seed, "flip", view, index) < self.config.flip
 
     def _boxes(self, height: int, width: int, index: Tensor, view: int) -> Tensor:
         """int64 [4, B]: random resized crops (top, left, height, width), a central one where no drawn one fits: as torchvision."""
@@ -135,7 +136,7 @@ class Augment:
         height, width = images.shape[2:]
         boxes, found = crops.drawn_boxes(height, width, _ERASED_AREA, _ERASED_RATIO, self.seed, "erasing", view, index)
         top, left, tall, wide = boxes[:, :, None, None, None]
-        wanted = found & (counters.uniform(self.seed, "erasing", view, index) < self.config.erasing)
+        wanted = found & (draws.uniform(self.seed, "erasing", view, index) < self.config.erasing)
         row, column = torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
         inside = (row >= top) & (row < top + tall) & (column >= left) & (column < left + wide)
         return images * ~(inside & wanted[:, None, None, None])  # `masked_fill` takes fifty times as long on a CPU

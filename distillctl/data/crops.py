@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distillctl.data import counters
+from distillctl import draws
 
 _ATTEMPTS = 10  # as torchvision: boxes are drawn until one fits
 _SHAPES = 1024  # how many aspect ratios are told apart
@@ -28,8 +28,8 @@ def drawn_boxes(
     from square.
     """
     attempt = torch.arange(_ATTEMPTS, device=index.device)[:, None]
-    share = counters.uniform(seed, f"{stream} area", view, index, attempt) * (area[1] - area[0]) + area[0]
-    shape = counters.integers(_SHAPES, seed, f"{stream} ratio", view, index, attempt)
+    share = draws.uniform(seed, f"{stream} area", view, index, attempt) * (area[1] - area[0]) + area[0]
+    shape = draws.integers(_SHAPES, seed, f"{stream} ratio", view, index, attempt)
     # square roots of float64 and products are rounded once on every device; exponentials are not, hence the table
     side = (share * (height * width)).sqrt()
     root = _root_ratios(*ratio, index.device)[shape]
@@ -41,7 +41,7 @@ def drawn_boxes(
     tall, wide = tall.where(found, height), wide.where(found, width)
     corner = torch.arange(2, device=index.device)[:, None]
     room = torch.stack([height - tall + 1, width - wide + 1])
-    top, left = counters.integers(room, seed, f"{stream} corner", view, index, corner)
+    top, left = draws.integers(room, seed, f"{stream} corner", view, index, corner)
     return torch.stack([top, left, tall, wide]), found
 
 

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from distillctl.data import images
 from distillctl.data.augment import Augment
-from distillctl.data.counters import permutation
 from distillctl.data.images import BadImage
 from distillctl.data.sets import WAY_OUT, Split
+from distillctl.draws import permutation
 from distillctl.errors import MachineError, UserError
 from distillctl.interruption import ASKING, held_back
 from distillctl.types import Batch

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distillctl.data import counters
+from distillctl import draws
 
 _WHOLE_BITS = 16
 _WHOLE = 2**_WHOLE_BITS  # mixup's coefficients are multiples of 1 / _WHOLE
@@ -16,7 +16,7 @@ _WHOLE = 2**_WHOLE_BITS  # mixup's coefficients are multiples of 1 / _WHOLE
 
 def paired(n: int, seed: int, view: int) -> Tensor:
     """int64 [n], each sample's partner: neighbours in the view's permutation. With an odd n the last one there is its own."""
-    order = counters.permutation(n, seed, "partners", view)
+    order = draws.permutation(n, seed, "partners", view)
     even = n - n % 2
     partner = torch.arange(n)
     partner[order[0:even:2]] = order[1:even:2]
@@ -29,7 +29,7 @@ def blended(images: Tensor, partners: Tensor, alpha: float, seed: int, view: int
 
     Returns uint8 [B, C, H, W] and the share, float64 [B].
     """
-    weight = (counters.beta(alpha, seed, "mixup", view, index) * _WHOLE).round().int()
+    weight = (draws.beta(alpha, seed, "mixup", view, index) * _WHOLE).round().int()
     own = weight[:, None, None, None]
     # cast first, then in place: four times as fast as products of uint8 and int32
     mixed = images.int().mul_(own).add_(partners.int().mul_(_WHOLE - own)).add_(_WHOLE // 2) >> _WHOLE_BITS
@@ -42,9 +42,9 @@ def pasted(images: Tensor, partners: Tensor, alpha: float, seed: int, view: int,
     Returns uint8 [B, C, H, W] and the share of pixels that are the image's own, float64 [B].
     """
     height, width = images.shape[2:]
-    half = (1 - counters.beta(alpha, seed, "cutmix", view, index)).sqrt() * 0.5
-    top, bottom = _span(half, height, counters.integers(height, seed, "cutmix row", view, index))
-    left, right = _span(half, width, counters.integers(width, seed, "cutmix column", view, index))
+    half = (1 - draws.beta(alpha, seed, "cutmix", view, index)).sqrt() * 0.5
+    top, bottom = _span(half, height, draws.integers(height, seed, "cutmix row", view, index))
+    left, right = _span(half, width, draws.integers(width, seed, "cutmix column", view, index))
     row, column = torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
     inside = (row >= top) & (row < bottom) & (column >= left) & (column < right)
     area = ((bottom - top) * (right - left)).view(-1)

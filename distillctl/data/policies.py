@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from distillctl.data import counters
+from distillctl import draws
 
 STEPS = 30
 OPERATIONS = (
@@ -45,17 +45,17 @@ TRIVIALAUGMENT = Ranges(shear_per_mille=990, blend_per_mille=990, rotate_degrees
 def randaugment(images: Tensor, seed: int, view: int, index: Tensor, num_ops: int, magnitude: int) -> Tensor:
     """Cubuk et al. 2020: `num_ops` drawn operations in a row, all of one magnitude (0 to 30) and a drawn sign; uint8 [B, 3, H, W]."""
     for turn in range(num_ops):
-        operation = counters.integers(len(OPERATIONS), seed, "operation", view, index, turn)
-        sign = 1 - 2 * counters.integers(2, seed, "sign", view, index, turn)
+        operation = draws.integers(len(OPERATIONS), seed, "operation", view, index, turn)
+        sign = 1 - 2 * draws.integers(2, seed, "sign", view, index, turn)
         images = changed(images, operation, sign * magnitude, RANDAUGMENT)
     return images
 
 
 def trivialaugment(images: Tensor, seed: int, view: int, index: Tensor) -> Tensor:
     """Mueller and Hutter 2021 ("wide"): one drawn operation of a drawn magnitude and sign; uint8 [B, 3, H, W]."""
-    operation = counters.integers(len(OPERATIONS), seed, "operation", view, index, 0)
-    sign = 1 - 2 * counters.integers(2, seed, "sign", view, index, 0)
-    magnitude = counters.integers(STEPS + 1, seed, "magnitude", view, index, 0)
+    operation = draws.integers(len(OPERATIONS), seed, "operation", view, index, 0)
+    sign = 1 - 2 * draws.integers(2, seed, "sign", view, index, 0)
+    magnitude = draws.integers(STEPS + 1, seed, "magnitude", view, index, 0)
     return changed(images, operation, sign * magnitude, TRIVIALAUGMENT)
 
 

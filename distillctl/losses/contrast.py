@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillctl.build import fraction, positive
-from distillctl.data.counters import integers, seed_of
+from distillctl.draws import integers, seed_of
 from distillctl.losses.inputs import hard_labels, precise, unit
 from distillctl.losses.tapped import FeatureLoss
 from distillctl.types import Batch, Output

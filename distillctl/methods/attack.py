@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from distillctl import draws
 from distillctl.config import AttackConfig
-from distillctl.data import counters
 from distillctl.types import Batch
 
 _DRAWS_PER_WORD = 4  # of 16 bits each: fine enough for where to start, and a quarter of the work
@@ -103,7 +103,7 @@ def starts(index: Tensor, view: int, shape: torch.Size, seed: int) -> Tensor:
     """Uniform draws, float32 [B, *] in [-1, 1), of samples `index` (int64 [B]): multiples of 2^-15."""
     count = math.prod(shape[1:])
     words = torch.arange(-(-count // _DRAWS_PER_WORD), device=index.device)
-    drawn = counters.bits(seed, "attack", view, index[:, None], words).view(torch.int16)
+    drawn = draws.bits(seed, "attack", view, index[:, None], words).view(torch.int16)
     return (drawn[:, :count].float() * 2.0**-15).view(shape)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillctl.data.counters import seed_of
+from distillctl.draws import seed_of
 from distillctl.errors import ConfigError
 from distillctl.losses.inputs import matched
 from distillctl.losses.weighted import WeightedSum

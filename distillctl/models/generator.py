@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from distillctl.data.counters import uniform
+from distillctl.draws import uniform
 
 WIDTH = 64  # channels of the last block; the first ones have twice as many
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from distillctl.build import build
 from distillctl.config import ModelConfig
-from distillctl.data.counters import seed_of
+from distillctl.draws import seed_of
 from distillctl.errors import CheckpointError, ConfigError
 from distillctl.models import catalogue
 from distillctl.models.adapter import Classifier

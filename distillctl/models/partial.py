@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from distillctl.config import FinetuneStageConfig, StageConfig
-from distillctl.data.counters import seed_of
+from distillctl.draws import seed_of
 from distillctl.errors import ConfigError
 from distillctl.models import lora
 from distillctl.models.adapter import Classifier

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distillctl.data.counters import bits
+from distillctl.draws import bits
 
 Words = NDArray[np.uint32]
 Features = tuple[tuple[str, tuple[int, ...]], ...]  # (name, shape), by name

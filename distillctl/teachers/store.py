@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distillctl.data.counters import seed_of
+from distillctl.draws import seed_of
 from distillctl.errors import MachineError
 from distillctl.state import write_json
 from distillctl.teachers.records import Layout, Words, by_name, checksums, record_keys

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distillctl.data.counters import integers
+from distillctl.draws import integers
 from distillctl.losses.contrast import UNSEEN, ContrastiveRepresentation, contrast
 from distillctl.losses.relations import (
     Congruence,

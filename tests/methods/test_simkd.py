@@ -17,9 +17,9 @@ from distillctl.methods.simkd import MAP, ReusedClassifier, SimKD, averages, hea
 from distillctl.models.build import plan_net, rebuild
 from distillctl.models.obtain import Images, Obtained, obtain
 from distillctl.models.shipping import load_script
-from distillctl.scenarios.checks import check_settings
-from distillctl.scenarios.pipeline import run_distill, run_finetune
-from distillctl.scenarios.session import session
+from distillctl.runs.check import check_settings
+from distillctl.runs.execute import run_distill, run_finetune
+from distillctl.runs.session import session
 from distillctl.teachers.frozen import Frozen, fingerprint
 from distillctl.types import Batch, Output
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distillctl.config import AttackConfig
 from distillctl.methods.attack import Pgd
 from distillctl.metrics import robustness
-from distillctl.report import results
+from distillctl.report import table as results
 from distillctl.runtime import Runtime
 from distillctl.types import Batch, Output
 

@@ -25,8 +25,9 @@ from distillctl.losses.weighted import WeightedSum
 from distillctl.models.adapter import Classifier
 from distillctl.models.committee import Committee
 from distillctl.models.taps import tap
-from distillctl.scenarios.pipeline import run_distill
-from distillctl.scenarios.session import session
+from distillctl.runs import keeping
+from distillctl.runs.execute import run_distill
+from distillctl.runs.session import session
 from distillctl.teachers.cached import FEWEST, Cached, features_of
 from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.frozen import Frozen
@@ -308,7 +309,7 @@ FP32 = "teacher.cache.dtype=fp32"
 @pytest.fixture
 def distil(distillctl, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """`distil("folder", "key=value")`: what the shell saw, and the student's weights. The table at the end is not what is tested here."""
-    monkeypatch.setattr("distillctl.scenarios.pipeline.conclude", lambda session, candidates: 0.0)
+    monkeypatch.setattr("distillctl.runs.execute.conclude", lambda session, candidates: 0.0)
 
     def run(name: str, *words: str):
         teacher = f"teacher.checkpoint={tiny_run / 'pretrain'}"
@@ -354,7 +355,7 @@ def run_until(folder: Path, cache: Path, teacher: Path, asked: int = 10**9) -> N
 
 def test_a_killed_run_that_is_resumed_reads_what_it_had_asked(tiny_run, tmp_path, monkeypatch):
     """It lost two steps: the answers to them are there, rounded, and the run that was never killed computed them."""
-    monkeypatch.setattr("distillctl.scenarios.pipeline.conclude", lambda session, candidates: 0.0)
+    monkeypatch.setattr("distillctl.runs.execute.conclude", lambda session, candidates: 0.0)
     teacher, whole, killed = tiny_run / "pretrain", tmp_path / "whole", tmp_path / "killed"
     run_until(whole, tmp_path / "one", teacher)
     run_until(killed, tmp_path / "other", teacher, asked=1)
@@ -491,7 +492,7 @@ DECIDING = (
 
 
 def test_whatever_decides_an_answer_has_a_cache_of_its_own(distil, tmp_path, monkeypatch):
-    monkeypatch.setattr("distillctl.scenarios.stage.Stage.run", lambda stage: (_ for _ in ()).throw(DataError("far enough")))
+    monkeypatch.setattr("distillctl.runs.train.Stage.run", lambda stage: (_ for _ in ()).throw(DataError("far enough")))
     for number, word in enumerate(DECIDING, start=1):
         finished, _ = distil(f"run{number}", *word.split())
         assert finished.err == "error: far enough\n"
@@ -501,18 +502,18 @@ def test_whatever_decides_an_answer_has_a_cache_of_its_own(distil, tmp_path, mon
 
 def test_other_weights_and_other_versions_have_a_cache_of_their_own(distil, tiny_run, tmp_path, monkeypatch):
     from distillctl import outputs
-    from distillctl.scenarios import cache_key
+    from distillctl.runs import keys
     from distillctl.teachers import store as files
 
-    monkeypatch.setattr("distillctl.scenarios.stage.Stage.run", lambda stage: (_ for _ in ()).throw(DataError("far enough")))
+    monkeypatch.setattr("distillctl.runs.train.Stage.run", lambda stage: (_ for _ in ()).throw(DataError("far enough")))
     distil("one")
     distil("two", f"teacher.checkpoint={tiny_run / 'distill'}")
     assert len(folders(tmp_path)) == 2
     for number, (place, name, value) in enumerate(
         [
             (outputs, "versions", lambda whole=outputs.versions: {**whole(), "torch": "99"}),
-            (cache_key, "FORMAT_VERSION", files.FORMAT_VERSION + 1),
-            (cache_key, "VIEW_SCHEME", 99),
+            (keys, "FORMAT_VERSION", files.FORMAT_VERSION + 1),
+            (keys, "VIEW_SCHEME", 99),
         ]
     ):
         with monkeypatch.context() as patch:
@@ -523,7 +524,7 @@ def test_other_weights_and_other_versions_have_a_cache_of_their_own(distil, tiny
 
 def test_the_code_of_a_net_of_ones_own_decides(tmp_path, monkeypatch):
     from distillctl import outputs
-    from distillctl.scenarios.cache_key import code_of
+    from distillctl.runs.keys import code_of
 
     file = tmp_path / "ownnet.py"
     file.write_text("from torch import nn\n\nclass Net(nn.Sequential):\n    pass\n")
@@ -566,9 +567,8 @@ def test_a_full_disk_costs_one_warning_and_not_the_run(distil, tmp_path, monkeyp
 
 
 def test_too_little_room_is_noticed_before_training(distil, tmp_path, monkeypatch):
-    from distillctl.scenarios import caching
 
-    monkeypatch.setattr(caching, "SPARE", 2**60)
+    monkeypatch.setattr(keeping, "SPARE", 2**60)
     finished, _ = distil("filling", "teacher.cache.mode=fill")
     assert finished.code == 5
     assert finished.err.count("\n") == 1

@@ -15,7 +15,7 @@ from distillctl.metrics import cost
 from distillctl.models.adapter import Classifier
 from distillctl.models.committee import Committee, mixture, taps_of
 from distillctl.models.taps import tap
-from distillctl.scenarios.teachers import temperature_of
+from distillctl.runs.teachers import temperature_of
 from distillctl.teachers.ensemble import Ensemble, certainty, confidence
 from distillctl.teachers.frozen import fingerprint
 from distillctl.types import Batch, Output

@@ -210,7 +210,7 @@ ONE = ("student=resnet8", "dataset.subset=200", "trainer.batch_size=64", "traine
 @pytest.fixture
 def distil(distillctl, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """`distil("folder", "key=value")`: the folder of the stage. The table at the end is not what is tested here."""
-    monkeypatch.setattr("distillctl.scenarios.pipeline.conclude", lambda session, candidates: 0.0)
+    monkeypatch.setattr("distillctl.runs.execute.conclude", lambda session, candidates: 0.0)
 
     def run(name: str, *words: str) -> Path:
         teacher = f"teacher.checkpoint={tiny_run / 'pretrain'}"
@@ -234,14 +234,14 @@ def test_a_run_by_a_folded_teacher_goes_as_one_by_the_teacher_itself(distil):
 
 def test_who_looks_inside_the_teacher_gets_it_whole(distil, monkeypatch):
     seen = []
-    monkeypatch.setattr("distillctl.scenarios.stage.Stage.measure_teacher", lambda stage, teacher: seen.append(norms(teacher.model)))
+    monkeypatch.setattr("distillctl.runs.train.Stage.measure_teacher", lambda stage, teacher: seen.append(norms(teacher.model)))
     for number, method in enumerate(("distill", "simkd")):
         distil(f"run{number}", f"method={method}", "distill.epochs=1")
     assert seen[0] == 0 < seen[1]
 
 
 def test_what_rounds_otherwise_has_a_cache_of_its_own(distil, tmp_path, monkeypatch):
-    monkeypatch.setattr("distillctl.scenarios.stage.Stage.run", lambda stage: (_ for _ in ()).throw(DataError("far enough")))
+    monkeypatch.setattr("distillctl.runs.train.Stage.run", lambda stage: (_ for _ in ()).throw(DataError("far enough")))
     monkeypatch.setattr(nn.Module, "compile", lambda module: None)
     weights = set()
     for number, word in enumerate(("seed=0", "teacher.fold_batchnorm=false", "trainer.compile=true")):

@@ -93,7 +93,7 @@ def test_every_bit_of_an_image_counts_in_its_mark(shape):
 
 
 def test_the_mark_is_the_hash_it_is_said_to_be():
-    from distillctl.data.counters import bits
+    from distillctl.draws import bits
 
     image = torch.randint(0, 256, (1, 3, 4, 4), dtype=torch.uint8)
     keys = [key % 2**64 for key in bits(0, "image", torch.arange(12)).tolist()]

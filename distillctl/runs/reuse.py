@@ -26,13 +26,13 @@ from distillctl.config import ModelConfig
 from distillctl.errors import MachineError
 from distillctl.models.obtain import source_of
 from distillctl.models.shipping import checksum
+from distillctl.runs.keeping import root_of
+from distillctl.runs.keys import DECIDING_VERSIONS
+from distillctl.runs.plan import Task, label_term
+from distillctl.runs.session import Session, first_on_main
+from distillctl.runs.ship import dataset_record
+from distillctl.runs.train import interrupted, train
 from distillctl.runtime import precision_name
-from distillctl.scenarios.cache_key import DECIDING_VERSIONS
-from distillctl.scenarios.caching import root_of
-from distillctl.scenarios.session import Session, first_on_main
-from distillctl.scenarios.ship import dataset_record
-from distillctl.scenarios.stage import interrupted, train
-from distillctl.scenarios.task import Task, label_term
 
 FORMAT_VERSION = 1
 FOLDER = "teachers"

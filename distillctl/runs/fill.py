@@ -22,13 +22,13 @@ from distillctl.loop import Report
 from distillctl.losses.weighted import build_loss
 from distillctl.report.console import Console, in_bytes, in_time
 from distillctl.report.trackers import Tracker
+from distillctl.runs import keeping
+from distillctl.runs.check import check_batches, check_settings
+from distillctl.runs.execute import distilling
+from distillctl.runs.keys import parts_of
+from distillctl.runs.plan import steps_ask
+from distillctl.runs.session import Session, first_on_main, loaded
 from distillctl.runtime import precision_name
-from distillctl.scenarios import caching
-from distillctl.scenarios.cache_key import parts_of
-from distillctl.scenarios.checks import check_batches, check_settings
-from distillctl.scenarios.pipeline import distilling
-from distillctl.scenarios.session import Session, first_on_main, loaded
-from distillctl.scenarios.task import steps_ask
 from distillctl.teachers.cached import Cached
 from distillctl.teachers.frozen import Frozen
 from distillctl.teachers.records import Layout
@@ -56,7 +56,7 @@ class Work:
 
     @property
     def root(self) -> Path:
-        return caching.root_of(self.session.config.teacher.cache.dir)
+        return keeping.root_of(self.session.config.teacher.cache.dir)
 
     def store(self, writes: bool) -> Store:
         """The records, to look at or to fill; only the latter makes a folder."""
@@ -107,8 +107,8 @@ def work(config: CachesConfig, folder: Path | None) -> None:
         wanted = prepared(session)
         plan = planned(wanted)
         session.console.say(described(wanted, plan))
-        if problem := caching.no_room(wanted.root, sum(plan.missing) * record_bytes(wanted.layout), free_bytes(wanted)):
-            raise MachineError(f"{problem}; {caching.MORE_ROOM}")
+        if problem := keeping.no_room(wanted.root, sum(plan.missing) * record_bytes(wanted.layout), free_bytes(wanted)):
+            raise MachineError(f"{problem}; {keeping.MORE_ROOM}")
         if config.action == "fill":
             fill(wanted, plan)
 
@@ -132,13 +132,13 @@ def prepared(session: Session) -> Work:
     check_batches(session)
     task = distilling(session, config.student, config.teacher, config.distill)
     assert task.teacher is not None
-    like, layout, reason, price = caching.what_is_kept(session, task, task.teacher)
+    like, layout, reason, price = keeping.what_is_kept(session, task, task.teacher)
     if reason:
         raise ConfigError(f"action={config.action}: answers of this teacher are not kept, as {reason}{price}")
     if config.trainer.compile:
         task.teacher.compile()
     if layout.features:
-        session.console.say(caching.room_of_features(layout, len(session.data.train), views))
+        session.console.say(keeping.room_of_features(layout, len(session.data.train), views))
     batches = session.train_batches(task.seed(config.seed))
     return Work(session, task.teacher, like, layout, parts_of(session, task.teacher, batches, layout), batches, views)
 

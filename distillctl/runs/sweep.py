@@ -77,7 +77,7 @@ def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
     """Compose and check every job; raises ConfigError with all problems, each named by the overrides of its job."""
     from hydra import compose as hydra_compose
 
-    from distillctl.scenarios.checks import Problems, check_components, check_weights
+    from distillctl.runs.check import Problems, check_components, check_weights
 
     found: dict[str, str] = {}
     models: set[str] = set()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distillctl import outputs, state
 from distillctl.build import build, find_class
-from distillctl.data.counters import seed_of
+from distillctl.draws import seed_of
 from distillctl.errors import CheckpointError, Interrupted
 from distillctl.loop import Ema, Plan, Report, Training, fit
 from distillctl.losses.weighted import WeightedSum
@@ -25,11 +25,11 @@ from distillctl.metrics.quality import agreement, kl_to_teacher, negative_log_li
 from distillctl.models import partial
 from distillctl.models.obtain import Obtained, obtain
 from distillctl.optimizers import make_optimizer
+from distillctl.runs import keeping
+from distillctl.runs.plan import Task, training_attack
+from distillctl.runs.session import Session, command_of, first_on_main
+from distillctl.runs.ship import ship_stage
 from distillctl.runtime import precision_name
-from distillctl.scenarios import caching
-from distillctl.scenarios.session import Session, command_of, first_on_main
-from distillctl.scenarios.ship import ship_stage
-from distillctl.scenarios.task import Task, training_attack
 from distillctl.schedules import Schedule
 from distillctl.teachers.frozen import Frozen, fingerprint
 from distillctl.types import Batch, Output
@@ -61,7 +61,7 @@ class Stage:
         config, machine = session.config, session.runtime
         self.seed = task.seed(config.seed)
         self.batches = session.train_batches(self.seed)
-        task = caching.with_cache(session, task, self.batches)
+        task = keeping.with_cache(session, task, self.batches)
         self.session, self.task, self.folder = session, task, folder
         taps = task.taps("student")
         self.pupils: dict[str, Obtained] = {"student": obtain(task.model, session.images, task.role, self.seed, taps=taps)}
@@ -161,7 +161,7 @@ class Stage:
                 asked_to_stop=session.stop,
             )
         session.console.end_stage()
-        if line := caching.summary(task):
+        if line := keeping.summary(task):
             session.console.say(line)
         if not self.finished():
             raise interrupted(session)
@@ -218,9 +218,9 @@ class Stage:
 
     def measure_teacher(self, teacher: Frozen) -> None:
         """The teacher's answers to the validation images through the student's own pipeline, before step 1."""
-        timed = caching.Timed(self.session.plain_batches(self.session.data.val, teacher.micro_batch), self.machine.device)
+        timed = keeping.Timed(self.session.plain_batches(self.session.data.val, teacher.micro_batch), self.machine.device)
         self.teacher_val, targets = answers(teacher.model, timed, self.machine)
-        if not self.training.step and (line := caching.time_saved(self.task, self.batches, timed.seconds_per_image)):
+        if not self.training.step and (line := keeping.time_saved(self.task, self.batches, timed.seconds_per_image)):
             self.session.console.say(line)
         if not self.session.data.val.labelled:
             return

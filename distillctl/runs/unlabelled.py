@@ -9,7 +9,7 @@ from distillctl.errors import ConfigError
 from distillctl.losses.weighted import WeightedSum, build_loss
 from distillctl.methods.adversarial import Adversarial
 from distillctl.methods.method import Method
-from distillctl.scenarios.session import Session
+from distillctl.runs.session import Session
 
 OFF = "dataset.labels=false"
 LABEL_FREE = "kd, dist, lskd, mse, funmatch"  # a few of many

@@ -13,8 +13,8 @@ from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.method import Method
 from distillctl.models.committee import class_order, gather, taps_of
 from distillctl.models.obtain import Images, obtain
-from distillctl.scenarios import unlabelled
-from distillctl.scenarios.session import Session
+from distillctl.runs import unlabelled
+from distillctl.runs.session import Session
 from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.frozen import Frozen
 

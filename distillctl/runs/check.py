@@ -20,10 +20,10 @@ from distillctl.models.committee import in_any_order
 from distillctl.models.obtain import Images, check_obtainable, planned, source_of
 from distillctl.models.taps import LOGITS
 from distillctl.optimizers import make_optimizer
-from distillctl.scenarios import caching, unlabelled
-from distillctl.scenarios.session import Session
-from distillctl.scenarios.task import labels_only, peer_models, reads, teacher_is_read, training_attack
-from distillctl.scenarios.teachers import check_is_trained, members_of, planned_teacher
+from distillctl.runs import keeping, unlabelled
+from distillctl.runs.plan import labels_only, peer_models, reads, teacher_is_read, training_attack
+from distillctl.runs.session import Session
+from distillctl.runs.teachers import check_is_trained, members_of, planned_teacher
 from distillctl.schedules import Schedule
 from distillctl.teachers.frozen import Frozen
 
@@ -114,7 +114,7 @@ def check_components(config: Any, problems: Problems) -> None:
         problems.attempt(lambda: rehearse(config))
         problems.attempt(lambda: check_head_learns(config))
         problems.attempt(lambda: check_somebody_teaches(config))
-        problems.attempt(lambda: caching.check(config))
+        problems.attempt(lambda: keeping.check(config))
 
 
 def check_head_learns(config: Any) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from distillctl.config import ENSEMBLE, ModelConfig, StageConfig, TeacherConfig, TrainConfig
-from distillctl.report import results
-from distillctl.scenarios import unlabelled
-from distillctl.scenarios.checks import preflight
-from distillctl.scenarios.measure import Candidate, measure
-from distillctl.scenarios.reuse import train_once
-from distillctl.scenarios.session import Session
-from distillctl.scenarios.stage import train
-from distillctl.scenarios.task import Task, labels_only, start_from, teacher_is_read
-from distillctl.scenarios.teachers import is_ready, make_teacher
+from distillctl.report import table as results
+from distillctl.runs import unlabelled
+from distillctl.runs.check import preflight
+from distillctl.runs.measure import Candidate, measure
+from distillctl.runs.plan import Task, labels_only, start_from, teacher_is_read
+from distillctl.runs.reuse import train_once
+from distillctl.runs.session import Session
+from distillctl.runs.teachers import is_ready, make_teacher
+from distillctl.runs.train import train
 
 ATTACKED = {"_target_": "distillctl.methods.adversarial.Adversarial", "attacked": ["ce"], "objective": "ce"}  # Madry et al. 2018
 

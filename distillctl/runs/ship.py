@@ -11,8 +11,8 @@ from distillctl import outputs
 from distillctl.loop import Training
 from distillctl.models.obtain import Obtained
 from distillctl.models.shipping import load_script, ship
-from distillctl.scenarios.session import Session
-from distillctl.scenarios.task import Task
+from distillctl.runs.plan import Task
+from distillctl.runs.session import Session
 
 
 def ship_stage(session: Session, task: Task, training: Training, pupils: Mapping[str, Obtained]) -> None:

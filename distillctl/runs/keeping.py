@@ -22,9 +22,9 @@ from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
 from distillctl.models.taps import LOGITS, STAGES
 from distillctl.report.console import in_bytes, in_time
-from distillctl.scenarios.cache_key import parts_of
-from distillctl.scenarios.session import Session, first_on_main
-from distillctl.scenarios.task import Task, reads, steps_ask
+from distillctl.runs.keys import parts_of
+from distillctl.runs.plan import Task, reads, steps_ask
+from distillctl.runs.session import Session, first_on_main
 from distillctl.teachers.cached import Cached, features_of
 from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.frozen import Frozen

@@ -16,8 +16,8 @@ from distillctl import models, outputs
 from distillctl.data.augment import VIEW_SCHEME
 from distillctl.data.loader import TrainLoader
 from distillctl.models.adapter import Classifier
+from distillctl.runs.session import Session
 from distillctl.runtime import precision_name
-from distillctl.scenarios.session import Session
 from distillctl.teachers.frozen import Frozen
 from distillctl.teachers.records import Layout
 from distillctl.teachers.store import FORMAT_VERSION

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from distillctl.build import find_class
 from distillctl.config import ModelConfig, StageConfig
-from distillctl.data.counters import seed_of
+from distillctl.draws import seed_of
 from distillctl.errors import ConfigError
 from distillctl.losses.weighted import WeightedSum, build_loss
 from distillctl.methods.attack import Pgd

@@ -11,9 +11,9 @@ from torch import nn
 from distillctl.config import AttackConfig, ModelConfig
 from distillctl.metrics import cost, quality, robustness
 from distillctl.metrics.answers import answers
-from distillctl.scenarios.session import Session
-from distillctl.scenarios.stage import interrupted
-from distillctl.scenarios.teachers import ready_to_answer
+from distillctl.runs.session import Session
+from distillctl.runs.teachers import ready_to_answer
+from distillctl.runs.train import interrupted
 
 
 @dataclass(frozen=True)
