@@ -21,7 +21,18 @@ COMPLETION_FLAGS = ("--shell-completion", "-sc")
 CONFIG_DIR = ("--config-dir", "-cd")
 # Hydra's flags that make sense here, and whether a value follows. It has others, which would load pickled configs or replace ours.
 FLAGS = {"-m": False, "--multirun": False, "--run": False, "--resolve": False, "--hydra-help": False}
-FLAGS |= {"--cfg": True, "-c": True, "--package": True, "-p": True, "--config-dir": True, "-cd": True, "--info": True, "-i": True}
+PLAN = "--plan"
+FLAGS |= {
+    PLAN: False,
+    "--cfg": True,
+    "-c": True,
+    "--package": True,
+    "-p": True,
+    "--config-dir": True,
+    "-cd": True,
+    "--info": True,
+    "-i": True,
+}
 
 
 def main() -> None:
@@ -88,7 +99,11 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
 
     compose.prepare()
     overrides = compose.opened(overrides)
+    plan = PLAN in flags
+    flags = [flag for flag in flags if flag != PLAN]
     try:
+        if plan:
+            check_planned(command, flags)
         if any(word.startswith("resume=") for word in overrides):
             from distillctl import resume
 
@@ -99,7 +114,7 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
             check_new(overrides)
             if any(flag in ("-m", "--multirun") for flag in flags):
                 overrides = compose.shared(command, overrides)
-        start(command, flags, overrides)
+        start(command, flags, overrides, plan)
     except UserError as error:
         fail(error)
     except Exception as error:
@@ -107,6 +122,15 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
         if explained is None:
             raise
         fail(explained)
+
+
+def check_planned(command: str, flags: list[str]) -> None:
+    """What `--plan` can be said with. Raises ConfigError."""
+    if COMMANDS[command].home != "runs":
+        planned = [name for name, known in COMMANDS.items() if known.home == "runs"]
+        raise ConfigError(f"{PLAN}: {command} trains nothing; it works with {', '.join(planned)}")
+    if any(flag in ("-m", "--multirun") for flag in flags):
+        raise ConfigError(f"{PLAN} shows one run at a time; leave out -m")
 
 
 def check_new(overrides: list[str]) -> None:
@@ -121,7 +145,7 @@ def check_new(overrides: list[str]) -> None:
                 raise ConfigError(f"{word}: this folder holds a run already; choose another, or go on with resume={value}")
 
 
-def start(command: str, flags: list[str], overrides: list[str]) -> None:
+def start(command: str, flags: list[str], overrides: list[str], plan: bool = False) -> None:
     """Run under Hydra; as a later rank of torchrun without it, since each rank would make its own folder."""
     from distillctl import compose
 
@@ -137,8 +161,13 @@ def start(command: str, flags: list[str], overrides: list[str]) -> None:
     import hydra
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us the exception instead of printing advice that does not fit here
-    sys.argv = [sys.argv[0], *flags, *overrides]
-    hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name=command)(task)()
+    nowhere = ["hydra.run.dir=.", "hydra.output_subdir=null"] if plan else []  # of a plan nothing is left behind
+    sys.argv = [sys.argv[0], *flags, *overrides, *nowhere]
+
+    def job(composed: Any) -> float | None:
+        return perform(command, composed, None, "show_plan") if plan else task(composed)
+
+    hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name=command)(job)()
 
 
 def task(composed: Any) -> float | None:
@@ -158,17 +187,18 @@ def task(composed: Any) -> float | None:
         return float("nan")
 
 
-def perform(command: str, composed: Any, folder: Path | None) -> float | None:
-    """Check the config and run the command; every failure becomes one line and an exit code."""
+def perform(command: str, composed: Any, folder: Path | None, entry: str = "run") -> float | None:
+    """Check the config and run the command, or another `entry` of its module; every failure becomes one line and an exit code."""
     from distillctl import compose
 
     try:
         config = compose.typed(composed)
-        if folder is not None and composed.get("resume"):
+        if composed.get("resume") and (folder is not None or entry != "run"):
             from distillctl import resume
 
-            resume.check_unchanged(folder, composed)
-        return importlib.import_module(f"distillctl.commands.{command}").run(config, folder)
+            resume.check_unchanged(folder or Path(composed.resume), composed)
+        module = importlib.import_module(f"distillctl.commands.{COMMANDS[command].home or command}")
+        return getattr(module, entry)(config, *([folder] if entry == "run" else []))
     except UserError as error:
         record(folder, error, error.exit_code)
         fail(error)
@@ -314,5 +344,7 @@ def manual(command: str) -> str:
             )
             lines.append(f"  {group:<{width}}  {shown}")
     lines += ["", "flags:", "  --cfg job          print every key with its value", "  -m                 sweep: key=a,b runs both"]
+    if COMMANDS[command].home == "runs":
+        lines.append("  --plan             print the steps, what is reused and how long it will take; train nothing")
     lines += ["  --config-dir DIR   add your own config groups", "  --trust PACKAGE    allow _target_ to name classes of your package"]
     return "\n".join(lines)

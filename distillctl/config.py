@@ -19,7 +19,7 @@ def number(default: Any, *, low: float | None = None, high: float | None = None,
     return field(default=default, metadata={"low": low, "high": high, "above": above, "unit": unit})
 
 
-def option(default: str, *choices: str) -> Any:
+def option(default: Optional[str], *choices: str) -> Any:
     """A field that takes one of a few words."""
     return field(default=default, metadata={"choices": choices})
 
@@ -177,6 +177,9 @@ class TrainerConfig:
     sync_batchnorm: bool = True
     threads: Optional[int] = number(None, low=1)
     select: str = option("best", "best", "last")
+    select_by: Optional[str] = option(
+        None, "val_top1", "val_nll", "val_ece", "val_agreement", "val_kl"
+    )  # null: val_top1, without labels val_agreement
     early_stopping_epochs: Optional[int] = number(None, low=1)
     log_every: int = number(20, low=1)
     save_every_s: float = number(300.0, above=0)
@@ -207,50 +210,56 @@ class FitConfig:
 
 
 @dataclass
-class PretrainConfig(FitConfig):
-    """`distillctl pretrain`: a teacher, by labels."""
+class Pretrains:
+    """What commands that train a teacher read."""
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     pretrain: StageConfig = field(default_factory=StageConfig)
 
 
 @dataclass
-class DistillConfig(FitConfig):
+class Distils:
+    """What commands that train a student by a teacher read."""
+
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    student: ModelConfig = field(default_factory=ModelConfig)
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    method: dict[str, Any] = field(default_factory=dict)
+    distill: StageConfig = field(default_factory=StageConfig)
+    assistants: list[str] = field(default_factory=list)  # models between teacher and student, from big to small
+    generations: int = number(1, low=1)  # of students, each taught by the one before
+    ensemble_generations: bool = False  # a row for the mean of all generations
+
+
+@dataclass
+class Finetunes:
+    """What commands that train a student which is ready read."""
+
+    student: ModelConfig = field(default_factory=ModelConfig)
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    finetune: FinetuneStageConfig = field(default_factory=FinetuneStageConfig)
+
+
+@dataclass
+class PretrainConfig(Pretrains, FitConfig):
+    """`distillctl pretrain`: a teacher, by labels."""
+
+
+@dataclass
+class DistillConfig(Distils, FitConfig):
     """`distillctl distill`: a student, by a teacher that is ready."""
 
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    student: ModelConfig = field(default_factory=ModelConfig)
-    attack: AttackConfig = field(default_factory=AttackConfig)
-    method: dict[str, Any] = field(default_factory=dict)
-    distill: StageConfig = field(default_factory=StageConfig)
-    assistants: list[str] = field(default_factory=list)  # models between teacher and student, from big to small
-    generations: int = number(1, low=1)  # of students, each taught by the one before
-    ensemble_generations: bool = False  # a row for the mean of all generations
-
 
 @dataclass
-class FinetuneConfig(FitConfig):
+class FinetuneConfig(Finetunes, FitConfig):
     """`distillctl finetune`: a student that is ready, by labels."""
 
-    student: ModelConfig = field(default_factory=ModelConfig)
-    attack: AttackConfig = field(default_factory=AttackConfig)
-    finetune: FinetuneStageConfig = field(default_factory=FinetuneStageConfig)
-
 
 @dataclass
-class TrainConfig(FitConfig):
+class TrainConfig(Finetunes, Distils, Pretrains, FitConfig):
     """`distillctl train`: all stages in a row, and the same student alone beside them."""
 
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    student: ModelConfig = field(default_factory=ModelConfig)
-    attack: AttackConfig = field(default_factory=AttackConfig)
-    method: dict[str, Any] = field(default_factory=dict)
     pretrain: PretrainStageConfig = field(default_factory=PretrainStageConfig)
-    distill: StageConfig = field(default_factory=StageConfig)
-    finetune: FinetuneStageConfig = field(default_factory=FinetuneStageConfig)
-    assistants: list[str] = field(default_factory=list)  # models between teacher and student, from big to small
-    generations: int = number(1, low=1)  # of students, each taught by the one before
-    ensemble_generations: bool = False  # a row for the mean of all generations
     baseline: bool = True
 
 

@@ -20,8 +20,7 @@ from distillctl import state
 PRELOADED = [
     "distillctl.cli",
     "distillctl.compose",
-    "distillctl.commands.train",
-    "distillctl.commands.pretrain",
+    "distillctl.commands.runs",
     "distillctl.outputs",
     "distillctl.resume",
     "distillctl.runs.sweep",
@@ -132,6 +131,13 @@ def configured(command: str, folder: Path, *overrides: str):
     if (folder / "run.json").exists():
         config.resume = str(folder)
     return config
+
+
+def step(config, name: str = "pretrain"):
+    """A step of the run's plan that builds on no other."""
+    from distillctl.runs.plan import plan
+
+    return plan(config).ready(plan(config).step(name), {})
 
 
 class StopAfter:

@@ -16,7 +16,7 @@ from distillctl.config import MemberConfig, TeacherConfig
 from distillctl.errors import Interrupted
 from distillctl.models.committee import gather
 from distillctl.models.obtain import Images
-from distillctl.runs.execute import run_train
+from distillctl.runs.execute import execute
 from distillctl.runs.session import session
 from distillctl.teachers.frozen import fingerprint
 
@@ -152,11 +152,11 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(asked, finished, tmp_path):
     words = (*(word for word in TWO if not word.startswith("teacher.")), "teacher.combine=entropy", *SHORT)
     members = ("++teacher.members.a.name=resnet8", "++teacher.members.b.name=resnet8")
     with contextlib.suppress(Interrupted), session(configured("train", tmp_path, *words, *members), tmp_path, StopAfter(asked)) as running:
-        run_train(running)
+        execute(running)
     done = [name for name in STAGES if name in read(tmp_path / "run.json")["stages"]]
     assert done == list(STAGES[: [12, 34, 52].index(asked)])
     with session(configured("train", tmp_path, *words, *members), tmp_path, StopAfter(10**9)) as running:
-        run_train(running)
+        execute(running)
     for name in STAGES:
         assert same_stage(finished[0] / name, tmp_path / name) == []
 

@@ -19,13 +19,14 @@ from safetensors.torch import load_file
 
 from distillctl import compose
 from distillctl.commands import cache as command
-from distillctl.config import AugmentConfig, CacheConfig
+from distillctl.config import AugmentConfig
 from distillctl.data.augment import Augment
 from distillctl.data.loader import Place, Reading, TrainLoader
 from distillctl.data.split import Split
 from distillctl.errors import UserError
 from distillctl.runs import fill, keeping
-from distillctl.runs.execute import run_distill
+from distillctl.runs.execute import execute
+from distillctl.runs.plan import plan
 from distillctl.runs.session import session
 from distillctl.teachers import store as files
 from distillctl.teachers.records import Layout
@@ -98,7 +99,7 @@ def test_by_filled_answers_a_run_ends_at_the_weights_of_a_live_one(mixup, cache,
     for config.teacher.cache.mode in ("off", "require"):
         folder = tmp_path / config.teacher.cache.mode
         with session(config, folder, StopAfter(10**9)) as running:
-            run_distill(running)
+            execute(running)
     assert "192 answers were read, 0 asked for" in capsys.readouterr().out
     live, reading = (load_file(tmp_path / mode / "distill/student.safetensors") for mode in ("off", "require"))
     assert all(torch.equal(live[name], reading[name]) for name in live)
@@ -316,24 +317,24 @@ def test_a_sweep_is_shared_where_jobs_differ_in_neither_views_nor_teacher(comman
 
 
 def test_a_teacher_that_the_run_trains_itself_is_nobody_elses():
-    def shared(view_seed=None, assistants=(), **task) -> bool:
-        config = SimpleNamespace(
-            dataset=SimpleNamespace(view_seed=view_seed), assistants=assistants, teacher=SimpleNamespace(cache=CacheConfig(shared=True))
-        )
-        return keeping.is_shared(config, SimpleNamespace(**{"name": "distill", "generation": 1, **task}))
+    def shared(name: str, *words: str, command: str = "train") -> bool:
+        config = configured(command, Path(), "teacher=resnet8", "teacher.cache.shared=true", *words)
+        return keeping.is_shared(config, plan(config).step(name))
 
-    assert shared()
-    assert not shared(generation=2)
-    assert not shared(assistants=["resnet14"])
-    assert shared(assistants=["resnet14"], name="assistant-1")
-    assert not shared(assistants=["resnet14", "resnet8"], name="assistant-2")
+    assert shared("distill")
+    assert shared("distill", "teacher.checkpoint=run", command="distill")
+    assert not shared("distill-2", "generations=2")
+    assert shared("distill-2", "generations=2", "dataset.view_seed=1")
+    assert not shared("distill", "assistants=[resnet14]")
+    assert shared("assistant-1", "assistants=[resnet14]")
+    assert not shared("assistant-2", "assistants=[resnet14,resnet8]")
 
 
 def test_the_time_of_the_first_batch_counts_only_where_it_is_alone(monkeypatch):
     clock = iter([0.0, 10.0, 20.0, 21.0, 30.0, 33.0])
     monkeypatch.setattr(keeping.time, "monotonic", lambda: next(clock))
     batch = SimpleNamespace(index=range(4))
-    timed = keeping.Timed([batch, batch, batch], torch.device("cpu"))
+    timed = keeping.Stopwatch([batch, batch, batch], torch.device("cpu"))
     assert list(timed) == [batch] * 3
     assert timed.seconds_per_image == 4.0 / 8
     timed.seconds = timed.seconds[:1]

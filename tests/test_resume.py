@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from processes import SMALL, Attempt, StopAfter, checkpoint, configured, differences, metrics, record, run, same_stage, steps
+from processes import SMALL, Attempt, StopAfter, checkpoint, configured, differences, metrics, record, run, same_stage, step, steps
 
 from distillctl import state
 from distillctl.loop import PLAIN_STATE, Training
-from distillctl.runs.execute import pretraining
+from distillctl.runs import choose
 from distillctl.runs.session import session
 from distillctl.runs.train import Stage, train
 from distillctl.runtime import Runtime
@@ -135,7 +135,7 @@ def pretrain(folder: Path, *overrides: str, asked: int = 10**9) -> Stage:
     with pytest.MonkeyPatch.context() as patch, session(config, folder, StopAfter(asked)) as running:
         patch.setattr(Stage, "__init__", noting)
         try:
-            train(running, pretraining(running, config.teacher, config.pretrain))
+            train(running, step(config))
         except Exception as error:
             if not str(error).startswith("interrupted"):
                 raise
@@ -148,7 +148,7 @@ MUTATION = ["teacher=wrn_16_1", "+teacher.args.drop_rate=0.3", "trainer.clip_nor
 def in_doubt(patch: pytest.MonkeyPatch) -> None:
     """A scaler with a state, and a first epoch that stays the best: to forget either has to show."""
     patch.setattr(Runtime, "scaler", lambda self: CountingScaler())
-    patch.setattr(Stage, "is_best", lambda self, values, best: best is None)
+    patch.setattr(choose, "is_best", lambda ranked, values, best: best is None)
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from processes import SMALL, Attempt, StopAfter, checkpoint, configured, metrics, record, run, steps
+from processes import SMALL, Attempt, StopAfter, checkpoint, configured, metrics, record, run, step, steps
 
 from distillctl.errors import Interrupted
 from distillctl.runs import reuse
-from distillctl.runs.execute import pretraining
-from distillctl.runs.plan import Task, labels_only
 from distillctl.runs.session import session
+from distillctl.runs.steps import Given
 
 WORDS = (*SMALL, "student=resnet8", "pretrain.epochs=2", "distill.epochs=1", "finetune.epochs=0", "baseline=false")
 AGAIN = "the same teacher was trained before"
@@ -99,7 +98,7 @@ def key(tmp_path: Path, *words: str) -> str:
     folder = tmp_path / "key"
     config = configured("train", folder, *WORDS, *words)
     with session(config, folder, lambda: False) as running:
-        found = reuse.key_of(running, pretraining(running, config.teacher, config.pretrain))
+        found = reuse.key_of(running, step(config))
     shutil.rmtree(folder)
     return found
 
@@ -107,7 +106,7 @@ def key(tmp_path: Path, *words: str) -> str:
 DECIDING = """optimizer.lr=0.02 optimizer.weight_decay=0.1 schedule=constant seed=1 teacher=resnet14 teacher=wrn_16_1
 pretrain.epochs=3 pretrain.lr_scale=0.5 loss.ce.label_smoothing=0.1 dataset.subset=301 dataset.split_seed=1
 dataset.augment.flip=0.1 dataset.views=1 dataset.view_seed=3 trainer.batch_size=31 trainer.precision=bf16 trainer.ema_decay=0.9
-trainer.clip_norm=1 trainer.accumulate=2 trainer.select=last trainer.early_stopping_epochs=1 trainer.threads=2"""
+trainer.clip_norm=1 trainer.accumulate=2 trainer.select=last trainer.select_by=val_nll trainer.early_stopping_epochs=1 trainer.threads=2"""
 
 
 def test_whatever_decides_the_weights_makes_another_key(tmp_path):
@@ -118,9 +117,9 @@ def test_whatever_decides_the_weights_makes_another_key(tmp_path):
 
 def test_with_classes_of_ones_own_nothing_is_reused(tmp_path):
     config = configured("train", tmp_path, *WORDS)
-    ours = Task("pretrain", "teacher", config.teacher, labels_only(config.loss), config.pretrain)
+    ours = step(config)
     assert not reuse.has_own_code(ours, config)
-    assert reuse.has_own_code(replace(ours, model=replace(config.teacher, source="own", _target_="mine.Net")), config)
+    assert reuse.has_own_code(replace(ours, model=Given(replace(config.teacher, source="own", _target_="mine.Net"), "teacher")), config)
     for name in ("optimizer", "schedule"):
         assert reuse.has_own_code(ours, replace(config, **{name: {"_target_": "mine.Own"}}))
 
@@ -181,7 +180,7 @@ def test_what_was_trained_on_other_threads_in_part_is_not_offered(tmp_path, monk
     def pretrain(folder: Path, asked: int) -> None:
         config = configured("train", folder, *WORDS, "pretrain.reuse=true")
         with session(config, folder, StopAfter(asked)) as running, contextlib.suppress(Interrupted):
-            reuse.train_once(running, pretraining(running, running.config.teacher, running.config.pretrain))
+            reuse.train_once(running, step(config))
 
     monkeypatch.setenv("DISTILLCTL_CACHE", str(tmp_path / "cache"))
     pretrain(tmp_path / "run", asked=10)

@@ -15,9 +15,9 @@ from distillctl.data.sets import load
 from distillctl.errors import Interrupted
 from distillctl.losses.weighted import build_loss
 from distillctl.metrics import quality
-from distillctl.report import table as results
+from distillctl.report.table import Results
 from distillctl.runs import unlabelled
-from distillctl.runs.execute import run_train
+from distillctl.runs.execute import execute
 from distillctl.runs.session import session
 from distillctl.types import Batch, Output
 
@@ -137,7 +137,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, overrides, tmp_path):
         config = configured("train", tmp_path, *overrides, "distill.epochs=3")
         ends = pytest.raises(Interrupted) if moments == 5 else contextlib.nullcontext()
         with ends, session(config, tmp_path, StopAfter(moments)) as running:
-            run_train(running)
+            execute(running)
     assert same_stage(whole / "distill", tmp_path / "distill") == []
 
 
@@ -288,9 +288,10 @@ def test_a_table_without_accuracy_has_no_gain_and_no_standard_error():
         {"model": "teacher", "architecture": "big", "n": 9, "top1": None},
         {"model": "distilled", "architecture": "small", "n": 9, "top1": None, "agreement": 0.75},
     ]
-    assert results.gain(rows) is None
-    assert results.objective(rows) == 0.75
-    assert results.remarks(rows) == ["these images have no labels: the student answers 75.0% of them as its teacher does"]
-    table = results.table(rows, "title")
+    results = Results(rows, "distilled", ("distilled",))
+    assert results.gain is None
+    assert results.objective == 0.75
+    assert results.remarks() == ["these images have no labels: the student answers 75.0% of them as its teacher does"]
+    table = results.table("title")
     assert [column.header for column in table.columns] == ["model", "top-1 %", "agree %"]
     assert list(table.columns[1].cells) == ["-", "-"]

@@ -4,8 +4,11 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
+    """home: the module that runs it, where that is not called like the command."""
+
     summary: str
     examples: tuple[str, str, str]
+    home: str = ""
 
 
 COMMANDS = {
@@ -16,6 +19,7 @@ COMMANDS = {
             "distillctl train teacher=resnet152 student=mobilenetv2 dataset=image_folder dataset.root=images",
             "distillctl train -m loss.kd.temperature=1,2,4,8 seed=0,1,2",
         ),
+        home="runs",
     ),
     "pretrain": Command(
         "train a teacher by labels",
@@ -24,6 +28,7 @@ COMMANDS = {
             "distillctl pretrain teacher=resnet50 teacher.pretrained=true teacher.new_head=true dataset=image_folder dataset.root=images",
             "distillctl pretrain resume=outputs/pretrain/20260101-120000-000000",
         ),
+        home="runs",
     ),
     "distill": Command(
         "train a student by a teacher that is ready",
@@ -32,6 +37,7 @@ COMMANDS = {
             "distillctl distill teacher=resnet152 teacher.pretrained=true student=mobilenetv2 dataset=image_folder dataset.root=imagenet",
             "distillctl distill teacher.checkpoint=teacher.safetensors student=resnet8x4 loss.kd.temperature=2 trainer.ema_decay=0.999",
         ),
+        home="runs",
     ),
     "finetune": Command(
         "train a student that is ready a little longer, by labels",
@@ -40,6 +46,7 @@ COMMANDS = {
             "distillctl finetune student.checkpoint=student.safetensors finetune.epochs=10 finetune.train=last finetune.stages=2",
             "distillctl finetune student=resnet18 student.checkpoint=resnet18.pth student.new_head=true dataset=cifar10",
         ),
+        home="runs",
     ),
     "evaluate": Command(
         "what a checkpoint is worth: accuracy, F1, NLL, calibration, agreement with a teacher",

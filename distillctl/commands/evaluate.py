@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,15 @@ from rich.table import Table
 
 from distillctl import runtime, state
 from distillctl.config import ENSEMBLE, AugmentConfig, DatasetConfig, EvaluateConfig, ModelConfig
-from distillctl.data import sets
-from distillctl.data.loader import Place, PlainLoader, Reading
+from distillctl.data.loader import Place
 from distillctl.errors import CheckpointError, ConfigError
 from distillctl.interruption import StopRequest
 from distillctl.metrics import cost, quality, robustness
 from distillctl.metrics.answers import answers
-from distillctl.models.obtain import Images, Obtained, obtain, source_of
-from distillctl.report import table as results
+from distillctl.models.obtain import Obtained, obtain, source_of
 from distillctl.report.console import Console
-from distillctl.runs.session import workers
+from distillctl.report.table import Results, attack_remark
+from distillctl.runs import bundle
 from distillctl.runs.teachers import check_is_trained, members_of, ready_to_answer
 
 CLASSES_SHOWN = 20
@@ -41,10 +40,11 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
             check_is_trained(config, key, member)
     with StopRequest(), runtime.joined(config.trainer) as machine:
         console = Console(silent=not machine.is_main)
-        data = sets.load(dataset_of(config, model), recorded_classes(model))
+        place = Place(machine.device, machine.rank, machine.world)
+        found = bundle.load(dataset_of(config, model), config.trainer.batch_size, place, recorded_classes(model))
+        data, inputs = found.data, found.inputs
         for note in data.notes:
             console.say(note)
-        images = Images(data.classes, data.image_size, data.mean, data.std)
         split = {"train": data.train, "val": data.val, "test": data.test}[config.split]
         taught = config.teacher.name == ENSEMBLE or config.teacher.checkpoint or config.teacher.pretrained
         if not (split.labelled or taught):
@@ -54,13 +54,12 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
         attacked = config.attack.name != "none"
         if attacked and not split.labelled:
             raise ConfigError(f"attack={config.attack.name}: the images of split={config.split} have no labels to attack; leave attack out")
-        reading = Reading(data.image_size, workers(config.dataset.workers, split), config.dataset.timeout_s, config.dataset.max_pixels)
-        batches = PlainLoader(split, config.trainer.batch_size, Place(machine.device, machine.rank, machine.world), reading)
+        batches = found.plain_batches(split, at_most=config.trainer.batch_size)
         teacher_logits = None
         if taught:
-            guide, _ = ready_to_answer(config.teacher, images, "teacher", seed=0)
+            guide, _ = ready_to_answer(config.teacher, inputs, "teacher", seed=0)
             teacher_logits, _ = answers(guide.to(machine.device), batches, machine)
-        obtained = obtain(model, images, "model", seed=0)
+        obtained = obtain(model, inputs, "model", seed=0)
         logits, targets = answers(obtained.classifier.to(machine.device), batches, machine)
         measured = {"n": len(targets), **quality.measure(logits, targets if split.labelled else None, teacher_logits)}
         if attacked:
@@ -115,7 +114,8 @@ def dataset_of(config: EvaluateConfig, model: ModelConfig) -> DatasetConfig:
     _, record = source_of(model, "model")
     if record is None or not isinstance(record.get("dataset"), dict):
         raise ConfigError(f"checkpoint={config.checkpoint}: no record beside it says which data set it is for; pass dataset=<name>")
-    return dataset_from(record["dataset"])
+    given = config.dataset
+    return replace(dataset_from(record["dataset"]), workers=given.workers, timeout_s=given.timeout_s, max_pixels=given.max_pixels)
 
 
 def dataset_from(recorded: dict[str, Any]) -> DatasetConfig:
@@ -135,11 +135,11 @@ def dataset_from(recorded: dict[str, Any]) -> DatasetConfig:
 
 
 def show(console: Console, obtained: Obtained, title: str, measured: dict[str, Any], classes: list[Any]) -> None:
-    console.table(results.table([{"model": "model", "architecture": obtained.net.name, **measured}], title))
+    console.table(Results([{"model": "model", "architecture": obtained.net.name, **measured}], final="model").table(title))
     if measured.get("kl") is not None:
         console.say(f"KL to the teacher: {measured['kl']:.4f} nats")
     if measured.get("robust_top1") is not None:
-        console.say(results.attack_remark(measured))
+        console.say(attack_remark(measured))
     if not classes:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -12,11 +12,11 @@ from rich.table import Table
 from distillctl.config import ModelConfig, ModelsConfig
 from distillctl.errors import ConfigError, UserError, did_you_mean, nearest
 from distillctl.metrics import cost
+from distillctl.metrics.metric import count
 from distillctl.models import catalogue
 from distillctl.models.build import SMALL, plan_net
 from distillctl.models.taps import LOGITS, short_shapes, tapped_shapes
 from distillctl.report.console import Console
-from distillctl.report.table import count
 
 
 def run(config: ModelsConfig, folder: Path | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -77,7 +77,7 @@ def gather(config: TeacherConfig, images: Images, key: str, seed: int, taps: Seq
     `taps` are `<member>.<tap>`. Raises ConfigError and CheckpointError that begin with the member's key.
     """
     members, orders, nets = {}, {}, []
-    wanted = taps_of(config, taps)
+    wanted = taps_of(config.members, taps)
     for name, member in config.members.items():
         place = f"{key}.members.{name}"
         order = class_order(member, images, place)
@@ -94,17 +94,17 @@ def member_weights(config: TeacherConfig) -> dict[str, float] | None:
     return {name: config.weights.get(name, 1.0) for name in config.members} if config.combine == "fixed" else None
 
 
-def taps_of(config: TeacherConfig, taps: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def taps_of(members: Iterable[str], taps: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """What is tapped in each member: `a.stage3` is the tap stage3 of the member a."""
-    found: dict[str, list[str]] = {name: [] for name in config.members}
+    found: dict[str, list[str]] = {name: [] for name in members}
     for tap in taps:
         name, dot, rest = tap.partition(".")
         if tap == LOGITS:
             continue
         if not dot or name not in found:
-            members = ", ".join(found)
+            known = ", ".join(found)
             example = f"{next(iter(found))}.{tap if not dot else rest}"
-            raise ConfigError(f"teacher: it has no tap {tap!r}; an ensemble's begin with a member, as in {example}; members: {members}")
+            raise ConfigError(f"teacher: it has no tap {tap!r}; an ensemble's begin with a member, as in {example}; members: {known}")
         found[name].append(rest)
     return {name: tuple(wanted) for name, wanted in found.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,20 +11,23 @@ import torch
 from torch import nn
 
 from distillctl.build import build, find_class
-from distillctl.config import FinetuneStageConfig, ModelConfig
+from distillctl.config import DatasetConfig, Distils, Finetunes, FinetuneStageConfig, ModelConfig, Pretrains
 from distillctl.errors import ConfigError, UserError
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
 from distillctl.models import catalogue, partial
 from distillctl.models.adapter import Classifier
-from distillctl.models.committee import in_any_order
+from distillctl.models.committee import in_any_order, taps_of
 from distillctl.models.obtain import Images, check_obtainable, planned, source_of
 from distillctl.models.taps import LOGITS
 from distillctl.optimizers import make_optimizer
-from distillctl.runs import keeping, unlabelled
-from distillctl.runs.plan import labels_only, peer_models, reads, teacher_is_read, training_attack
+from distillctl.runs import choose, keeping, unlabelled
+from distillctl.runs.assemble import training_attack
+from distillctl.runs.bundle import Bundle
+from distillctl.runs.plan import labels_only, plan, teacher_is_read
 from distillctl.runs.session import Session
-from distillctl.runs.teachers import check_is_trained, members_of, planned_teacher
+from distillctl.runs.steps import Given, MadeBy, Plan, Several, Source, Step, peer_models
+from distillctl.runs.teachers import check_is_trained, members_of
 from distillctl.schedules import Schedule
 from distillctl.teachers.frozen import Frozen
 
@@ -47,50 +51,80 @@ class Problems:
             raise type(first)("\n".join(dict.fromkeys(str(error) for error in self.found)))
 
 
-def preflight(session: Session) -> None:
+def preflight(session: Session, plan: Plan) -> None:
     """Find all that would fail later, before the first step: architectures, checkpoints, classes, sizes."""
-    config, problems = session.config, Problems([])
-    for model, key, taps in models_to_come(config):
+    problems = Problems([])
+    for net in nets_of(plan):
+        inputs = session.bundle(net.data).inputs
         problems.attempt(
-            lambda model=model, key=key, taps=taps: check_obtainable(in_any_order(model, session.images, key), session.images, key, taps)
+            lambda net=net, inputs=inputs: check_obtainable(in_any_order(net.model, inputs, net.key), inputs, net.key, tuple(net.taps))
         )
-        problems.attempt(lambda model=model, key=key: check_method(session, model, key))
-    problems.attempt(lambda: check_part(session))
-    problems.attempt(lambda: check_batches(session))
+        for method in net.methods:
+            problems.attempt(lambda net=net, inputs=inputs, method=method: check_net(method, net, inputs))
+    for step in plan.todo:
+        problems.attempt(lambda step=step: check_part(plan, step, session.bundle(step.data).inputs))
+    for data in plan.data:
+        problems.attempt(lambda data=data: check_batches(session, session.bundle(data)))
     problems.report()
-    if line := unlabelled.remark(config):
+    if line := unlabelled.remark(session.config):
         session.console.say(line)
 
 
-def check_part(session: Session) -> None:
-    """Whether the student has the parts that fine-tuning is to train."""
-    config = session.config
-    budget: FinetuneStageConfig | None = getattr(config, "finetune", None)
-    if budget is not None and budget.epochs and not partial.trains_all_alike(budget):
-        net = planned(config.student, source_of(config.student, "student")[1], session.images, "student")
+@dataclass
+class NetToCome:
+    """A model that a run will build: the key it comes from, the data it sees, what is tapped in it, the methods that it takes part in."""
+
+    model: ModelConfig
+    key: str
+    data: DatasetConfig
+    taps: dict[str, None]
+    methods: list[Mapping[str, Any]]
+
+
+def nets_of(plan: Plan) -> list[NetToCome]:
+    """Every model of a plan once, the teacher's first, with all that its steps will ask of it."""
+    found: dict[str, NetToCome] = {}
+
+    def note(source: Source, data: DatasetConfig, taps: tuple[str, ...] = (), method: Mapping[str, Any] | None = None) -> None:
+        if isinstance(source, Several):
+            of_members = taps_of(source.members, taps)
+            for name, member in source.members.items():
+                note(member, data, of_members[name], method)
+        elif isinstance(source, MadeBy):
+            step = plan.step(source.step)
+            note(Given(step.peers()[source.peer], "") if source.peer else step.model, data, taps, method)
+        elif source.key:
+            net = found.setdefault(source.key, NetToCome(source.model, source.key, data, {}, []))
+            net.taps.update(dict.fromkeys(taps))
+            net.methods += [method] if method and method not in net.methods else []
+
+    for row in plan.rows:
+        if row.role == "teacher":
+            note(row.model, plan.test)
+    for step in plan.todo:
+        if step.teacher is not None:
+            note(step.teacher, step.data, step.taps("teacher"), step.method)
+        note(step.model, step.data, step.taps("student"), step.method)
+        for number, peer in enumerate(step.peers().values()):
+            note(Given(peer, f"method.peers.{number}"), step.data, step.taps("student"), step.method)
+    for row in plan.rows:
+        note(row.model, plan.test)
+    return list(found.values())
+
+
+def check_part(plan: Plan, step: Step, inputs: Images) -> None:
+    """Whether a student has the parts that fine-tuning is to train."""
+    budget = step.budget
+    if isinstance(budget, FinetuneStageConfig) and not partial.trains_all_alike(budget):
+        assert not isinstance(step.model, Several), step.name
+        config = plan.base(step.model)
+        net = planned(config, source_of(config, step.role)[1], inputs, step.role)
         partial.check(net.module, net.input_size, budget, net.name)
 
 
-def check_method(session: Session, model: ModelConfig, key: str) -> None:
-    """What the method of distilling asks of this net, if anything."""
-    config = session.config
-    if hasattr(config, "distill") and config.distill.epochs:
-        method = find_class(config.method, Method, "method")
-        method.check_net(lambda: planned(model, source_of(model, key)[1], session.images, key), key)
-
-
-def models_to_come(config: Any) -> list[tuple[ModelConfig, str, tuple[str, ...]]]:
-    """Every model that the run will build, the key it comes from, and what will be tapped in it."""
-    if not (hasattr(config, "distill") and config.distill.epochs):
-        teacher = planned_teacher(config.teacher) if hasattr(config, "teacher") else []
-        return teacher + ([(config.student, "student", ())] if hasattr(config, "student") else [])
-    loss, method = build_loss(config.loss), config.method
-    taught = tuple(dict.fromkeys((*loss.taps("student"), *reads(method, "student"))))
-    teaching = tuple(dict.fromkeys((*loss.taps("teacher"), *reads(method, "teacher"))))
-    found = planned_teacher(config.teacher, teaching) if teacher_is_read(config) else []
-    found += [(ModelConfig(name=name), f"assistants.{number}", taught + teaching) for number, name in enumerate(config.assistants)]
-    found.append((config.student, "student", taught + (teaching if config.generations > 1 else ())))
-    return found + [(model, f"method.peers.{number}", taught) for number, model in enumerate(peer_models(method).values())]
+def check_net(method: Mapping[str, Any], net: NetToCome, inputs: Images) -> None:
+    """What a method asks of a net, if anything."""
+    find_class(method, Method, "method").check_net(lambda: planned(net.model, source_of(net.model, net.key)[1], inputs, net.key), net.key)
 
 
 def check_settings(config: Any) -> None:
@@ -104,12 +138,13 @@ def check_settings(config: Any) -> None:
 def check_components(config: Any, problems: Problems) -> None:
     """Everything that is built from a `_target_`."""
     problems.attempt(lambda: build_loss(config.loss))
-    problems.attempt(lambda: labels_only(config.loss))
+    problems.attempt(lambda: build_loss(labels_only(config.loss)))
     problems.attempt(lambda: unlabelled.check(config))
     problems.attempt(lambda: make_optimizer(config.optimizer, [torch.nn.Parameter(torch.zeros(1))], 1.0))
     problems.attempt(lambda: build(config.schedule, Schedule, "schedule"))  # type: ignore[type-abstract]
-    if hasattr(config, "method"):
-        problems.attempt(lambda: find_class(config.method, Method, "method").check_loss(unlabelled.loss_of(config)))
+    problems.attempt(lambda: check_selection(config))
+    if isinstance(config, Distils):
+        problems.attempt(lambda: find_class(config.method, Method, "method").check_loss(build_loss(unlabelled.loss_of(config))))
         problems.attempt(lambda: peer_models(config.method))
         problems.attempt(lambda: rehearse(config))
         problems.attempt(lambda: check_head_learns(config))
@@ -117,9 +152,22 @@ def check_components(config: Any, problems: Problems) -> None:
         problems.attempt(lambda: keeping.check(config))
 
 
+def check_selection(config: Any) -> None:
+    """Whether the epoch that ships can be chosen as `trainer.select_by` says."""
+    key = config.trainer.select_by
+    if key is None:
+        return
+    if config.trainer.select == "last":
+        raise ConfigError(f"trainer.select_by={key} is about the best epoch, and trainer.select=last ships the last; leave one of them out")
+    if key in choose.BY_TEACHER and any(step.teacher is None for step in plan(config).todo):
+        raise ConfigError(f"trainer.select_by={key} compares with a teacher, and not every stage has one; take val_top1 or val_nll")
+    if key not in choose.BY_TEACHER and not config.dataset.labels:
+        raise ConfigError(f"{unlabelled.OFF}: trainer.select_by={key} needs labels; take val_agreement or val_kl")
+
+
 def check_head_learns(config: Any) -> None:
     """A loss on features alone would leave the student's classifier as random as it began."""
-    terms = unlabelled.loss_of(config).terms
+    terms = build_loss(unlabelled.loss_of(config)).terms
     if find_class(config.method, Method, "method").trains_head or any(LOGITS in reads_of(term) for term in terms.values()):
         return
     names = ",".join(terms)
@@ -137,10 +185,13 @@ def check_somebody_teaches(config: Any) -> None:
     """Assistants and generations are taught, each by the one before."""
     if teacher_is_read(config):
         return
-    for key, asked in (("assistants", config.assistants), ("generations", config.generations > 1)):
+    for key, value, asked in (
+        ("assistants", config.assistants, config.assistants),
+        ("generations", config.generations, config.generations > 1),
+    ):
         if asked:
             raise ConfigError(
-                f"{key}={getattr(config, key)}: neither method nor loss reads a teacher here; take method=distill and a loss that does, as loss=kd"
+                f"{key}={value}: neither method nor loss reads a teacher here; take method=distill and a loss that does, as loss=kd"
             )
 
 
@@ -167,13 +218,22 @@ def rehearse(config: Any) -> None:
 
 def check_weights(config: Any, problems: Problems) -> None:
     """The files of weights that are named, and whether the teacher has any."""
-    teacher = hasattr(config, "teacher") and problems.attempt(lambda: teacher_is_read(config)) is not False
-    models = members_of(config.teacher) if teacher else {}
-    for key, model in {**models, "student": getattr(config, "student", None)}.items():
-        if model is not None:
+    taught = isinstance(config, Distils)
+    reads_teacher = problems.attempt(lambda: teacher_is_read(config)) is not False if taught else isinstance(config, Pretrains)
+    for key, model in given_models(config).items():
+        teaches = key.partition(".")[0] == "teacher"
+        if reads_teacher or not teaches:
             problems.attempt(lambda model=model, key=key: check_model(model, key))
-    for key, model in models.items():
-        problems.attempt(lambda model=model, key=key: check_is_trained(config, key, model))
+    for key, model in given_models(config).items():
+        if reads_teacher and key.partition(".")[0] == "teacher":
+            problems.attempt(lambda model=model, key=key: check_is_trained(config, key, model))
+
+
+def given_models(config: Any) -> dict[str, ModelConfig]:
+    """The models that a config describes, by their keys: the teacher or its members, the student."""
+    teachers = members_of(config.teacher) if isinstance(config, (Pretrains, Distils)) else {}
+    students = {"student": config.student} if isinstance(config, (Distils, Finetunes)) else {}
+    return {**teachers, **students}
 
 
 def check_model(model: ModelConfig, role: str) -> None:
@@ -184,8 +244,8 @@ def check_model(model: ModelConfig, role: str) -> None:
         catalogue.resolve(model.name, model.source, role)
 
 
-def check_batches(session: Session) -> None:
-    size, count = session.config.trainer.batch_size, len(session.data.train)
+def check_batches(session: Session, bundle: Bundle) -> None:
+    size, count = session.config.trainer.batch_size, len(bundle.data.train)
     if size > count:
         raise ConfigError(f"trainer.batch_size={size} is more than the {count} training images; lower it")
     least = size // session.runtime.world // session.config.trainer.accumulate

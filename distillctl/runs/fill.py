@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillctl import runtime
 from distillctl.config import CachesConfig
 from distillctl.data.loader import TrainLoader
 from distillctl.errors import ConfigError, DataError, Interrupted, MachineError
 from distillctl.interruption import StopRequest
 from distillctl.loop import Report
 from distillctl.losses.weighted import build_loss
-from distillctl.report.console import Console, in_bytes, in_time
-from distillctl.report.trackers import Tracker
+from distillctl.report.console import in_bytes, in_time
 from distillctl.runs import keeping
+from distillctl.runs.assemble import teacher_of
 from distillctl.runs.check import check_batches, check_settings
-from distillctl.runs.execute import distilling
 from distillctl.runs.keys import parts_of
-from distillctl.runs.plan import steps_ask
-from distillctl.runs.session import Session, first_on_main, loaded
+from distillctl.runs.plan import plan
+from distillctl.runs.session import Session, first_on_main, session
 from distillctl.runtime import precision_name
 from distillctl.teachers.cached import Cached
 from distillctl.teachers.frozen import Frozen
@@ -67,7 +64,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Lack:
     """What is missing, by view: how many records, and the numbers of the batches that hold them; and the seconds that a batch takes."""
 
     missing: list[int]
@@ -91,7 +88,7 @@ def check(config: CachesConfig) -> None:
             f"teacher.cache.mode={config.teacher.cache.mode}: nothing may be kept, and action={config.action} is to keep; leave it out"
         )
     check_settings(config)
-    if not steps_ask(build_loss(config.loss), config.method):
+    if not any(step.asks_teacher() for step in plan(config).steps):
         raise ConfigError(
             f"action={config.action}: no loss reads a teacher here, so there is nothing to keep; choose one that does, as loss=kd"
         )
@@ -103,52 +100,45 @@ def views_of(config: CachesConfig) -> int | None:
 
 def work(config: CachesConfig, folder: Path | None) -> None:
     """Says what it will cost, and with action=fill does it; one process's part."""
-    with StopRequest() as stop, without_run(config, stop) as session:
-        wanted = prepared(session)
-        plan = planned(wanted)
-        session.console.say(described(wanted, plan))
-        if problem := keeping.no_room(wanted.root, sum(plan.missing) * record_bytes(wanted.layout), free_bytes(wanted)):
+    with StopRequest() as stop, session(config, None, stop) as running:
+        wanted = prepared(running)
+        lack = looked_through(wanted)
+        running.console.say(described(wanted, lack))
+        if problem := keeping.no_room(wanted.root, sum(lack.missing) * record_bytes(wanted.layout), free_bytes(wanted)):
             raise MachineError(f"{problem}; {keeping.MORE_ROOM}")
         if config.action == "fill":
-            fill(wanted, plan)
-
-
-@contextlib.contextmanager
-def without_run(config: CachesConfig, stop: StopRequest) -> Iterator[Session]:
-    """A session without a run: machine, data, console."""
-    with runtime.joined(config.trainer) as machine:
-        console = Console(silent=not machine.is_main)
-        data, images = loaded(config, machine, console)
-        try:
-            yield Session(config, machine, data, images, Path(), None, console, Tracker(), stop)
-        finally:
-            console.end_stage()
+            fill(wanted, lack)
 
 
 def prepared(session: Session) -> Work:
-    """The teacher and its views as the first stage of `distill` has them. Raises ConfigError where its answers cannot be kept."""
+    """The teacher and its views as the first step that it teaches has them. Raises ConfigError where its answers cannot be kept."""
     config, views = session.config, views_of(session.config)
     assert views is not None
-    check_batches(session)
-    task = distilling(session, config.student, config.teacher, config.distill)
-    assert task.teacher is not None
-    like, layout, reason, price = keeping.what_is_kept(session, task, task.teacher)
-    if reason:
-        raise ConfigError(f"action={config.action}: answers of this teacher are not kept, as {reason}{price}")
+    todo = plan(config)
+    step = next(step for step in todo.steps if step.teacher is not None)
+    bundle = session.bundle(step.data)
+    check_batches(session, bundle)
+    step = todo.ready(step, {})
+    teacher = teacher_of(session, bundle, step, build_loss(step.loss))
+    assert teacher is not None
+    found = keeping.keepable(session, bundle, step, teacher)
+    if found.obstacle:
+        raise ConfigError(f"action={config.action}: answers of this teacher are not kept, as {found.obstacle}{found.price}")
     if config.trainer.compile:
-        task.teacher.compile()
-    if layout.features:
-        session.console.say(keeping.room_of_features(layout, len(session.data.train), views))
-    batches = session.train_batches(task.seed(config.seed))
-    return Work(session, task.teacher, like, layout, parts_of(session, task.teacher, batches, layout), batches, views)
+        teacher.compile()
+    if found.layout.features:
+        session.console.say(keeping.room_of_features(found.layout, len(bundle.data.train), views))
+    batches = bundle.train_batches(step.seed)
+    parts = parts_of(session, bundle, teacher, batches, found.layout)
+    return Work(session, teacher, found.like, found.layout, parts, batches, views)
 
 
-def planned(work: Work) -> Plan:
+def looked_through(work: Work) -> Lack:
     """Look at every record, and time the teacher; nothing is written. The same on every rank."""
     machine, store = work.session.runtime, work.store(writes=False)
     missing, numbers = machine.from_main(first_on_main(machine, lambda: survey(work, store)))
     seconds, timed = measured(work, store, numbers)
-    return Plan(missing, numbers, seconds, timed)
+    return Lack(missing, numbers, seconds, timed)
 
 
 def survey(work: Work, store: Store) -> tuple[list[int], list[list[int]]]:
@@ -166,7 +156,7 @@ def measured(work: Work, store: Store, numbers: list[list[int]]) -> tuple[float,
     view = next((view for view, found in enumerate(numbers) if found), None)
     if view is None:
         return 0.0, 0
-    workers = work.session.reading.workers
+    workers = work.batches.reading.workers
     warm, rows = max(1, workers), work.batches.covering(view)
     chosen = [rows[number] for number in numbers[view][: warm + max(TIMED, workers)]]
     teacher, times = work.cached(store), [time.monotonic()]
@@ -179,9 +169,9 @@ def measured(work: Work, store: Store, numbers: list[list[int]]) -> tuple[float,
     return work.session.runtime.highest(round(1e6 * (times[-1] - times[first]) / timed)) / 1e6, timed
 
 
-def described(work: Work, plan: Plan) -> str:
-    """The plan in one line."""
-    missing, needed, one = sum(plan.missing), work.views * work.rows, record_bytes(work.layout)
+def described(work: Work, lack: Lack) -> str:
+    """What is there and what is lacking, in one line."""
+    missing, needed, one = sum(lack.missing), work.views * work.rows, record_bytes(work.layout)
     count = f"{work.views} view{'s' * (work.views > 1)} x {work.rows:,} images"
     place = f"{in_bytes(needed * one)} in {folder_of(work.root, work.parts)}, where {in_bytes(free_bytes(work))} are free"
     line = f"cache: {count}, {place}; {needed - missing:,} answers are there and {missing:,} to be asked for"
@@ -189,8 +179,8 @@ def described(work: Work, plan: Plan) -> str:
         return line
     size = work.session.config.trainer.batch_size
     return (
-        f"{line}: {in_bytes(missing * one)} more, about {in_time(plan.seconds)} "
-        f"(measured on {plan.timed} batch{'es' * (plan.timed > 1)} of {size}, reading included)"
+        f"{line}: {in_bytes(missing * one)} more, about {in_time(lack.seconds)} "
+        f"(measured on {lack.timed} batch{'es' * (lack.timed > 1)} of {size}, reading included)"
     )
 
 
@@ -199,24 +189,24 @@ def free_bytes(work: Work) -> int:
     return shutil.disk_usage(next(place for place in (work.root, *work.root.absolute().parents) if place.exists())).free
 
 
-def fill(work: Work, plan: Plan) -> None:
+def fill(work: Work, lack: Lack) -> None:
     """Ask about the batches that lack a record, view after view, and look at what is there then."""
     machine, console = work.session.runtime, work.session.console
     needed, started = work.views * work.rows, time.monotonic()
-    if not sum(plan.missing):
+    if not sum(lack.missing):
         console.say("nothing is missing, so nothing was asked")
         return
     store = work.store(writes=True)
     teacher = work.cached(store)
     per_view = len(work.batches.covering(0))
-    done = work.views * per_view - sum(map(len, plan.numbers))
+    done = work.views * per_view - sum(map(len, lack.numbers))
     what = f"{work.teacher.name}, {precision_name(machine.precision)} on {machine.name}"
     console.start_stage("fill", what, work.views, per_view, done, unit="view")
-    for view, numbers in enumerate(plan.numbers):
+    for view, numbers in enumerate(lack.numbers):
         ask(work, teacher, store, view, numbers)
         if numbers:
             rate, left = teacher.asked * machine.world / (time.monotonic() - started), console.eta(view + 1)
-            console.say(f"  view {view + 1:>3}/{work.views}  {plan.missing[view]:>9,} asked for {rate:>8,.0f} img/s  eta {left}")
+            console.say(f"  view {view + 1:>3}/{work.views}  {lack.missing[view]:>9,} asked for {rate:>8,.0f} img/s  eta {left}")
     console.end_stage()
     asked = int(machine.gather(torch.tensor([teacher.asked])).sum())
     machine.barrier()

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
 from distillctl.models.taps import LOGITS, STAGES
 from distillctl.report.console import in_bytes, in_time
+from distillctl.runs.bundle import Bundle
 from distillctl.runs.keys import parts_of
-from distillctl.runs.plan import Task, reads, steps_ask
 from distillctl.runs.session import Session, first_on_main
+from distillctl.runs.steps import Step, reads
 from distillctl.teachers.cached import Cached, features_of
 from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.frozen import Frozen
@@ -37,49 +38,60 @@ MORE_ROOM = "free some space, set teacher.cache.dir, or keep fewer: dataset.view
 FILL = "fill it with distillctl cache action=fill and these words"
 
 
-def with_cache(session: Session, task: Task, batches: TrainLoader) -> Task:
-    """The task with a teacher whose answers are kept, where that is asked for and can be. Says what it will cost."""
-    config: CacheConfig | None = getattr(getattr(session.config, "teacher", None), "cache", None)
-    if task.teacher is None or config is None or config.mode == "off" or not steps_ask(task.loss, task.method):
-        return task
-    if config.mode == "auto" and not pays(batches, task.budget.epochs, shared=is_shared(session.config, task)):
-        return task
+@dataclass(frozen=True)
+class Keepable:
+    """What would be kept of a teacher's answers. like: the features that are read, as `features_read` gives them; layout: of a record.
+
+    obstacle: why kept answers would not do, if so; price: what would make them do, and what it would take.
+    """
+
+    like: dict[str, Tensor]
+    layout: Layout
+    obstacle: str | None
+    price: str
+
+
+def kept(session: Session, bundle: Bundle, step: Step, teacher: Frozen, batches: TrainLoader) -> Frozen:
+    """A teacher whose answers are kept, where that is asked for and can be; else as it is. Says what it will cost."""
+    config: CacheConfig = session.config.teacher.cache
+    if config.mode == "off" or not step.asks_teacher():
+        return teacher
+    epochs = step.budget.epochs
+    if config.mode == "auto" and not pays(batches, epochs, shared=is_shared(session.config, step)):
+        return teacher
     strict, rows = config.mode == "require", len(batches.split)
-    like, layout, reason, price = what_is_kept(session, task, task.teacher)
-    if reason:
+    found = keepable(session, bundle, step, teacher)
+    if found.obstacle:
         if strict:
-            raise ConfigError(refusal(reason))
-        session.console.say(f"teacher: asked at every step, as {reason}{price}")
-        return task
-    parts = parts_of(session, task.teacher, batches, layout)
-    if layout.features and not strict:
-        views = min(task.budget.epochs, batches.views or task.budget.epochs)
-        session.console.say(room_of_features(layout, rows, views))
-    store, lacking = opened(session, task, batches, layout, parts)
-    return replace(task, teacher=Cached(task.teacher, layout, store, batches.split.index, strict, like, lacking))
+            raise ConfigError(refusal(found.obstacle))
+        session.console.say(f"teacher: asked at every step, as {found.obstacle}{found.price}")
+        return teacher
+    parts = parts_of(session, bundle, teacher, batches, found.layout)
+    if found.layout.features and not strict:
+        session.console.say(room_of_features(found.layout, rows, min(epochs, batches.views or epochs)))
+    store, lacking = opened(session, epochs, batches, found.layout, parts)
+    return Cached(teacher, found.layout, store, batches.split.index, strict, found.like, lacking)
 
 
-def what_is_kept(session: Session, task: Task, teacher: Frozen) -> tuple[dict[str, Tensor], Layout, str | None, str]:
-    """The features that are read, as `features_read` gives them, and a record's layout; why they would not do, and what would do at which price."""
+def keepable(session: Session, bundle: Bundle, step: Step, teacher: Frozen) -> Keepable:
+    """What a step would keep of its teacher's answers."""
     keeps = session.config.teacher.cache.features
-    like = features_read(session, teacher, task.taps("teacher"))
-    layout = layout_of(session, teacher, like)
+    like = features_read(bundle, teacher, step.taps("teacher"))
+    layout = layout_of(session, bundle, teacher, like)
     lost = unkept(dict(layout.features), keeps)
-    return like, layout, obstacle(task.method, lost, keeps), price_of(layout, len(session.data.train)) if lost else ""
+    return Keepable(like, layout, obstacle(step.method, lost, keeps), price_of(layout, len(bundle.data.train)) if lost else "")
 
 
-def summary(task: Task) -> str:
+def summary(teacher: Frozen | None) -> str:
     """How often the teacher was asked in this process; empty where nothing is kept."""
-    teacher = task.teacher
     if not isinstance(teacher, Cached):
         return ""
     return f"  teacher: {teacher.read:,} answers were read, {teacher.asked:,} asked for"
 
 
-def is_shared(config: Any, task: Task) -> bool:
+def is_shared(config: Any, step: Step) -> bool:
     """Whether other runs ask this teacher about these views. One that this run trains on the way is its own, whatever `shared` says."""
-    given = task.generation == 1 and (not config.assistants or task.name == "assistant-1")
-    return config.dataset.view_seed is not None or config.teacher.cache.shared and given
+    return step.data.view_seed is not None or config.teacher.cache.shared and step.shares_teacher
 
 
 def pays(batches: TrainLoader, epochs: int, shared: bool) -> bool:
@@ -97,22 +109,22 @@ def obstacle(method: Mapping[str, Any] | None, lost: Sequence[str], features: st
     return None
 
 
-def features_read(session: Session, teacher: Frozen, taps: Sequence[str]) -> dict[str, Tensor]:
+def features_read(bundle: Bundle, teacher: Frozen, taps: Sequence[str]) -> dict[str, Tensor]:
     """What a teacher answers besides logits, [2, ...] each, to two training images: names, order and shapes are those of any answer.
 
     Empty, and nothing is asked, where no tap is read.
     """
     if not features_among(taps):
         return {}
-    return features_of(teacher, teacher(session.few_images(2)))
+    return features_of(teacher, teacher(bundle.few(2)))
 
 
-def layout_of(session: Session, teacher: Frozen, like: Mapping[str, Tensor]) -> Layout:
+def layout_of(session: Session, bundle: Bundle, teacher: Frozen, like: Mapping[str, Tensor]) -> Layout:
     """What a record of a teacher's answer holds; `like` as `features_read` gives it."""
     cache: CacheConfig = session.config.teacher.cache
     members = len(teacher.model.names) if isinstance(teacher, Ensemble) else 1
     shapes = {name: tuple(feature.shape[1:]) for name, feature in like.items()}
-    return layout_for(members, len(session.images.classes), cache.dtype, cache.top_k, shapes)
+    return layout_for(members, len(bundle.inputs.classes), cache.dtype, cache.top_k, shapes)
 
 
 def features_among(taps: Sequence[str]) -> list[str]:
@@ -166,7 +178,7 @@ def root_of(folder: str | None) -> Path:
     return Path(folder or os.environ.get("DISTILLCTL_CACHE") or "outputs/.cache")
 
 
-def opened(session: Session, task: Task, batches: TrainLoader, layout: Layout, parts: dict[str, Any]) -> tuple[Store | None, int]:
+def opened(session: Session, epochs: int, batches: TrainLoader, layout: Layout, parts: dict[str, Any]) -> tuple[Store | None, int]:
     """The store, looked at and announced, and how many answers it lacks. None where there is no place for one and none was demanded."""
     config: CacheConfig = session.config.teacher.cache
     root, warn = root_of(config.dir), session.console.warn
@@ -178,10 +190,10 @@ def opened(session: Session, task: Task, batches: TrainLoader, layout: Layout, p
         warn(f"{store}; the teacher is asked at every step")
         return None, 0
     if strict:
-        first_on_main(session.runtime, lambda: check_complete(store, root, parts, batches, task.budget.epochs))
+        first_on_main(session.runtime, lambda: check_complete(store, root, parts, batches, epochs))
         session.console.say(f"teacher: all answers are read from {store.folder}")
         return store, 0
-    lacking = first_on_main(session.runtime, lambda: announce(session, store, batches, task.budget.epochs, config.mode == "fill"))
+    lacking = first_on_main(session.runtime, lambda: announce(session, store, batches, epochs, config.mode == "fill"))
     return store, lacking or 0
 
 
@@ -256,7 +268,7 @@ def check_complete(store: Store, root: Path, parts: dict[str, Any], batches: Tra
         )
 
 
-class Timed:
+class Stopwatch:
     """Batches, and how long each was worked on by who iterates over them."""
 
     def __init__(self, batches: Iterable[Batch], device: torch.device):
@@ -278,11 +290,10 @@ class Timed:
         return sum(seconds) / sum(images)
 
 
-def time_saved(task: Task, batches: TrainLoader, seconds_per_image: float) -> str:
-    """What is left of the teacher's time in a stage, in words; empty where nothing is kept here."""
-    teacher = task.teacher
+def time_saved(teacher: Frozen, batches: TrainLoader, epochs: int, seconds_per_image: float) -> str:
+    """What is left of the teacher's time in a step, in words; empty where nothing is kept here."""
     if not isinstance(teacher, Cached) or teacher.store is None or teacher.strict:
         return ""
-    counts = teacher.lacking, asked_live(batches, task.budget.epochs)
+    counts = teacher.lacking, asked_live(batches, epochs)
     kept, live = (in_time(count * seconds_per_image / batches.place.world) for count in counts)
     return f"teacher: about {kept} for the answers to be asked for, where every step would take {live}"

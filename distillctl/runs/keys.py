@@ -16,6 +16,7 @@ from distillctl import models, outputs
 from distillctl.data.augment import VIEW_SCHEME
 from distillctl.data.loader import TrainLoader
 from distillctl.models.adapter import Classifier
+from distillctl.runs.bundle import Bundle
 from distillctl.runs.session import Session
 from distillctl.runtime import precision_name
 from distillctl.teachers.frozen import Frozen
@@ -26,7 +27,7 @@ PUBLISHED = ("torch", "torchvision", "timm")  # whose code is as their versions 
 DECIDING_VERSIONS = ("distillctl", *PUBLISHED)
 
 
-def parts_of(session: Session, teacher: Frozen, batches: TrainLoader, layout: Layout) -> dict[str, Any]:
+def parts_of(session: Session, bundle: Bundle, teacher: Frozen, batches: TrainLoader, layout: Layout) -> dict[str, Any]:
     """Everything that decides an answer, by names that a person understands. Whatever is not here must not matter."""
     augment, versions = batches.augment, outputs.versions()
     return {
@@ -40,8 +41,8 @@ def parts_of(session: Session, teacher: Frozen, batches: TrainLoader, layout: La
         "device": teacher.device.type,
         "channels_last": session.config.trainer.channels_last,
         "compile": session.config.trainer.compile,
-        "data_set": session.data.name,
-        "data": session.data.fingerprint,
+        "data_set": bundle.data.name,
+        "data": bundle.data.fingerprint,
         "split": "train",
         "samples": len(batches.split),
         "augment": asdict(augment.config),

@@ -1,60 +1,74 @@
-"""The final measurement of several models on the test split: quality, closeness to the teacher, cost."""
+"""What models are worth: on the validation split after each epoch, and once, at the end, on the test split."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from distillctl.config import AttackConfig, ModelConfig
+from distillctl.config import Distils, Finetunes, Pretrains
 from distillctl.metrics import cost, quality, robustness
 from distillctl.metrics.answers import answers
+from distillctl.metrics.metric import VALIDATION
+from distillctl.runs.bundle import Bundle
+from distillctl.runs.choose import Ranking
 from distillctl.runs.session import Session
+from distillctl.runs.steps import Plan
 from distillctl.runs.teachers import ready_to_answer
-from distillctl.runs.train import interrupted
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A model that is ready, and what its row is called."""
+def validation(logits: Tensor, targets: Tensor | None, teacher: Tensor | None, ranking: Ranking | None) -> dict[str, float]:
+    """What the validation samples say of a student: by their labels, where they have any, and by the teacher's logits [N, K].
 
-    name: str
-    role: str
-    model: ModelConfig
+    What is always looked at, and what epochs are ranked by.
+    """
+    measures: dict[str, Callable[[], float]] = {}
+    if targets is not None:
+        measures |= {
+            "top1": lambda: quality.top_k_accuracy(logits, targets, 1),
+            "nll": lambda: quality.negative_log_likelihood(logits, targets),
+            "ece": lambda: quality.expected_calibration_error(logits, targets),
+        }
+    if teacher is not None:
+        measures |= {"agreement": lambda: quality.agreement(logits, teacher), "kl": lambda: quality.kl_to_teacher(logits, teacher)}
+    wanted = {"top1", "nll", "agreement", *(() if targets is not None else ("kl",))}
+    wanted |= {key.removeprefix(VALIDATION) for key in (ranking.keys if ranking else ())}
+    return {VALIDATION + key: measure() for key, measure in measures.items() if key in wanted}
 
 
-def measure(session: Session, candidates: list[Candidate]) -> list[dict[str, Any]]:
-    """One row a candidate, the teacher first if there is one: the others are compared with its answers."""
-    machine, rows = session.runtime, []
+def measure(session: Session, plan: Plan, bundle: Bundle, made: dict[str, Path]) -> list[dict[str, Any]]:
+    """The rows of a plan, the teacher first if there is one: the others are compared with its answers."""
+    config, machine, rows = session.config, session.runtime, []
     teacher_logits = None
-    batches = session.plain_batches(session.data.test)
-    attack: AttackConfig | None = getattr(session.config, "attack", None)
-    for candidate in candidates:
+    test = bundle.data.test
+    batches = bundle.plain_batches(test)
+    for row in plan.rows:
         if machine.highest(int(session.stop())):
-            raise interrupted(session)
-        model, architecture = ready_to_answer(candidate.model, session.images, candidate.role, session.config.seed)
+            raise session.interrupted()
+        model, architecture = ready_to_answer(plan.resolved(row.model, made), bundle.inputs, row.role, config.seed)
         model = model.to(machine.device)
-        if session.config.trainer.channels_last:
+        if config.trainer.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        at_once = session.config.teacher.micro_batch if candidate.role == "teacher" else None
-        logits, targets = answers(model, session.plain_batches(session.data.test, at_once) if at_once else batches, machine)
-        row: dict[str, Any] = {"model": candidate.name, "architecture": architecture, "n": len(targets)}
-        row |= quality.measure(logits, targets if session.data.test.labelled else None, teacher_logits)
-        if attack is not None and attack.name != "none" and session.data.test.labelled:
-            row |= robustness.measure(model, batches, attack, session.config.seed, machine)
-        if candidate.name == "teacher":
+        at_once = config.teacher.micro_batch if row.role == "teacher" and isinstance(config, (Pretrains, Distils)) else None
+        logits, targets = answers(model, bundle.plain_batches(test, at_once) if at_once else batches, machine)
+        found: dict[str, Any] = {"model": row.name, "architecture": architecture, "n": len(targets)}
+        found |= quality.measure(logits, targets if test.labelled else None, teacher_logits)
+        if isinstance(config, (Distils, Finetunes)) and config.attack.name != "none" and test.labelled:
+            found |= robustness.measure(model, batches, config.attack, session.config.seed, machine)
+        if row.name == "teacher":
             teacher_logits = logits
         if machine.is_main:
-            row |= costs(model, session.data.image_size, machine.device)
-        rows.append(row)
+            found |= costs(model, bundle.data.image_size, machine.device)
+        rows.append(found)
         machine.barrier()
     return rows
 
 
 def costs(model: nn.Module, image_size: int, device: torch.device) -> dict[str, float]:
-    """Parameters, MACs, MB on disk and latency of one image, in fp32 as it ships."""
+    """Parameters, MACs, MB on disk and latency of one sample, in fp32 as it ships."""
     model.eval()
     example = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=device)
     latency = cost.latency(model, example)

@@ -1,101 +1,172 @@
-"""What one stage trains, and by what; and what follows from a config about the stages to come."""
+"""What a run will do, as a value that checks, execution, tables, sweeps, caches and resume read. Builds no net, reads no data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from distillctl.build import find_class
-from distillctl.config import ModelConfig, StageConfig
+from distillctl.config import ENSEMBLE, Distils, Finetunes, FitConfig, ModelConfig, Pretrains, StageConfig, TeacherConfig, TrainConfig
 from distillctl.draws import seed_of
-from distillctl.errors import ConfigError
-from distillctl.losses.weighted import WeightedSum, build_loss
-from distillctl.methods.attack import Pgd
+from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
-from distillctl.teachers.frozen import Frozen
+from distillctl.runs import unlabelled
+from distillctl.runs.steps import Given, MadeBy, Plan, Row, Several, Source, Step, is_ready, peer_models
 
-Model = TypeVar("Model", bound=ModelConfig)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What one stage trains, and by what."""
-
-    name: str
-    role: str  # "teacher" or "student": what the shipped files are called
-    model: ModelConfig
-    loss: WeightedSum
-    budget: StageConfig
-    teacher: Frozen | None = None
-    method: Mapping[str, Any] | None = None
-    generation: int = 1  # of born-again students: each has a seed of its own
-    member: str = ""  # of an ensemble: each has a seed of its own
-
-    def taps(self, role: str) -> tuple[str, ...]:
-        """What is read of the student or of the teacher, besides logits."""
-        own_teacher = self.teacher is None and role == "student"
-        return tuple(dict.fromkeys((*self.loss.taps(role), *reads(self.method, role), *(self.loss.taps("teacher") if own_teacher else ()))))
-
-    def seed(self, seed: int) -> int:
-        """Of fresh weights, order and views, where `seed` is that of the run."""
-        if self.member:
-            return seed_of(seed, "member", self.member)
-        return seed if self.generation == 1 else seed_of(seed, "generation", self.generation)
-
-    def peers(self) -> dict[str, ModelConfig]:
-        """The students that train beside the first, by the names of their folders."""
-        return peer_models(self.method)
+ATTACKED = {"_target_": "distillctl.methods.adversarial.Adversarial", "attacked": ["ce"], "objective": "ce"}  # Madry et al. 2018
 
 
-def reads(method: Mapping[str, Any] | None, role: str) -> tuple[str, ...]:
-    """Taps that a method reads, whatever its loss does."""
-    return find_class(method, Method, "method").reads(method, role) if method else ()
+@dataclass
+class Draft:
+    """A plan that is being written."""
+
+    config: FitConfig
+    steps: list[Step] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def train(self, name: str, role: str, model: Source, budget: StageConfig, **more: Any) -> MadeBy:
+        """Add a step; by labels alone, where no other loss is given."""
+        given = {"data": self.config.dataset, "loss": labels_only(self.config.loss), "seed": self.config.seed, **more}
+        self.steps.append(Step(name, role, model, budget=budget, **given))
+        return MadeBy(name)
+
+    def needs_labels(self, name: str) -> str:
+        """Why a step that learns from labels is left out; empty where it is not."""
+        return "" if self.config.dataset.labels else f"{name}: skipped, it learns from labels ({unlabelled.OFF})"
+
+    def done(self, final: str | None = None) -> Plan:
+        names = [row.name for row in self.rows]
+        about = next((name for name in (final, "fine-tuned", "distilled", "teacher") if name in names), names[-1] if names else "")
+        return Plan(tuple(self.steps), tuple(self.rows), about, self.config.dataset, tuple(self.notes))
 
 
-def peer_models(method: Mapping[str, Any] | None) -> dict[str, ModelConfig]:
-    """`method.peers=[a,b]` as models, by the names of their folders."""
-    peers = method.get("peers", ()) if method else ()
-    if isinstance(peers, str) or not all(isinstance(name, str) for name in peers):
-        raise ConfigError(f"method.peers={peers}: expected a list of model names, as in method.peers=[resnet8,vgg8]")
-    if method and "peers" in method and not peers:
-        raise ConfigError("method.peers=[]: name at least one student to train beside the first, as in method.peers=[resnet8]")
-    return {f"peer{number}": ModelConfig(name=name) for number, name in enumerate(peers, start=1)}
+def plan(config: Any) -> Plan:
+    """What `distillctl train`, `pretrain`, `distill` or `finetune` will do. Raises ConfigError where loss or method cannot be made."""
+    draft = Draft(config)
+    if isinstance(config, TrainConfig):
+        return whole_plan(draft, config)
+    if isinstance(config, Pretrains):
+        add_teacher(draft, pretrained(draft, config, again=True))
+    elif isinstance(config, Distils):
+        teacher = given(config.teacher) if teacher_is_read(config) else None
+        if teacher is None:
+            draft.notes.append("no loss reads a teacher here, so none is used")
+        else:
+            add_teacher(draft, teacher)
+        distilled(draft, config, teacher)
+    elif isinstance(config, Finetunes):
+        student = Given(config.student, "student")
+        if not config.student.new_head:
+            draft.rows.append(Row("before", "student", student))
+        finetuned(draft, config, student)
+    return draft.done()
 
 
-def steps_ask(loss: WeightedSum, method: Mapping[str, Any] | None) -> bool:
-    """Whether training asks the teacher about its images. Where labels are all that a loss reads, only measurements do."""
-    if method and find_class(method, Method, "method").needs_teacher is False:
-        return False
-    return loss.needs_teacher or bool(reads(method, "teacher"))
+def whole_plan(draft: Draft, config: TrainConfig) -> Plan:
+    """Pretrain the teacher, distil, fine-tune; and the same student alone, at the same budget."""
+    teacher = None
+    if teacher_is_read(config):
+        teacher = pretrained(draft, config)
+        add_teacher(draft, teacher)
+    else:
+        draft.notes.append("no loss reads a teacher here, so none is trained")
+    student: Given | MadeBy = Given(config.student, "student")
+    if config.distill.epochs:
+        student = distilled(draft, config, teacher)
+    if config.finetune.epochs:
+        finetuned(draft, config, student)
+    budget = replace(config.distill, epochs=config.distill.epochs + config.finetune.epochs)
+    if config.baseline and budget.epochs:
+        skipped = draft.needs_labels("alone")
+        alone = draft.train("alone", "student", Given(config.student, "student"), budget, skipped=skipped)
+        draft.rows += [] if skipped else [Row("alone", "student", alone)]
+    return draft.done()
 
 
-def teacher_is_read(config: Any) -> bool:
+def pretrained(draft: Draft, config: Pretrains, again: bool = False) -> Source:
+    """The teacher: what of it has no weights is trained; with `again` what has some too."""
+
+    def trained(model: ModelConfig, key: str, member: str = "") -> Given | MadeBy:
+        possible = config.pretrain.epochs and draft.config.dataset.labels
+        if not again and (is_ready(model) or not possible):
+            return Given(model, key)
+        seed = seed_of(draft.config.seed, "member", member) if member else draft.config.seed
+        reuse = isinstance(config, TrainConfig) and config.pretrain.reuse
+        name = f"pretrain-{member}" if member else "pretrain"
+        return draft.train(name, "teacher", Given(model, key), config.pretrain, seed=seed, reuse=reuse)
+
+    teacher = config.teacher
+    if teacher.name != ENSEMBLE:
+        return trained(teacher, "teacher")
+    return Several(teacher, {name: trained(member, f"teacher.members.{name}", name) for name, member in teacher.members.items()})
+
+
+def distilled(draft: Draft, config: Distils, teacher: Source | None) -> MadeBy:
+    """Assistants from big to small, the student and its later generations: each learns from the one before."""
+    lesson = {"loss": unlabelled.loss_of(config)}
+    peers = peer_models(config.method)
+    original: Source | None = teacher
+    for number, name in enumerate(config.assistants, start=1):
+        method = None if peers else config.method  # they are the student's
+        model = Given(ModelConfig(name=name), f"assistants.{number - 1}")
+        taught = {"teacher": teacher, "shares_teacher": teacher is original, "method": method}
+        teacher = draft.train(f"assistant-{number}", "student", model, config.distill, **taught, **lesson)
+        draft.rows.append(Row(f"assistant {number}", "student", teacher))
+    generations: dict[str, Given | MadeBy] = {}
+    for generation in range(1, config.generations + 1):
+        last, first = generation == config.generations, generation == 1
+        seed = draft.config.seed if first else seed_of(draft.config.seed, "generation", generation)
+        name = "distill" if first else f"distill-{generation}"
+        model = Given(config.student, "student")
+        taught = {"teacher": teacher, "shares_teacher": teacher is original, "method": config.method}
+        made = draft.train(name, "student", model, config.distill, seed=seed, **taught, **lesson)
+        for peer in peers:
+            draft.rows.append(Row(peer if last else f"{peer} of {generation}", "student", MadeBy(name, peer)))
+        if last and config.ensemble_generations:
+            everyone = {**generations, f"generation{generation}": made}
+            draft.rows.append(Row("together", "student", Several(TeacherConfig(name=ENSEMBLE), everyone)))
+        draft.rows.append(Row("distilled" if last else f"generation {generation}", "student", made, own=last))
+        teacher = generations[f"generation{generation}"] = made
+    return made
+
+
+def finetuned(draft: Draft, config: Finetunes, student: Given | MadeBy) -> None:
+    """A student that is ready, by labels."""
+    skipped = draft.needs_labels("finetune")
+    method = ATTACKED if config.finetune.adversarial else None
+    made = draft.train("finetune", "student", student, config.finetune, method=method, skipped=skipped)
+    draft.rows += [] if skipped else [Row("fine-tuned", "student", made, own=True)]
+
+
+def add_teacher(draft: Draft, teacher: Source) -> None:
+    """Its row, which the rows after it are compared with, and those of an ensemble's members."""
+    draft.rows.append(Row("teacher", "teacher", teacher))
+    if isinstance(teacher, Several):
+        for name, member in teacher.members.items():
+            alone = Several(TeacherConfig(name=ENSEMBLE), {name: member})
+            draft.rows.append(Row(f"teacher {name}", "teacher", alone))
+
+
+def given(teacher: TeacherConfig) -> Given | Several:
+    """A teacher as the config has it."""
+    if teacher.name != ENSEMBLE:
+        return Given(teacher, "teacher")
+    return Several(teacher, {name: Given(member, f"teacher.members.{name}") for name, member in teacher.members.items()})
+
+
+def teacher_is_read(config: Distils) -> bool:
     """Whether the method or a loss looks at the teacher at all."""
-    if not hasattr(config, "method"):
-        return True
     needed = find_class(config.method, Method, "method").needs_teacher
-    return build_loss(config.loss).needs_teacher if needed is None else needed
+    return build_loss(config.loss).needs_teacher if needed is None else needed  # type: ignore[attr-defined]
 
 
-def labels_only(loss: dict[str, Any]) -> WeightedSum:
+def labels_only(loss: Mapping[str, Any]) -> dict[str, Any]:
     """The loss of supervised training: cross-entropy alone, smoothed as `loss.ce` says."""
-    return build_loss({"ce": {"_target_": "distillctl.losses.logits.CrossEntropy", **label_term(loss)}})
+    return {"ce": {"_target_": "distillctl.losses.logits.CrossEntropy", **label_term(loss)}}
 
 
-def label_term(loss: dict[str, Any]) -> dict[str, Any]:
+def label_term(loss: Mapping[str, Any]) -> dict[str, Any]:
     """What `loss.ce` says, its weight aside."""
     return {key: value for key, value in loss.get("ce", {}).items() if key != "weight"}
-
-
-def training_attack(config: Any, seed: int) -> Pgd:
-    """The attack that a method trains against."""
-    if config.attack.name == "none":
-        raise ConfigError("attack=none: this method trains against an attack; choose attack=pgd")
-    return Pgd.for_training(config.attack, seed)
-
-
-def start_from(model: Model, weights: Path) -> Model:
-    """The same model, beginning with the weights of another stage."""
-    return replace(model, name="recorded", checkpoint=str(weights), pretrained=False, new_head=False, ignore_class_names=True)

@@ -28,10 +28,9 @@ from distillctl.models.obtain import source_of
 from distillctl.models.shipping import checksum
 from distillctl.runs.keeping import root_of
 from distillctl.runs.keys import DECIDING_VERSIONS
-from distillctl.runs.plan import Task, label_term
 from distillctl.runs.session import Session, first_on_main
-from distillctl.runs.ship import dataset_record
-from distillctl.runs.train import interrupted, train
+from distillctl.runs.steps import Given, Step
+from distillctl.runs.train import train
 from distillctl.runtime import precision_name
 
 FORMAT_VERSION = 1
@@ -41,7 +40,7 @@ LOG = "metrics.jsonl"
 FREE_OF_DATA = ("root", "workers", "timeout_s", "download")  # of the data set's keys: its fingerprint says what these lead to
 DECIDING_OF_TRAINER = (
     *("batch_size", "accumulate", "clip_norm", "ema_decay", "compile", "channels_last", "sync_batchnorm", "select"),
-    "early_stopping_epochs",
+    *("early_stopping_epochs", "select_by"),
 )
 
 
@@ -54,47 +53,47 @@ class Trained:
     run: str
 
 
-def train_once(session: Session, task: Task) -> Path:
-    """`train` for a teacher, or the files of the same training before, copied; the stage is finished either way."""
-    if not session.config.pretrain.reuse or session.stage_record(task.name) is not None or has_own_code(task, session.config):
-        return train(session, task)
-    key = key_of(session, task)
+def train_once(session: Session, step: Step) -> Path:
+    """`train` for a teacher, or the files of the same training before, copied; the step is finished either way."""
+    if session.stage_record(step.name) is not None or has_own_code(step, session.config):
+        return train(session, step)
+    key = key_of(session, step)
     entry = root_of(None) / FOLDER / f"{key}.json"
-    if reused(session, task, entry):
-        return session.stage_folder(task.name) / f"{task.role}.safetensors"
+    if reused(session, step, entry):
+        return session.stage_folder(step.name) / f"{step.role}.safetensors"
     with held(session, entry.with_suffix(".lock")) as registers:
-        if reused(session, task, entry):
-            return session.stage_folder(task.name) / f"{task.role}.safetensors"
+        if reused(session, step, entry):
+            return session.stage_folder(step.name) / f"{step.role}.safetensors"
         if session.run is not None and registers:
             with contextlib.suppress(OSError):
                 entry.unlink()  # it names what is gone or changed
-        whole = begin(session, task, key)
-        file = train(session, task)
+        whole = begin(session, step, key)
+        file = train(session, step)
         if whole and registers:
-            register(session, task, entry, file)
+            register(session, step, entry, file)
     return file
 
 
-def key_of(session: Session, task: Task) -> str:
+def key_of(session: Session, step: Step) -> str:
     """SHA-256 of everything that the shipped weights depend on. Whatever is not here must not matter."""
-    config, machine = session.config, session.runtime
-    file, record = source_of(task.model, task.role)
+    config, machine, bundle = session.config, session.runtime, session.bundle(step.data)
+    model = model_of(step)
+    file, record = source_of(model, step.role)
     versions = outputs.versions()
     on_cpu = machine.device.type == "cpu"
     parts = {
         "format": FORMAT_VERSION,
-        "role": task.role,
-        "seeds": [config.seed, task.seed(config.seed)],
-        "member": task.member,
-        "model": {field.name: getattr(task.model, field.name) for field in fields(ModelConfig) if field.name != "checkpoint"},
+        "role": step.role,
+        "seeds": [config.seed, step.seed],
+        "model": {field.name: getattr(model, field.name) for field in fields(ModelConfig) if field.name != "checkpoint"},
         "start": [checksum(file, file.stat().st_mtime_ns, file.stat().st_size), record] if file is not None else None,
-        "dataset": {name: value for name, value in asdict(config.dataset).items() if name not in FREE_OF_DATA},
-        "data": session.data.fingerprint,
-        "images": asdict(session.images),
-        "loss": label_term(config.loss),
+        "dataset": {name: value for name, value in asdict(step.data).items() if name not in FREE_OF_DATA},
+        "data": bundle.data.fingerprint,
+        "images": asdict(bundle.inputs),
+        "loss": step.loss,
         "optimizer": config.optimizer,
         "schedule": config.schedule,
-        "budget": {name: value for name, value in asdict(task.budget).items() if name != "reuse"},
+        "budget": {name: value for name, value in asdict(step.budget).items() if name != "reuse"},
         "trainer": {name: getattr(config.trainer, name) for name in DECIDING_OF_TRAINER},
         "precision": precision_name(machine.precision),
         "device": machine.device.type,
@@ -107,12 +106,18 @@ def key_of(session: Session, task: Task) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def has_own_code(task: Task, config: Any) -> bool:
+def has_own_code(step: Step, config: Any) -> bool:
     """Whether classes of the user's own take part: they change, and nothing tells."""
-    record = source_of(task.model, task.role)[1]
-    if task.model.source == "own" or (record is not None and record["architecture"]["source"] == "own"):
+    model = model_of(step)
+    record = source_of(model, step.role)[1]
+    if model.source == "own" or (record is not None and record["architecture"]["source"] == "own"):
         return True
-    return any(not within(path, TRUSTED) for path in targets([config.optimizer, config.schedule, label_term(config.loss)]))
+    return any(not within(path, TRUSTED) for path in targets([config.optimizer, config.schedule, step.loss]))
+
+
+def model_of(step: Step) -> ModelConfig:
+    assert isinstance(step.model, Given), step.model
+    return step.model.model
 
 
 def targets(node: Any) -> Iterator[str]:
@@ -126,29 +131,29 @@ def targets(node: Any) -> Iterator[str]:
             yield from targets(item)
 
 
-def reused(session: Session, task: Task, entry: Path) -> bool:
+def reused(session: Session, step: Step, entry: Path) -> bool:
     """Take the files that `entry` names into this run, if all of them are as they were. The same answer on every rank."""
-    return bool(session.runtime.from_main(first_on_main(session.runtime, lambda: take(session, task, entry))))
+    return bool(session.runtime.from_main(first_on_main(session.runtime, lambda: take(session, step, entry))))
 
 
-def take(session: Session, task: Task, entry: Path) -> bool:
+def take(session: Session, step: Step, entry: Path) -> bool:
     """Rank 0's part of `reused`."""
-    found = look_up(entry, task.role)
+    found = look_up(entry, step.role)
     if found is None or session.run is None:
         return False
-    folder = session.run.stage(task.name)
+    folder = session.run.stage(step.name)
     for name, content in found.files.items():
-        if name == f"{task.role}.json":  # the images may lie elsewhere now
-            state.write_json(folder / name, json.loads(content) | {"dataset": dataset_record(session)})
+        if name == f"{step.role}.json":  # the images may lie elsewhere now
+            state.write_json(folder / name, json.loads(content) | {"dataset": session.bundle(step.data).record()})
         else:
             state.write_atomically(folder / name, [content])
-    session.run.finish_stage(task.name, {**found.stage, "reused": found.run})
+    session.run.finish_stage(step.name, {**found.stage, "reused": found.run})
     accuracy = found.stage.get("val_top1")
     worth = f" (val {accuracy:.1%})" if isinstance(accuracy, float) else ""
     run = Path(found.run)
     shown = run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
     session.console.say(
-        f"{task.name}: the same teacher was trained before{worth}, reused from {shown}; pretrain.reuse=false trains it again"
+        f"{step.name}: the same teacher was trained before{worth}, reused from {shown}; pretrain.reuse=false trains it again"
     )
     return True
 
@@ -185,7 +190,7 @@ def held(session: Session, path: Path) -> Iterator[bool]:
                 session.console.say("waiting for the job that trains this teacher")
                 said = True
             if machine.highest(int(session.stop())):
-                raise interrupted(session)
+                raise session.interrupted()
             time.sleep(POLL_S)
         yield machine.from_main(lock is not None)
     finally:
@@ -212,31 +217,31 @@ def locked(lock: FileIO) -> bool:
     return True
 
 
-def begin(session: Session, task: Task, key: str) -> bool:
+def begin(session: Session, step: Step, key: str) -> bool:
     """Note this attempt. False where an earlier one had another key (threads, device): such weights are nobody else's."""
     if session.run is None:
         return False
-    folder = session.stage_folder(task.name)
+    folder = session.stage_folder(step.name)
     started = any((folder / name).exists() for name in (state.NEWEST, state.BEFORE))
-    attempts: list[str] = session.run.record.setdefault("keys", {}).setdefault(task.name, [])
+    attempts: list[str] = session.run.record.setdefault("keys", {}).setdefault(step.name, [])
     known = bool(attempts) or not started
     attempts += [key] if key not in attempts else []
     session.run.write()
     return known and attempts == [key]
 
 
-def register(session: Session, task: Task, entry: Path, file: Path) -> None:
+def register(session: Session, step: Step, entry: Path, file: Path) -> None:
     """Write down what the stage has made; what fails here costs other runs time, not this one its result."""
     if session.run is None:
         return
     try:
-        files = {name: file.with_name(name) for name in files_of(task.role) if file.with_name(name).exists()}
+        files = {name: file.with_name(name) for name in files_of(step.role) if file.with_name(name).exists()}
         content = {
             "format_version": FORMAT_VERSION,
             "file": str(file.resolve()),
             "files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
             "run": str(session.folder.resolve()),
-            "stage": session.run.record["stages"][task.name],
+            "stage": session.run.record["stages"][step.name],
         }
         state.write_json(entry, state.finite(content))
     except (OSError, MachineError) as error:

@@ -1,70 +1,61 @@
-"""What every command that trains shares: runtime, data, run folder, console; set up and checked before any training."""
+"""What the steps of a run share: machine, folder, console, stop; set up and checked before any training."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distillctl import outputs, runtime
-from distillctl.config import FitConfig
-from distillctl.data import sets
-from distillctl.data.augment import Augment
-from distillctl.data.loader import Place, PlainLoader, Reading, TrainLoader
-from distillctl.data.split import Split
-from distillctl.errors import ConfigError, DataError, MachineError, UserError
+from distillctl.config import DatasetConfig, Distils, FitConfig, Pretrains
+from distillctl.data.loader import Place
+from distillctl.errors import ConfigError, DataError, Interrupted, MachineError, UserError
 from distillctl.interruption import StopRequest
-from distillctl.models.obtain import Images, source_of
+from distillctl.models.obtain import source_of
 from distillctl.report.console import Console
 from distillctl.report.trackers import Tracker, make_tracker
-from distillctl.types import Batch
+from distillctl.runs import bundle
+from distillctl.runs.bundle import Bundle
 
 LEAST_FREE_MIB = 64
 
 
 @dataclass
 class Session:
-    """One process's part in one run."""
+    """One process's part in one run. `run` is None where there is none, and on all ranks but 0, which alone writes."""
 
     config: Any
     runtime: runtime.Runtime
-    data: sets.DataSet
-    images: Images
     folder: Path
-    run: outputs.RunFolder | None  # rank 0 alone writes
+    run: outputs.RunFolder | None
     console: Console
     tracker: Tracker
     stop: StopRequest
+    bundles: list[Bundle] = field(default_factory=list)
 
-    @property
-    def place(self) -> Place:
-        return Place(self.runtime.device, self.runtime.rank, self.runtime.world)
+    def bundle(self, data: DatasetConfig) -> Bundle:
+        """A data set, loaded once, the same on every rank. Says what is to be said of it."""
+        found = next((known for known in self.bundles if known.config == data), None)
+        if found is None:
+            found = self.load(data)
+            self.bundles.append(found)
+        return found
 
-    @property
-    def reading(self) -> Reading:
-        dataset = self.config.dataset
-        return Reading(self.data.image_size, workers(dataset.workers, self.data.train), dataset.timeout_s, dataset.max_pixels)
+    def load(self, data: DatasetConfig) -> Bundle:
+        machine, names = self.runtime, taught_classes(self.config, data)
+        place = Place(machine.device, machine.rank, machine.world)
 
-    def train_batches(self, seed: int) -> TrainLoader:
-        dataset = self.config.dataset
-        view_seed = seed if dataset.view_seed is None else dataset.view_seed
-        augment = Augment(dataset.augment, self.data.image_size, len(self.images.classes), view_seed)
-        return TrainLoader(self.data.train, augment, self.config.trainer.batch_size, seed, self.place, self.reading, dataset.views)
+        def read() -> Bundle:
+            return bundle.load(data, self.config.trainer.batch_size, place, names)
 
-    def plain_batches(self, split: Split, at_most: int | None = None) -> PlainLoader:
-        size = max(self.config.trainer.batch_size, 128)
-        return PlainLoader(split, min(size, at_most or size), self.place, self.reading)
-
-    def few_images(self, count: int) -> Batch:
-        """The first images of the training split, to see what nets make of them; read in this process."""
-        split = self.data.train
-        images = split.take(range(min(count, len(split))))
-        [batch] = PlainLoader(images, count, Place(self.runtime.device), replace(self.reading, workers=0))
-        return batch
+        found = first_on_main(machine, read) or read()
+        for note in found.data.notes:
+            self.console.say(note)
+        same_data_everywhere(machine, found.data.fingerprint)
+        return found
 
     def stage_folder(self, name: str) -> Path:
         if self.run is not None:
@@ -72,45 +63,44 @@ class Session:
         return self.folder / name
 
     def stage_record(self, name: str) -> dict[str, Any] | None:
-        """A finished stage's record, the same on every rank."""
+        """A finished step's record, the same on every rank."""
         found = self.run.record["stages"].get(name) if self.run is not None else None
         return self.runtime.from_main(found)
+
+    def interrupted(self) -> Interrupted:
+        """Everything is saved; say how to go on."""
+        return Interrupted(
+            f"interrupted; go on with: distillctl {command_of(self.config)} resume={self.folder}", self.stop.signal_number or 15
+        )
 
 
 @contextlib.contextmanager
 def session(config: FitConfig, folder: Path | None, stop: StopRequest) -> Iterator[Session]:
-    """Everything a command needs, from the cheapest check to the loaded data set."""
+    """Everything a command needs, from the cheapest check to the loaded data set. Without a folder nothing is written."""
     with runtime.joined(config.trainer) as machine:
         console = Console(silent=not machine.is_main)
-        folder = Path(machine.from_main(str(folder)))
-        run = first_on_main(machine, lambda: claim(config, folder))
-        data, images = loaded(config, machine, console)
+        shared = machine.from_main(str(folder) if folder is not None else None)
+        place = Path(shared) if shared is not None else Path()
+        run = first_on_main(machine, lambda: claim(config, place)) if shared is not None else None
+        running = Session(config, machine, place, run, console, Tracker(), stop)
+        data = running.bundle(config.dataset).data
         if run is not None:
-            same_data_as_before(run, data.fingerprint)
-            console.say(f"run folder: {folder}")
-        tracker = make_tracker(config.tracker, folder, console.warn) if machine.is_main else Tracker()
+            same_data_as_before(run, "data", data.fingerprint)
+            console.say(f"run folder: {place}")
+        if machine.is_main and shared is not None:
+            running.tracker = make_tracker(config.tracker, place, console.warn)
         try:
-            yield Session(config, machine, data, images, folder, run, console, tracker, stop)
+            yield running
         finally:
             console.end_stage()
-            tracker.close()
+            running.tracker.close()
 
 
-def loaded(config: Any, machine: runtime.Runtime, console: Console) -> tuple[sets.DataSet, Images]:
-    """The data set, the same on every rank, and what models will see of it."""
-    names = taught_classes(config)
-    data = first_on_main(machine, lambda: sets.load(config.dataset, names)) or sets.load(config.dataset, names)
-    for note in data.notes:
-        console.say(note)
-    same_data_everywhere(machine, data.fingerprint)
-    return data, Images(data.classes, data.image_size, data.mean, data.std)
-
-
-def taught_classes(config: Any) -> list[str] | None:
-    """The class names in a trained teacher's record: images without labels may have no others."""
-    teacher = getattr(config, "teacher", None)
-    if config.dataset.labels or teacher is None:
+def taught_classes(config: Any, data: DatasetConfig) -> list[str] | None:
+    """The class names in a trained teacher's record: samples without labels may have no others."""
+    if data.labels or not isinstance(config, (Pretrains, Distils)):
         return None
+    teacher = config.teacher
     for key, model in {"teacher": teacher, **{f"teacher.members.{name}": member for name, member in teacher.members.items()}}.items():
         record = source_of(model, key)[1] if model.checkpoint and not model.new_head else None
         if record is not None:
@@ -155,20 +145,10 @@ def same_data_everywhere(machine: runtime.Runtime, fingerprint: str) -> None:
         raise DataError("dataset.root: the ranks read different data; give all machines the same files")
 
 
-def same_data_as_before(run: outputs.RunFolder, fingerprint: str) -> None:
-    """A resumed run must not go on with other images."""
-    before = run.record["data"]
+def same_data_as_before(run: outputs.RunFolder, key: str, fingerprint: Any) -> None:
+    """A resumed run must not go on with other samples. key: where run.json keeps the fingerprint."""
+    before = run.record.get(key)
     if before not in (None, fingerprint):
         raise DataError("dataset.root: the data set is not what it was when this run started; put it back, or start a new run")
-    run.record["data"] = fingerprint
+    run.record[key] = fingerprint
     run.write()
-
-
-def workers(asked: int | None, split: Split) -> int:
-    """Decoding processes: none for images in memory, else one a core that this process may use."""
-    if not isinstance(split.images, list):
-        return 0
-    if asked is not None:
-        return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from distillctl import outputs
-from distillctl.loop import Training
 from distillctl.models.obtain import Obtained
 from distillctl.models.shipping import load_script, ship
-from distillctl.runs.plan import Task
+from distillctl.runs.assemble import Assembly
 from distillctl.runs.session import Session
 
 
-def ship_stage(session: Session, task: Task, training: Training, pupils: Mapping[str, Obtained]) -> None:
-    """The best weights of every student, each in a folder of its own but the first; as the last thing, that this stage is done."""
+def ship_step(session: Session, assembly: Assembly) -> None:
+    """The best weights of every student, each in a folder of its own but the first; as the last thing, that this step is done."""
     assert session.run is not None
-    folder = session.stage_folder(task.name)
-    for name in pupils:
+    step, training = assembly.step, assembly.training
+    folder = session.stage_folder(step.name)
+    for name, pupil in assembly.pupils.items():
         if name != "student":
-            ship_one(session, task, pupils[name], training.best[name], folder / name)
-    written = ship_one(session, task, pupils["student"], training.best["student"], folder)
+            ship_one(session, assembly, pupil, training.best[name], folder / name)
+    written = ship_one(session, assembly, assembly.pupils["student"], training.best["student"], folder)
     session.run.finish_stage(
-        task.name,
+        step.name,
         {
             "epochs": training.epoch,
             "best_epoch": training.best["student"]["epoch"],
@@ -35,14 +34,14 @@ def ship_stage(session: Session, task: Task, training: Training, pupils: Mapping
     )
 
 
-def ship_one(session: Session, task: Task, pupil: Obtained, best: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def ship_one(session: Session, assembly: Assembly, pupil: Obtained, best: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """A student's weights and its record, which it returns."""
-    data, net, classifier = session.data, pupil.net, pupil.classifier
+    step, data, net, classifier = assembly.step, assembly.bundle.data, pupil.net, pupil.classifier
     size = classifier.resolution or data.image_size
     record = {
         "format_version": 1,
-        "role": task.role,
-        "stage": task.name,
+        "role": step.role,
+        "stage": step.name,
         "architecture": {
             "source": net.source,
             "name": net.name,
@@ -58,23 +57,16 @@ def ship_one(session: Session, task: Task, pupil: Obtained, best: Mapping[str, A
             "mean": [float(value) for value in classifier.mean.flatten()],
             "std": [float(value) for value in classifier.std.flatten()],
         },
-        "dataset": dataset_record(session),
+        "dataset": assembly.bundle.record(),
         "metrics": best["metrics"],
         "epoch": best["epoch"],
-        "epochs": task.budget.epochs,
+        "epochs": step.budget.epochs,
         "seed": session.config.seed,
         "parents": {
-            "teacher": task.teacher.weights_mark if task.teacher is not None else None,
+            "teacher": assembly.teacher.weights_mark if assembly.teacher is not None else None,
             "start": pupil.record["sha256"] if pupil.record else None,
         },
         "versions": outputs.versions(),
     }
     folder.mkdir(exist_ok=True)
-    return ship(folder, task.role, best["weights"], record, load_script(net, task.role, record))
-
-
-def dataset_record(session: Session) -> dict[str, Any]:
-    """The data set's config, so that evaluate finds the same images again."""
-    content = asdict(session.config.dataset)
-    root = content["root"]
-    return content | {"root": str(Path(root).resolve()) if root else None, "fingerprint": session.data.fingerprint}
+    return ship(folder, step.role, best["weights"], record, load_script(net, step.role, record))

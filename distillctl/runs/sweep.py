@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 from distillctl import compose, state
+from distillctl.config import FitConfig
 from distillctl.errors import ConfigError, UserError
+from distillctl.metrics.metric import METRICS
 
-MEASURED = ("top1", "agreement", "nll", "ece")
-
-
+MEASURED = tuple(metric.key for metric in METRICS if metric.over_seeds)
 TRAINING = ("train", "pretrain", "distill", "finetune")
 FAILURE_FILE = "failure.json"
 
@@ -77,7 +77,7 @@ def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
     """Compose and check every job; raises ConfigError with all problems, each named by the overrides of its job."""
     from hydra import compose as hydra_compose
 
-    from distillctl.runs.check import Problems, check_components, check_weights
+    from distillctl.runs.check import Problems, check_components, check_weights, given_models
 
     found: dict[str, str] = {}
     models: set[str] = set()
@@ -85,9 +85,9 @@ def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
         problems = Problems([])
         try:
             config = compose.typed(hydra_compose(command, list(overrides)))
-            if hasattr(config, "optimizer"):
+            if isinstance(config, FitConfig):
                 check_components(config, problems)
-                used = repr([getattr(config, role, None) for role in ("teacher", "student")])
+                used = repr(given_models(config))
                 if used not in models:  # large files are read, so once is enough
                     check_weights(config, problems)
                 models.add(used)
@@ -114,6 +114,7 @@ def read_jobs(folder: Path, trains: bool) -> list[dict[str, Any]]:
         if run.get("status") == "done" and (place / "summary.json").is_file():
             job |= json.loads((place / "summary.json").read_text())
             job["stages"] = sorted(run["stages"])
+            job["own"] = [row["name"] for row in run.get("plan", {}).get("rows", ()) if row["own"]]
         elif (place / FAILURE_FILE).is_file():  # it failed before it had a run.json, or its command has none
             job |= json.loads((place / FAILURE_FILE).read_text())
         elif trains and not job["error"]:
@@ -149,6 +150,7 @@ def row(setting: str, members: Sequence[dict[str, Any]]) -> dict[str, Any]:
         result["models"][name] = {
             key: spread([item[key] for item in mine]) for key in MEASURED if all(item.get(key) is not None for item in mine)
         }
+    result["own"] = sorted({name for job in done for name in job["own"]})
     gains = [job["gain_over_alone"] for job in done if job.get("gain_over_alone") is not None]
     if gains:
         result["gain_over_alone"] = spread(gains)
@@ -167,7 +169,7 @@ def write(folder: Path, jobs: Sequence[dict[str, Any]], rows: Sequence[dict[str,
     lines.writerow(["setting", "n", "model", *(f"{key}_{part}" for key in (*MEASURED, "gain_over_alone") for part in ("mean", "std"))])
     for item in rows:
         for model, measured in item["models"].items():
-            values = {**measured, "gain_over_alone": item.get("gain_over_alone") if model in ("distilled", "fine-tuned") else None}
+            values = {**measured, "gain_over_alone": item.get("gain_over_alone") if model in item["own"] else None}
             cells = [(values.get(key) or {}).get(part) for key in (*MEASURED, "gain_over_alone") for part in ("mean", "std")]
             lines.writerow([item["setting"], item["n"], model, *cells])
     state.write_atomically(folder / "sweep.csv", [text.getvalue().encode()])

@@ -6,15 +6,15 @@ from typing import Any
 
 from torch import nn
 
-from distillctl.build import find_class
-from distillctl.config import ENSEMBLE, ModelConfig, TeacherConfig
+from distillctl.config import ENSEMBLE, Distils, ModelConfig, Pretrains, TeacherConfig
 from distillctl.errors import ConfigError
 from distillctl.losses.weighted import WeightedSum
-from distillctl.methods.method import Method
-from distillctl.models.committee import class_order, gather, taps_of
+from distillctl.models.committee import class_order, gather
 from distillctl.models.obtain import Images, obtain
 from distillctl.runs import unlabelled
+from distillctl.runs.bundle import Bundle
 from distillctl.runs.session import Session
+from distillctl.runs.steps import is_ready
 from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.frozen import Frozen
 
@@ -26,44 +26,32 @@ def members_of(model: ModelConfig, key: str = "teacher") -> dict[str, ModelConfi
     return {key: model}
 
 
-def planned_teacher(teacher: TeacherConfig, taps: tuple[str, ...] = ()) -> list[tuple[ModelConfig, str, tuple[str, ...]]]:
-    """(model, key, what is tapped in it) of all that it is made of."""
-    if teacher.name != ENSEMBLE:
-        return [(teacher, "teacher", taps)]
-    return list(zip(teacher.members.values(), members_of(teacher), taps_of(teacher, taps).values(), strict=True))
-
-
-def is_ready(model: ModelConfig) -> bool:
-    """Whether it needs no training here: weights of these classes are given."""
-    return bool(model.checkpoint or model.pretrained) and not model.new_head
-
-
 def check_is_trained(config: Any, key: str, model: ModelConfig) -> None:
     """A teacher with random weights teaches noise. Raises ConfigError."""
-    trained_here = hasattr(config, "pretrain") and config.pretrain.epochs
-    with_labels = config.dataset.labels or not hasattr(config, "distill")  # pretrain alone is refused without them
-    if is_ready(model) or model.name == "recorded" or trained_here and with_labels:
+    trains = isinstance(config, Pretrains)
+    with_labels = config.dataset.labels or not isinstance(config, Distils)  # pretrain alone is refused without them
+    if is_ready(model) or model.name == "recorded" or trains and config.pretrain.epochs and with_labels:
         return
     way_out = f"{key}.checkpoint=<run folder or file>, {key}.pretrained=true"
-    if trained_here:
+    if trains and config.pretrain.epochs:
         raise ConfigError(f"{unlabelled.OFF}: {key}={model.name} cannot be trained without labels; set {way_out}")
-    if hasattr(config, "pretrain"):
+    if trains:
         raise ConfigError(f"{key}={model.name} is neither trained nor pretrained: set {way_out} or pretrain.epochs=N")
     raise ConfigError(f"{key}={model.name} is neither trained nor pretrained: set {way_out}, or run distillctl pretrain first")
 
 
-def make_teacher(session: Session, teacher: ModelConfig, taps: tuple[str, ...], loss: WeightedSum) -> Frozen:
+def make_teacher(session: Session, bundle: Bundle, teacher: ModelConfig, taps: tuple[str, ...], loss: WeightedSum) -> Frozen:
     """The teacher that answers batches. An ensemble mixes at the temperature of the loss where none is given."""
-    machine, channels_last = session.runtime, session.config.trainer.channels_last
+    machine, channels_last, seed = session.runtime, session.config.trainer.channels_last, session.config.seed
     if not (isinstance(teacher, TeacherConfig) and teacher.name == ENSEMBLE):
-        obtained = obtain(teacher, session.images, "teacher", session.config.seed, taps=taps)
+        obtained = obtain(teacher, bundle.inputs, "teacher", seed, taps=taps)
         frozen = Frozen(obtained.classifier, machine.precision, machine.device, channels_last)
         frozen.name = obtained.net.name
-        return made_faster(session, frozen)
+        return frozen
     for key, member in members_of(teacher).items():
-        if class_order(member, session.images, key) is not None:
+        if class_order(member, bundle.inputs, key) is not None:
             session.console.say(f"{key}: it knows the classes in another order; its answers are put into that of the data set")
-    committee, name = gather(teacher, session.images, "teacher", session.config.seed, taps)
+    committee, name = gather(teacher, bundle.inputs, "teacher", seed, taps)
     ensemble = Ensemble(
         committee,
         machine.precision,
@@ -73,16 +61,7 @@ def make_teacher(session: Session, teacher: ModelConfig, taps: tuple[str, ...], 
         temperature=lambda: teacher.temperature or temperature_of(loss),
     )
     ensemble.name = name
-    return made_faster(session, ensemble)
-
-
-def made_faster(session: Session, teacher: Frozen) -> Frozen:
-    """As `teacher.fold_batchnorm` and `teacher.micro_batch` say. A method that looks inside its teacher gets it as it is."""
-    config = session.config
-    teacher.micro_batch = config.teacher.micro_batch
-    if config.teacher.fold_batchnorm and find_class(config.method, Method, "method").asks_of_views:
-        teacher.fold(session.few_images(4).inputs)
-    return teacher
+    return ensemble
 
 
 def temperature_of(loss: WeightedSum) -> float:

@@ -18,7 +18,7 @@ from distillctl.models.build import plan_net, rebuild
 from distillctl.models.obtain import Images, Obtained, obtain
 from distillctl.models.shipping import load_script
 from distillctl.runs.check import check_settings
-from distillctl.runs.execute import run_distill, run_finetune
+from distillctl.runs.execute import execute
 from distillctl.runs.session import session
 from distillctl.teachers.frozen import Frozen, fingerprint
 from distillctl.types import Batch, Output
@@ -209,7 +209,7 @@ def distilled(tiny_run, tmp_path_factory) -> Path:
     config = configured("distill", folder, *given)
     check_settings(config)
     with session(config, folder, StopAfter(10**9)) as running:
-        run_distill(running)
+        execute(running)
     return folder
 
 
@@ -246,7 +246,7 @@ def test_what_ships_can_be_fine_tuned_all_of_it(distilled, tmp_path):
     folder = tmp_path / "run"
     config = configured("finetune", folder, f"student.checkpoint={distilled}", "finetune.epochs=1", *QUICK)
     with session(config, folder, StopAfter(10**9)) as running:
-        run_finetune(running)
+        execute(running)
     before, after = load_file(distilled / "distill" / "student.safetensors"), load_file(folder / "finetune" / "student.safetensors")
     assert before.keys() == after.keys()
     assert not torch.equal(before["classifier.weight"], after["classifier.weight"])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distillctl.config import AttackConfig
 from distillctl.methods.attack import Pgd
 from distillctl.metrics import robustness
-from distillctl.report import table as results
+from distillctl.report.table import Results
 from distillctl.runtime import Runtime
 from distillctl.types import Batch, Output
 
@@ -92,6 +92,6 @@ def test_the_table_of_a_robust_run_fits_a_terminal():
     row |= {"macs": 41.2e6, "size_mb": 1.09, "latency_p50_ms": 12.34, "robust_top1": 0.4312}
     rows = [row | {"model": name} for name in ("teacher", "distilled", "fine-tuned", "alone")]
     console = Console(width=200)
-    table = results.table(rows, "digits test, 359 images")
+    table = Results(rows, "fine-tuned", ("distilled", "fine-tuned")).table("digits test, 359 images")
     assert "robust %" in [column.header for column in table.columns]
     assert Measurement.get(console, console.options, table).maximum <= 80

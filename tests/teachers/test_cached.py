@@ -26,7 +26,7 @@ from distillctl.models.adapter import Classifier
 from distillctl.models.committee import Committee
 from distillctl.models.taps import tap
 from distillctl.runs import keeping
-from distillctl.runs.execute import run_distill
+from distillctl.runs.execute import execute
 from distillctl.runs.session import session
 from distillctl.teachers.cached import FEWEST, Cached, features_of
 from distillctl.teachers.ensemble import Ensemble
@@ -348,7 +348,7 @@ def run_until(folder: Path, cache: Path, teacher: Path, asked: int = 10**9) -> N
     config = configured("distill", folder, *words)
     with session(config, folder, StopAfter(asked)) as running:
         try:
-            run_distill(running)
+            execute(running)
         except Interrupted:
             assert asked < 10**9
 

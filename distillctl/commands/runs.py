@@ -1,0 +1,32 @@
+"""The commands that train: `distillctl train`, `pretrain`, `distill`, `finetune`. Each is a plan of steps, which its config says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distillctl import ranks
+from distillctl.config import FitConfig
+from distillctl.interruption import StopRequest
+from distillctl.runs.check import check_settings
+from distillctl.runs.execute import execute
+from distillctl.runs.preview import preview
+from distillctl.runs.session import session
+
+
+def run(config: FitConfig, folder: Path | None) -> float | None:
+    """Top-1 of the final model on the test split."""
+    check_settings(config)
+    return ranks.launch(work, config, folder)
+
+
+def show_plan(config: FitConfig) -> None:
+    """`--plan`: the steps, what is there already, and what the others will take. By one process; nothing is trained or written."""
+    check_settings(config)
+    with StopRequest() as stop, session(config, None, stop) as running:
+        preview(running)
+
+
+def work(config: FitConfig, folder: Path | None) -> float:
+    """One process's part."""
+    with StopRequest() as stop, session(config, folder, stop) as running:
+        return execute(running)

@@ -1,0 +1,56 @@
+"""What is measured of a model, each declared once: its key, its heading in tables, how it is shown, and which way is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+VALIDATION = "val_"  # before a metric's key: as it was on the validation split
+
+
+@dataclass(frozen=True)
+class Metric:
+    """better: "high" or "low", or empty of what costs rather than counts. over_seeds: whether a sweep gives its mean and spread."""
+
+    key: str
+    heading: str
+    show: Callable[[float], str]
+    better: str = ""
+    over_seeds: bool = False
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def count(value: float) -> str:
+    """1234567 as 1.23 M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f}"
+
+
+def decimals(places: int) -> Callable[[float], str]:
+    return lambda value: f"{value:.{places}f}"
+
+
+METRICS = (  # in the order of a table's columns
+    Metric("top1", "top-1 %", percent, better="high", over_seeds=True),
+    Metric("robust_top1", "robust %", percent, better="high"),
+    Metric("agreement", "agree %", percent, better="high", over_seeds=True),
+    Metric("nll", "NLL", decimals(3), better="low", over_seeds=True),
+    Metric("ece", "ECE", decimals(3), better="low", over_seeds=True),
+    Metric("kl", "KL", decimals(4), better="low"),
+    Metric("parameters", "params", count),
+    Metric("macs", "MACs", count),
+    Metric("size_mb", "MB", decimals(2)),
+    Metric("latency_p50_ms", "p50 ms", decimals(2)),
+)
+OFF_THE_TABLE = ("kl",)  # for want of room; JSON has it
+
+
+def by_key(key: str) -> Metric:
+    """The metric of a key, with or without the mark of the validation split."""
+    name = key.removeprefix(VALIDATION)
+    return next(metric for metric in METRICS if metric.key == name)

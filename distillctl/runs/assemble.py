@@ -1,0 +1,176 @@
+"""From a step to a training: its models built, its teacher and loss made, its optimizers and batches ready."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from distillctl.build import build, find_class
+from distillctl.config import Distils, Finetunes, TeacherConfig
+from distillctl.data.loader import TrainLoader
+from distillctl.draws import seed_of
+from distillctl.errors import ConfigError
+from distillctl.loop import Ema, Plan, Training
+from distillctl.losses.weighted import WeightedSum, build_loss
+from distillctl.methods.attack import Pgd
+from distillctl.methods.distill import Distill
+from distillctl.methods.method import Method
+from distillctl.models import partial
+from distillctl.models.obtain import Obtained, obtain
+from distillctl.optimizers import make_optimizer
+from distillctl.runs import keeping
+from distillctl.runs.bundle import Bundle
+from distillctl.runs.plan import Given, Step
+from distillctl.runs.session import Session
+from distillctl.runs.teachers import make_teacher
+from distillctl.schedules import Schedule
+from distillctl.teachers.frozen import Frozen
+from distillctl.types import Batch, Output
+
+PREPARING = 8  # samples that losses size their parameters by
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A step that can be trained. pupils: its students, "student" first; everything that a step changes is in `training`."""
+
+    step: Step
+    bundle: Bundle
+    batches: TrainLoader
+    teacher: Frozen | None
+    pupils: dict[str, Obtained]
+    part: partial.Part
+    training: Training
+    schedule: Schedule
+
+    def plan(self, trainer: Any) -> Plan:
+        """What `fit` is to do."""
+        return Plan(
+            epochs=self.step.budget.epochs,
+            batches_per_epoch=self.batches.batches_per_epoch,
+            batch_size=trainer.batch_size,
+            seed=self.step.seed,
+            schedule=self.schedule,
+            accumulate=trainer.accumulate,
+            clip_norm=trainer.clip_norm,
+            log_every=trainer.log_every,
+            save_every_s=trainer.save_every_s,
+        )
+
+
+def assemble(session: Session, step: Step) -> Assembly:
+    """Of a step whose models are all given."""
+    config = session.config
+    bundle = session.bundle(step.data)
+    batches = bundle.train_batches(step.seed)
+    loss = build_loss(step.loss)
+    teacher = teacher_of(session, bundle, step, loss)
+    if teacher is not None:
+        teacher = keeping.kept(session, bundle, step, teacher, batches)
+    pupils = pupils_of(bundle, step, teacher)
+    own = pupils["student"]
+    part = partial.select(own.classifier, own.net.input_size, step.budget, step.seed, own.net.name)
+    method = make_method(session, bundle, step, loss, teacher, pupils)
+    training = make_training(session, step, method, teacher, part)
+    schedule = build(config.schedule, Schedule, "schedule")  # type: ignore[type-abstract]
+    return Assembly(step, bundle, batches, teacher, pupils, part, training, schedule)
+
+
+def teacher_of(session: Session, bundle: Bundle, step: Step, loss: WeightedSum) -> Frozen | None:
+    """The teacher that answers the step's batches; made faster where the method only asks it."""
+    if step.teacher is None:
+        return None
+    assert isinstance(step.teacher, Given), step.teacher
+    teacher = make_teacher(session, bundle, step.teacher.model, step.taps("teacher"), loss)
+    config: TeacherConfig = session.config.teacher
+    teacher.micro_batch = config.micro_batch
+    if config.fold_batchnorm and find_class(session.config.method, Method, "method").asks_of_views:
+        teacher.fold(bundle.few(4).inputs)
+    return teacher
+
+
+def pupils_of(bundle: Bundle, step: Step, teacher: Frozen | None) -> dict[str, Obtained]:
+    """The students, as the method wants them."""
+    assert isinstance(step.model, Given), step.model
+    taps = step.taps("student")
+    pupils = {"student": obtain(step.model.model, bundle.inputs, step.role, step.seed, taps=taps)}
+    for number, (name, model) in enumerate(step.peers().items()):
+        pupils[name] = obtain(model, bundle.inputs, f"method.peers.{number}", step.seed, taps=taps)
+    if step.method:
+        adapt = find_class(step.method, Method, "method").adapt
+        pupils["student"] = adapt(step.method, pupils["student"], teacher, bundle.inputs, step.seed)
+    return pupils
+
+
+def make_method(
+    session: Session, bundle: Bundle, step: Step, loss: WeightedSum, teacher: Frozen | None, pupils: dict[str, Obtained]
+) -> Method:
+    """The method with its students on the device. What its constructor names of attack, images, peers and seed is given to it."""
+    samples = bundle.few(PREPARING)
+    guide = teacher(samples) if teacher is not None else None
+
+    def ready(name: str, loss: WeightedSum) -> tuple[nn.Module, WeightedSum]:
+        return put_on_device(session, bundle, pupils[name], samples, guide, loss)
+
+    student, own_loss = ready("student", loss)
+    node = {key: value for key, value in (step.method or {}).items() if key != "peers"}
+    if node:
+        offers: dict[str, Callable[[], Any]] = {
+            "attack": lambda: training_attack(session.config, step.seed),
+            "peers": lambda: [ready(name, copy.deepcopy(loss)) for name in step.peers()],
+            "images": lambda: bundle.inputs,
+            "seed": lambda: step.seed,
+        }
+        asked = inspect.signature(find_class(node, Method, "method")).parameters
+        given = {name: offer() for name, offer in offers.items() if name in asked and name not in node}
+        method: Method = build(node, Method, "method", student, own_loss, teacher, **given)
+    else:
+        method = Distill(student, own_loss, teacher)
+    with torch.no_grad():
+        torch.manual_seed(seed_of(session.config.seed, "initialisation", "method"))
+        method.prepare(student.eval()(samples.inputs), guide)
+    return method
+
+
+def put_on_device(
+    session: Session, bundle: Bundle, pupil: Obtained, samples: Batch, guide: Output | None, loss: WeightedSum
+) -> tuple[nn.Module, WeightedSum]:
+    """A student, and its loss, whose own parameters are the same on every rank."""
+    device = session.runtime.device
+    student: nn.Module = pupil.classifier.to(device)
+    if session.config.trainer.channels_last:
+        student = student.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        answer = student.eval()(samples.inputs)
+    torch.manual_seed(seed_of(session.config.seed, "initialisation", "loss"))
+    loss.to(device).prepare(answer, answer if guide is None else guide, samples=int(bundle.data.train.index.max()) + 1)
+    return student, loss.to(device)
+
+
+def make_training(session: Session, step: Step, method: Method, teacher: Frozen | None, part: partial.Part) -> Training:
+    """Optimizers, scaler and average, around a method that is spread over the ranks."""
+    config, machine = session.config, session.runtime
+    method = machine.share_statistics(method).train()  # type: ignore[assignment]
+    if config.trainer.compile:
+        for net in method.students().values():
+            net.compile()
+        if teacher is not None and method.asks_of_views:  # else it hooks on to its layers, which compiled code does not look for
+            teacher.compile()
+    scale, factors = step.budget.lr_scale, part.lr_factors
+    optimizers = {player: make_optimizer(config.optimizer, method.trainable(player), scale, factors) for player in method.players}
+    decay = config.trainer.ema_decay
+    return Training(method, optimizers, machine.scaler(), Ema(method.averaged(), decay) if decay else None)
+
+
+def training_attack(config: Any, seed: int) -> Pgd:
+    """The attack that a method trains against."""
+    assert isinstance(config, (Distils, Finetunes))
+    if config.attack.name == "none":
+        raise ConfigError("attack=none: this method trains against an attack; choose attack=pgd")
+    return Pgd.for_training(config.attack, seed)

@@ -1,0 +1,58 @@
+"""The checkpoint of a step that is running: what it says of itself, and how it is taken up again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillctl import outputs, state
+from distillctl.errors import CheckpointError
+from distillctl.runs.assemble import Assembly
+from distillctl.runs.session import Session, first_on_main
+from distillctl.runtime import precision_name
+
+ONLY_BITS = ("world", "threads", "device", "precision", "torch")  # of a description: what may differ, at the price of the last bits
+
+
+def take_up(session: Session, assembly: Assembly, folder: Path, log: outputs.MetricsLog) -> None:
+    """The newest valid checkpoint of a step, on all ranks alike; nothing where there is none."""
+    machine, warn, training = session.runtime, session.console.warn, assembly.training
+    found = machine.from_main(first_on_main(machine, lambda: state.newest(folder, warn)))
+    if found is not None:
+        content, before = found
+        now = description(session, assembly)
+        for name in ONLY_BITS:
+            if before.get(name) != now[name]:
+                warn(f"{name} was {before.get(name)} and is {now[name]}: going on, but not bit for bit")
+        try:
+            training.load(content)
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(f"{folder}: its checkpoint does not fit this model, optimizer or version: {reason}") from None
+    if session.run is not None:  # the other ranks share the file
+        log.cut(training.log_size)
+
+
+def save(session: Session, assembly: Assembly, folder: Path, log: outputs.MetricsLog) -> None:
+    if session.run is not None:
+        assembly.training.log_size = log.size()
+        state.save(folder, assembly.training.state(), description(session, assembly))
+
+
+def description(session: Session, assembly: Assembly) -> dict[str, Any]:
+    """What a checkpoint says of itself, for people and for the checks when it is taken up."""
+    machine, training = session.runtime, assembly.training
+    return {
+        "stage": assembly.step.name,
+        "epoch": training.epoch,
+        "step": training.step,
+        "data": assembly.bundle.data.fingerprint,
+        "world": machine.world,
+        "threads": torch.get_num_threads() if machine.device.type == "cpu" else None,
+        "device": machine.device.type,
+        "precision": precision_name(machine.precision),
+        "torch": torch.__version__,
+        "versions": outputs.versions(),
+    }

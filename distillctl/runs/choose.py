@@ -1,0 +1,56 @@
+"""Which epoch of a step ships, by what validation says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distillctl.config import TrainerConfig
+from distillctl.metrics.metric import by_key
+
+BY_TEACHER = ("val_agreement", "val_kl")  # what compares a student with its teacher
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What epochs are compared by: keys of validation metrics, of which the first that differs decides."""
+
+    keys: tuple[str, ...]
+
+    def is_better(self, values: Mapping[str, float], before: Mapping[str, float]) -> bool:
+        """NaN is never better."""
+        return self.order(values) > self.order(before)
+
+    def order(self, values: Mapping[str, float]) -> tuple[float, ...]:
+        """Numbers of which the larger is the better."""
+        return tuple(values[key] if by_key(key).better == "high" else -values[key] for key in self.keys)
+
+
+def ranking(trainer: TrainerConfig, labelled: bool, taught: bool) -> Ranking | None:
+    """By accuracy, then by NLL; without labels by agreement with the teacher, then by KL. None: the last epoch ships."""
+    if trainer.select == "last":
+        return None
+    usual = ("val_top1", "val_nll") if labelled else BY_TEACHER if taught else ()
+    if not usual:
+        return None
+    first = trainer.select_by
+    return Ranking(usual if first is None else (first, *(key for key in usual if key != first)))
+
+
+def is_best(ranked: Ranking | None, values: Mapping[str, float], best: Mapping[str, Any] | None) -> bool:
+    """Whether an epoch is the one to ship so far."""
+    return best is None or ranked is None or ranked.is_better(values, best["metrics"])
+
+
+def is_stale(epoch: int, best: Mapping[str, Any] | None, patience: int | None) -> bool:
+    """Whether the best epoch is so long ago that training may end."""
+    return best is not None and patience is not None and epoch - best["epoch"] >= patience
+
+
+def in_words(ranked: Ranking | None, trainer: TrainerConfig, step: str, count: int, labelled: bool) -> str:
+    """How the epoch that ships is chosen, where the `count` validation samples have no labels to choose it by; else nothing."""
+    if trainer.select == "last" or labelled:
+        return ""
+    how = "the last epoch ships" if ranked is None else "the best epoch is chosen by agreement with the teacher"
+    return f"{step}: {how}, as the {count:,} validation images have no labels"

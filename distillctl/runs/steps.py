@@ -1,0 +1,191 @@
+"""The values that a plan is made of: sources of models, steps, rows of the final table. Plain descriptions, of which nothing is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from distillctl.build import find_class
+from distillctl.config import DatasetConfig, ModelConfig, StageConfig, TeacherConfig
+from distillctl.errors import ConfigError
+from distillctl.losses.weighted import build_loss
+from distillctl.methods.method import Method
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model as the config describes it, with the weights that it names or with fresh ones. key: its place in the config."""
+
+    model: ModelConfig
+    key: str
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """What an earlier step leaves: its student, or one that trained beside it."""
+
+    step: str
+    peer: str = ""
+
+
+@dataclass(frozen=True)
+class Several:
+    """Models that answer as one. teacher: how; its own members are described by `members`."""
+
+    teacher: TeacherConfig
+    members: Mapping[str, Given | MadeBy]
+
+
+Source = Given | MadeBy | Several
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training: of which model, on which data, by what.
+
+    name: of its folder. role: "teacher" or "student", what the shipped files are called. loss, method: their nodes of the config.
+    seed: of fresh weights, order and views. shares_teacher: whether its teacher is the config's own, which other runs may have too, and no
+    student of this run. reuse: whether an equal training of another run may stand for it. skipped: why it is left out.
+    """
+
+    name: str
+    role: str
+    model: Source
+    data: DatasetConfig
+    loss: Mapping[str, Any]
+    budget: StageConfig
+    seed: int
+    teacher: Source | None = None
+    method: Mapping[str, Any] | None = None
+    shares_teacher: bool = False
+    reuse: bool = False
+    skipped: str = ""
+
+    def peers(self) -> dict[str, ModelConfig]:
+        """The students that train beside the first, by the names of their folders."""
+        return peer_models(self.method)
+
+    def taps(self, role: str) -> tuple[str, ...]:
+        """What is read of the student or of the teacher, besides logits."""
+        loss = build_loss(self.loss)
+        own_teacher = self.teacher is None and role == "student"
+        return tuple(dict.fromkeys((*loss.taps(role), *reads(self.method, role), *(loss.taps("teacher") if own_teacher else ()))))
+
+    def asks_teacher(self) -> bool:
+        """Whether its steps ask the teacher about their samples. Where labels are all that a loss reads, only measurements do."""
+        if self.teacher is None or self.method and find_class(self.method, Method, "method").needs_teacher is False:
+            return False
+        return build_loss(self.loss).needs_teacher or bool(reads(self.method, "teacher"))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model that is measured at the end. own: the run's student at a stage of its way, which is compared with itself alone."""
+
+    name: str
+    role: str
+    model: Source
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """final: the name of the row that the run is about. test: the data whose test split the rows are measured on. notes: what is said first."""
+
+    steps: tuple[Step, ...]
+    rows: tuple[Row, ...]
+    final: str
+    test: DatasetConfig
+    notes: tuple[str, ...] = ()
+
+    def step(self, name: str) -> Step:
+        return next(step for step in self.steps if step.name == name)
+
+    @property
+    def todo(self) -> tuple[Step, ...]:
+        return tuple(step for step in self.steps if not step.skipped)
+
+    @property
+    def data(self) -> tuple[DatasetConfig, ...]:
+        """The data sets that take part, each once; the one that is measured on first."""
+        found = [self.test]
+        for step in self.steps:
+            found += [step.data] if step.data not in found else []
+        return tuple(found)
+
+    def file(self, source: Source) -> str | None:
+        """Where in the run's folder a model will lie; None of one that is given, or that is several."""
+        if not isinstance(source, MadeBy):
+            return None
+        return "/".join(filter(None, (source.step, source.peer, f"{self.step(source.step).role}.safetensors")))
+
+    def base(self, source: Given | MadeBy) -> ModelConfig:
+        """The architecture of a model as the config describes it, whoever trains it on the way."""
+        if isinstance(source, Given):
+            return source.model
+        step = self.step(source.step)
+        if source.peer:
+            return step.peers()[source.peer]
+        assert not isinstance(step.model, Several), f"{step.name} trains one model"
+        return self.base(step.model)
+
+    def ready(self, step: Step, made: Mapping[str, Path]) -> Step:
+        """The step with models that are all given: those of steps before it by the files that they have made, by name."""
+        teacher = None if step.teacher is None else Given(self.resolved(step.teacher, made), "teacher")
+        return replace(step, model=Given(self.resolved(step.model, made), step.role), teacher=teacher)
+
+    def resolved(self, source: Source, made: Mapping[str, Path]) -> ModelConfig:
+        """The model that a source has come to be."""
+        if isinstance(source, Several):
+            members = {name: self.resolved(member, made) for name, member in source.members.items()}
+            return replace(source.teacher, members=members)
+        if isinstance(source, Given):
+            return source.model
+        file = made[source.step]
+        return start_from(self.base(source), file.parent / source.peer / file.name if source.peer else file)
+
+    def record(self) -> dict[str, Any]:
+        """What run.json says of it."""
+        return {
+            "steps": [
+                {"name": step.name, "role": step.role, "epochs": step.budget.epochs, **({"skipped": step.skipped} if step.skipped else {})}
+                for step in self.steps
+            ],
+            "rows": [{"name": row.name, "role": row.role, "own": row.own, "file": self.file(row.model)} for row in self.rows],
+            "final": self.final,
+        }
+
+
+def start_from(model: ModelConfig, weights: Path) -> ModelConfig:
+    """The same model, beginning with the weights of another step."""
+    return replace(model, name="recorded", checkpoint=str(weights), pretrained=False, new_head=False, ignore_class_names=True)
+
+
+def parts(source: Source | None) -> Iterator[Given | MadeBy]:
+    """The single models that a source is made of."""
+    if isinstance(source, Several):
+        yield from source.members.values()
+    elif source is not None:
+        yield source
+
+
+def is_ready(model: ModelConfig) -> bool:
+    """Whether it needs no training here: weights of these classes are given."""
+    return bool(model.checkpoint or model.pretrained) and not model.new_head
+
+
+def reads(method: Mapping[str, Any] | None, role: str) -> tuple[str, ...]:
+    """Taps that a method reads, whatever its loss does."""
+    return find_class(method, Method, "method").reads(method, role) if method else ()
+
+
+def peer_models(method: Mapping[str, Any] | None) -> dict[str, ModelConfig]:
+    """`method.peers=[a,b]` as models, by the names of their folders."""
+    peers = method.get("peers", ()) if method else ()
+    if isinstance(peers, str) or not all(isinstance(name, str) for name in peers):
+        raise ConfigError(f"method.peers={peers}: expected a list of model names, as in method.peers=[resnet8,vgg8]")
+    if method and "peers" in method and not peers:
+        raise ConfigError("method.peers=[]: name at least one student to train beside the first, as in method.peers=[resnet8]")
+    return {f"peer{number}": ModelConfig(name=name) for number, name in enumerate(peers, start=1)}

@@ -1,0 +1,178 @@
+"""What a run will do is a value: pure, the same for all who ask, and printed by --plan."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from processes import configured
+
+from distillctl.config import DatasetConfig
+from distillctl.errors import ConfigError
+from distillctl.runs.execute import execute
+from distillctl.runs.plan import plan
+from distillctl.runs.session import session
+from distillctl.runs.steps import Given, MadeBy, Several
+
+HERE = Path()
+
+
+def planned(command: str, *words: str):
+    return plan(configured(command, HERE, *words))
+
+
+def names(todo) -> list[str]:
+    return [step.name for step in todo.todo]
+
+
+def rows(todo) -> list[str]:
+    return [row.name for row in todo.rows]
+
+
+def test_the_plan_of_train_is_four_steps_and_four_rows_about_the_fine_tuned_student():
+    todo = planned("train")
+    assert names(todo) == ["pretrain", "distill", "finetune", "alone"]
+    assert rows(todo) == ["teacher", "distilled", "fine-tuned", "alone"]
+    assert todo.final == "fine-tuned"
+    assert [row.name for row in todo.rows if row.own] == ["distilled", "fine-tuned"]
+    assert todo.step("distill").teacher == MadeBy("pretrain")
+    assert todo.step("finetune").model == MadeBy("distill")
+    assert todo.step("alone").budget.epochs == todo.step("distill").budget.epochs + todo.step("finetune").budget.epochs
+    assert list(todo.step("alone").loss) == ["ce"]
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "steps", "final"),
+    [
+        ("train", ["finetune.epochs=0", "baseline=false"], ["pretrain", "distill"], "distilled"),
+        ("train", ["distill.epochs=0"], ["pretrain", "finetune", "alone"], "fine-tuned"),
+        ("train", ["distill.epochs=0", "finetune.epochs=0"], ["pretrain"], "teacher"),
+        ("train", ["teacher.checkpoint=run", "baseline=false"], ["distill", "finetune"], "fine-tuned"),
+        ("train", ["method=self"], ["distill", "finetune", "alone"], "fine-tuned"),
+        ("train", ["teacher.checkpoint=run", "dataset.labels=false"], ["distill"], "distilled"),
+        ("train", ["assistants=[resnet14]", "generations=2"], ["pretrain", "assistant-1", "distill", "distill-2", "finetune", "alone"], "fine-tuned"),
+        ("pretrain", ["teacher.checkpoint=run"], ["pretrain"], "teacher"),
+        ("distill", ["teacher.checkpoint=run"], ["distill"], "distilled"),
+        ("finetune", ["student.checkpoint=run"], ["finetune"], "fine-tuned"),
+    ],
+)  # fmt: skip
+def test_what_the_words_say_is_planned(command, words, steps, final):
+    todo = planned(command, *words)
+    assert names(todo) == steps
+    assert todo.final == final
+
+
+def test_what_cannot_be_is_skipped_and_says_why():
+    todo = planned("train", "teacher.checkpoint=run", "dataset.labels=false")
+    assert [step.skipped for step in todo.steps if step.skipped] == [
+        f"{name}: skipped, it learns from labels (dataset.labels=false)" for name in ("finetune", "alone")
+    ]
+    assert list(todo.step("distill").loss) == ["kd"]
+    assert planned("train", "method=self").notes == ("no loss reads a teacher here, so none is trained",)
+
+
+def test_members_without_weights_are_trained_each_by_a_seed_of_its_own():
+    todo = planned(
+        "train", "teacher=ensemble", "++teacher.members.a=resnet8", "++teacher.members.b.checkpoint=run", "++teacher.members.c=resnet8"
+    )
+    assert names(todo)[:2] == ["pretrain-a", "pretrain-c"]
+    assert len({step.seed for step in todo.steps if step.role == "teacher"}) == 2
+    teacher = todo.step("distill").teacher
+    assert isinstance(teacher, Several)
+    assert [type(member) for member in teacher.members.values()] == [MadeBy, Given, MadeBy]
+    assert rows(todo)[:4] == ["teacher", "teacher a", "teacher b", "teacher c"]
+
+
+def test_generations_are_taught_by_the_one_before_and_peers_have_rows():
+    todo = planned("train", "generations=2", "method=students", "method.peers=[resnet14]", "ensemble_generations=true")
+    assert todo.step("distill-2").teacher == MadeBy("distill")
+    assert todo.step("distill").seed != todo.step("distill-2").seed
+    assert rows(todo) == ["teacher", "peer1 of 1", "generation 1", "peer1", "together", "distilled", "fine-tuned", "alone"]
+    assert todo.file(MadeBy("distill", "peer1")) == "distill/peer1/student.safetensors"
+
+
+def test_a_step_takes_up_what_earlier_ones_have_made():
+    todo = planned("train")
+    ready = todo.ready(todo.step("distill"), {"pretrain": Path("run/pretrain/teacher.safetensors")})
+    assert isinstance(ready.teacher, Given)
+    assert ready.teacher.model.checkpoint == "run/pretrain/teacher.safetensors"
+    assert ready.teacher.model.name == "recorded"
+    assert ready.model == Given(configured("train", HERE).student, "student")
+
+
+def test_planning_is_pure_and_builds_no_net(monkeypatch):
+    config = configured("train", HERE, "teacher=resnet152", "student=resnet50", "dataset=cifar10", "dataset.root=nowhere")
+    before = dataclasses.asdict(config)
+    monkeypatch.setattr(torch.nn.Conv2d, "__init__", None)  # whoever builds one fails
+    assert plan(config) == plan(config)
+    assert dataclasses.asdict(config) == before
+
+
+def test_a_loss_that_cannot_be_is_an_error_of_the_plan():
+    with pytest.raises(ConfigError, match="learns from labels alone"):
+        planned("train", "loss=ce", "dataset.labels=false", "teacher.checkpoint=run", "method=distill")
+
+
+def test_run_json_holds_the_plan_and_which_step_is_final(tiny_run):
+    told = json.loads((tiny_run / "run.json").read_text())["plan"]
+    assert [step["name"] for step in told["steps"]] == ["pretrain", "distill"]
+    assert told["final"] == "distilled"
+    assert told["rows"] == [
+        {"name": "teacher", "role": "teacher", "own": False, "file": "pretrain/teacher.safetensors"},
+        {"name": "distilled", "role": "student", "own": True, "file": "distill/student.safetensors"},
+    ]
+
+
+def test_the_plan_is_printed_and_nothing_is_left_behind(distillctl, tiny, tmp_path):
+    printed = distillctl("train", *tiny, "pretrain.reuse=false", "--plan", cwd=tmp_path)
+    assert printed.code == 0, printed.err
+    for name in ("pretrain", "distill", "alone"):
+        assert any(line.split()[:1] == [name] for line in printed.out.splitlines()), printed.out
+    epochs, steps = 1, (1797 - 359) * 9 // 10 // 64
+    assert f"{epochs}      {steps}" in printed.out
+    assert "of training" in printed.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_plan_of_a_run_that_was_begun_says_what_is_done(distillctl, tiny_run, tmp_path):
+    import shutil
+
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    told = json.loads((run / "run.json").read_text())
+    del told["stages"]["distill"]
+    (run / "run.json").write_text(json.dumps(told | {"status": "interrupted"}))
+    before = sorted(path.relative_to(run) for path in run.rglob("*"))
+    printed = distillctl("train", f"resume={run}", "--plan", cwd=tmp_path)
+    assert printed.code == 0, printed.err
+    assert "done before" in printed.out
+    assert sorted(path.relative_to(run) for path in run.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("words", "why"), [(["models"], "trains nothing"), (["train", "-m"], "one run at a time")])
+def test_a_plan_of_what_has_none_is_refused(words, why, distillctl, tmp_path):
+    refused = distillctl(*words, "--plan", cwd=tmp_path)
+    assert (refused.code, why in refused.err) == (2, True)
+
+
+def test_a_run_with_two_data_sets(tmp_path):
+    """The teacher learns from one, the student from another, as in transfer; what is measured is the second."""
+    words = ("teacher=resnet8", "student=resnet8", "pretrain.epochs=1", "distill.epochs=1", "finetune.epochs=0", "baseline=false")
+    config = configured(
+        "train", tmp_path / "run", *words, "trainer.batch_size=32", "trainer.threads=1", "trainer.device=cpu", "dataset.subset=200"
+    )
+    first: DatasetConfig = dataclasses.replace(config.dataset, subset=300, split_seed=3)
+    todo = plan(config)
+    steps = tuple(dataclasses.replace(step, data=first) if step.role == "teacher" else step for step in todo.steps)
+    todo = dataclasses.replace(todo, steps=steps)
+    assert todo.data == (config.dataset, first)
+    with session(config, tmp_path / "run", lambda: False) as running:
+        execute(running, todo)
+        sizes = {name: len(running.bundle(data).data.train) for name, data in (("pretrain", first), ("distill", config.dataset))}
+    told = json.loads((tmp_path / "run/run.json").read_text())
+    assert sizes == {"pretrain": 270, "distill": 180}
+    assert {name: told["stages"][name]["steps"] for name in sizes} == {name: size // 32 for name, size in sizes.items()}
+    assert len(told["other_data"]) == 1
+    shipped = {name: json.loads((tmp_path / f"run/{name}.json").read_text())["dataset"] for name in ("pretrain/teacher", "distill/student")}
+    assert [each["subset"] for each in shipped.values()] == [300, 200]
+    assert told["data"] == shipped["distill/student"]["fingerprint"] != shipped["pretrain/teacher"]["fingerprint"]
