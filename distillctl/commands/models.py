@@ -13,7 +13,7 @@ from distillctl.config import ModelConfig, ModelsConfig
 from distillctl.errors import ConfigError, UserError, did_you_mean, nearest
 from distillctl.metrics import cost
 from distillctl.models import catalogue
-from distillctl.models.build import SMALL, plan_net
+from distillctl.models.net import SMALL, plan_net
 from distillctl.models.taps import LOGITS, short_shapes, tapped_shapes
 from distillctl.report.console import Console
 from distillctl.report.table import count

@@ -17,8 +17,9 @@ from distillctl.config import PredictConfig
 from distillctl.data import images
 from distillctl.data.images import BadImage
 from distillctl.errors import CheckpointError, ConfigError, DataError
+from distillctl.models.locate import locate
 from distillctl.models.obtain import Images, obtain
-from distillctl.models.shipping import locate, read_record
+from distillctl.models.shipping import read_record
 from distillctl.models.weights import read_weights
 from distillctl.report.console import Console
 
@@ -42,9 +43,9 @@ def predict(config: PredictConfig) -> None:
         )
     files = list(expand(config.inputs))
     with runtime.joined(config.trainer) as machine:
-        preprocessing = record["preprocessing"]
+        preprocessing = record.preprocessing
         size = preprocessing["image_size"]
-        classes = tuple(record["classes"])
+        classes = record.classes
         obtained = obtain(model, Images(classes, size, preprocessing["mean"], preprocessing["std"]), "model", seed=0)
         classifier = obtained.classifier.to(machine.device).eval()
         ratio = size / preprocessing["resize"]

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from distillctl.errors import ConfigError, did_you_mean
-from distillctl.models.stem import Seen, trace
+from distillctl.models.trace import Seen, trace
 from distillctl.models.weights import head_names
 
 STAGES = 4  # the last four resolutions of a net, or quarters of its blocks, are stage1 to stage4

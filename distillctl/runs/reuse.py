@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from distillctl.build import TRUSTED, within
 from distillctl.config import ModelConfig
 from distillctl.errors import MachineError
 from distillctl.models.obtain import source_of
+from distillctl.models.record import Record
 from distillctl.models.shipping import checksum
 from distillctl.runs.keeping import root_of
 from distillctl.runs.keys import DECIDING_VERSIONS
@@ -87,7 +88,7 @@ def key_of(session: Session, task: Task) -> str:
         "seeds": [config.seed, task.seed(config.seed)],
         "member": task.member,
         "model": {field.name: getattr(task.model, field.name) for field in fields(ModelConfig) if field.name != "checkpoint"},
-        "start": [checksum(file, file.stat().st_mtime_ns, file.stat().st_size), record] if file is not None else None,
+        "start": [checksum(file, file.stat().st_mtime_ns, file.stat().st_size), record and record.to_json()] if file is not None else None,
         "dataset": {name: value for name, value in asdict(config.dataset).items() if name not in FREE_OF_DATA},
         "data": session.data.fingerprint,
         "images": asdict(session.images),
@@ -110,7 +111,7 @@ def key_of(session: Session, task: Task) -> str:
 def has_own_code(task: Task, config: Any) -> bool:
     """Whether classes of the user's own take part: they change, and nothing tells."""
     record = source_of(task.model, task.role)[1]
-    if task.model.source == "own" or (record is not None and record["architecture"]["source"] == "own"):
+    if task.model.source == "own" or (record is not None and record.architecture.source == "own"):
         return True
     return any(not within(path, TRUSTED) for path in targets([config.optimizer, config.schedule, label_term(config.loss)]))
 
@@ -139,7 +140,7 @@ def take(session: Session, task: Task, entry: Path) -> bool:
     folder = session.run.stage(task.name)
     for name, content in found.files.items():
         if name == f"{task.role}.json":  # the images may lie elsewhere now
-            state.write_json(folder / name, json.loads(content) | {"dataset": dataset_record(session)})
+            state.write_json(folder / name, replace(Record.from_json(json.loads(content)), dataset=dataset_record(session)).to_json())
         else:
             state.write_atomically(folder / name, [content])
     session.run.finish_stage(task.name, {**found.stage, "reused": found.run})

@@ -10,7 +10,9 @@ from typing import Any
 from distillctl import outputs
 from distillctl.loop import Training
 from distillctl.models.obtain import Obtained
-from distillctl.models.shipping import load_script, ship
+from distillctl.models.record import Architecture, Parents, Record
+from distillctl.models.script import load_script
+from distillctl.models.shipping import ship
 from distillctl.runs.plan import Task
 from distillctl.runs.session import Session
 
@@ -29,46 +31,38 @@ def ship_stage(session: Session, task: Task, training: Training, pupils: Mapping
             "epochs": training.epoch,
             "best_epoch": training.best["student"]["epoch"],
             "steps": training.step,
-            "sha256": written["sha256"],
-            **written["metrics"],
+            "sha256": written.sha256,
+            **written.metrics,
         },
     )
 
 
-def ship_one(session: Session, task: Task, pupil: Obtained, best: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def ship_one(session: Session, task: Task, pupil: Obtained, best: Mapping[str, Any], folder: Path) -> Record:
     """A student's weights and its record, which it returns."""
     data, net, classifier = session.data, pupil.net, pupil.classifier
     size = classifier.resolution or data.image_size
-    record = {
-        "format_version": 1,
-        "role": task.role,
-        "stage": task.name,
-        "architecture": {
-            "source": net.source,
-            "name": net.name,
-            "stem": net.stem,
-            "args": net.args,
-            "edits": [list(edit) for edit in net.edits],
-            "image_size": size,
-        },
-        "classes": list(data.classes),
-        "preprocessing": {
+    record = Record(
+        role=task.role,
+        stage=task.name,
+        architecture=Architecture(net.source, net.name, net.stem, net.args, net.edits, size),
+        classes=tuple(data.classes),
+        preprocessing={
             "image_size": size,
             "resize": round(size / 0.875) if isinstance(data.test.images, list) else size,
             "mean": [float(value) for value in classifier.mean.flatten()],
             "std": [float(value) for value in classifier.std.flatten()],
         },
-        "dataset": dataset_record(session),
-        "metrics": best["metrics"],
-        "epoch": best["epoch"],
-        "epochs": task.budget.epochs,
-        "seed": session.config.seed,
-        "parents": {
-            "teacher": task.teacher.weights_mark if task.teacher is not None else None,
-            "start": pupil.record["sha256"] if pupil.record else None,
-        },
-        "versions": outputs.versions(),
-    }
+        dataset=dataset_record(session),
+        metrics=best["metrics"],
+        epoch=best["epoch"],
+        epochs=task.budget.epochs,
+        seed=session.config.seed,
+        parents=Parents(
+            teacher=task.teacher.weights_mark if task.teacher is not None else None,
+            start=pupil.record.sha256 if pupil.record else None,
+        ),
+        versions=outputs.versions(),
+    )
     folder.mkdir(exist_ok=True)
     return ship(folder, task.role, best["weights"], record, load_script(net, task.role, record))
 
