@@ -23,8 +23,6 @@ from distillctl.models.shipping import read_record
 from distillctl.models.weights import read_weights
 from distillctl.report.console import Console
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-
 
 def run(config: PredictConfig, folder: Path | None) -> None:
     """Prints one row an image. A file that cannot be read is an error before anything is printed."""
@@ -70,7 +68,7 @@ def expand(inputs: list[str]) -> Iterator[Path]:
     for given in inputs:
         path = Path(given).expanduser()
         if path.is_dir():
-            inside = sorted(item for item in path.rglob("*") if item.suffix.lower() in SUFFIXES and not item.name.startswith("."))
+            inside = sorted(item for item in path.rglob("*") if item.suffix.lower() in images.SUFFIXES and not item.name.startswith("."))
             if not inside:
                 raise DataError(f"inputs={given}: no images in this folder")
             yield from inside

@@ -20,7 +20,7 @@ from distillctl.models.adapter import Classifier
 from distillctl.models.edits import BehindBottleneck, Edit, OtherFeatures, apply_edits
 from distillctl.models.net import Net
 from distillctl.models.obtain import Images, Obtained
-from distillctl.models.taps import Catch, Place, Taps
+from distillctl.models.taps import Catch, TapPoint, Taps
 from distillctl.models.trace import trace
 from distillctl.teachers.frozen import Frozen
 from distillctl.types import Batch, Output, Terms
@@ -150,7 +150,7 @@ def unfit(key: str, name: str) -> ConfigError:
 def catch_map(classifier: Classifier, module: str) -> None:
     """Let the model's answers hold what comes out of `module`, beside what they hold already."""
     taps = classifier.taps or Taps({})
-    taps.places[MAP] = Place(module, "output")
+    taps.points[MAP] = TapPoint(module, "output")
     classifier.net.get_submodule(module).register_forward_hook(Catch(taps, MAP, last_is_channels=False).after)
     classifier.taps = taps
 

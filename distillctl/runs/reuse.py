@@ -7,10 +7,8 @@ by side one holds `<key>.lock` and trains; the others wait for it, and take what
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -24,6 +22,7 @@ from distillctl import outputs, state
 from distillctl.build import TRUSTED, within
 from distillctl.config import ModelConfig
 from distillctl.errors import MachineError
+from distillctl.locks import lock_file, open_lock
 from distillctl.models.obtain import source_of
 from distillctl.models.record import Record
 from distillctl.models.shipping import checksum
@@ -175,13 +174,12 @@ def files_of(role: str) -> tuple[str, ...]:
 def held(session: Session, path: Path) -> Iterator[bool]:
     """Hold a lock, waiting for whoever has it. False where there can be none: then nothing is registered.
 
-    A record lock is freed when its process dies, however it dies, and data workers do not inherit it. Ranks poll together, so that
-    none of them waits longer in a collective than it may. Raises Interrupted when asked to stop.
+    Ranks poll together, so that none of them waits longer in a collective than it may. Raises Interrupted when asked to stop.
     """
     machine, said = session.runtime, False
-    lock = opened(session, path) if session.run is not None else None
+    lock = open_entry_lock(session, path) if session.run is not None else None
     try:
-        while not machine.from_main(lock is None or locked(lock)):
+        while not machine.from_main(lock is None or locked_or_alone(lock)):
             if not said:
                 session.console.say("waiting for the job that trains this teacher")
                 said = True
@@ -194,23 +192,20 @@ def held(session: Session, path: Path) -> Iterator[bool]:
             lock.close()
 
 
-def opened(session: Session, path: Path) -> FileIO | None:
+def open_entry_lock(session: Session, path: Path) -> FileIO | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+")
+        return open_lock(path)
     except OSError as error:
         session.console.warn(f"{path.parent}: {error.strerror}; other runs will not find this teacher")
         return None
 
 
-def locked(lock: FileIO) -> bool:
+def locked_or_alone(lock: FileIO) -> bool:
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
+        return lock_file(lock)
     except OSError:  # a file system without locks: train beside the others
         return True
-    return True
 
 
 def begin(session: Session, task: Task, key: str) -> bool:

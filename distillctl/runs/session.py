@@ -19,6 +19,7 @@ from distillctl.data.split import Split
 from distillctl.errors import ConfigError, DataError, MachineError, UserError
 from distillctl.interruption import StopRequest
 from distillctl.models.obtain import Images, source_of
+from distillctl.ranks import Rank
 from distillctl.report.console import Console
 from distillctl.report.trackers import Tracker, make_tracker
 from distillctl.types import Batch
@@ -171,4 +172,4 @@ def workers(asked: int | None, split: Split) -> int:
     if asked is not None:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores // Rank.here().local_world)
