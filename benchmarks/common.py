@@ -25,7 +25,7 @@ from distillctl.losses.logits import CrossEntropy, SoftTargets
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.distill import Distill
 from distillctl.models.adapter import Classifier
-from distillctl.models.build import build_net
+from distillctl.models.net import build_net
 from distillctl.models.taps import tap
 from distillctl.schedules import Cosine
 from distillctl.teachers.frozen import Frozen

@@ -148,8 +148,9 @@ def check_new(overrides: list[str]) -> None:
 def start(command: str, flags: list[str], overrides: list[str], plan: bool = False) -> None:
     """Run under Hydra; as a later rank of torchrun without it, since each rank would make its own folder."""
     from distillctl import compose
+    from distillctl.ranks import Rank
 
-    if int(os.environ.get("RANK", "0")) > 0:
+    if Rank.here().number > 0:
         from hydra import compose as hydra_compose
         from hydra import initialize_config_dir
 

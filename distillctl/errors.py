@@ -4,6 +4,9 @@ import difflib
 import os.path
 from collections.abc import Iterable
 
+# said by whoever notices it first
+WORKER_DIED = "a data worker died (out of memory, or of /dev/shm?); resume the run, with dataset.workers=0 to see the cause"
+
 
 class UserError(Exception):
     """A problem that the user can solve. The message names the value, the key and the way out."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from distillctl.averages import follow, warmed_up
 from distillctl.draws import seed_of
 from distillctl.methods.method import Method
 from distillctl.runtime import Runtime, diverged
@@ -71,17 +72,9 @@ class Ema:
         self.decay, self.updates = decay, 0
         self.weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
 
-    @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Early on the average follows faster, as its own past is short: decay is at most (1 + n) / (10 + n)."""
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        now = module.state_dict()
-        averaged = [name for name, value in self.weights.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.weights[name] for name in averaged], [now[name] for name in averaged], 1 - decay)
-        for name, value in self.weights.items():
-            if not value.is_floating_point():
-                value.copy_(now[name])
+        follow(self.weights, module.state_dict(), warmed_up(self.decay, self.updates))
 
     def state(self) -> dict[str, Any]:
         return {"updates": self.updates, "weights": self.weights}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -19,6 +18,7 @@ from typing import Any
 
 from distillctl import __version__
 from distillctl.errors import CheckpointError, MachineError
+from distillctl.locks import NAME, lock_file
 from distillctl.state import finite, write_json
 
 RUN_FILE = "run.json"
@@ -31,7 +31,7 @@ class RunFolder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self.lock = open(path / ".lock", "a+")
+            self.lock = open(path / NAME, "a+")
         except OSError as error:
             raise MachineError(f"{path}: {error.strerror}; set hydra.run.dir=<a folder that can be written>") from None
         self.take_lock()
@@ -41,10 +41,11 @@ class RunFolder:
         self.write()
 
     def take_lock(self) -> None:
-        """POSIX record locks are freed when their process dies, however it dies, and are not inherited by workers."""
         try:
-            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            mine = lock_file(self.lock)
+        except OSError:  # a file system without locks
+            mine = False
+        if not mine:
             self.lock.seek(0)
             raise MachineError(
                 f"{self.path} is in use by {self.lock.read().strip() or 'another process'}; wait for it or stop it"
@@ -96,8 +97,9 @@ def read_run(folder: Path) -> dict[str, Any]:
 def record_failure(folder: Path, reason: str, exit_code: int) -> None:
     """Write into run.json why a run ended, unless another process runs there; a full disk must not hide the first reason."""
     try:
-        with open(folder / ".lock", "a") as lock:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with open(folder / NAME, "a") as lock:
+            if not lock_file(lock):
+                return
             content = read_run(folder) | {"status": "interrupted" if exit_code > 128 else "failed", "error": reason, "exit_code": exit_code}
             write_json(folder / RUN_FILE, content)
     except (OSError, CheckpointError, MachineError):

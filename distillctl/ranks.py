@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,37 @@ from distillctl.errors import Interrupted, MachineError, UserError
 from distillctl.interruption import PARENT, StopRequest, held_back
 
 Work = Callable[[Any, "Path | None"], "float | None"]
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 GRACE_S = 30.0  # for the ranks that are left to notice that one is gone
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One process among those of a run: its number, of all machines and of this one, and how many there are."""
+
+    number: int = 0
+    world: int = 1
+    local_number: int = 0
+    local_world: int = 1
+
+    @staticmethod
+    def is_given() -> bool:
+        """Whether somebody who starts ranks, torchrun or `launch`, has started this process."""
+        return VARIABLES[0] in os.environ
+
+    @classmethod
+    def here(cls) -> Rank:
+        """As the environment says."""
+        return cls(*(int(os.environ.get(name, default)) for name, default in zip(VARIABLES, astuple(cls()), strict=True)))
+
+    def variables(self) -> dict[str, str]:
+        return {name: str(value) for name, value in zip(VARIABLES, astuple(self), strict=True)}
 
 
 def launch(work: Work, config: Any, folder: Path | None) -> float | None:
     """Run `work` here, or in `trainer.devices` processes of this machine; under torchrun this process is a rank already."""
     count = config.trainer.devices
-    if count == 1 or "RANK" in os.environ:
+    if count == 1 or Rank.is_given():
         return work(config, folder)
     check_devices(config, count)
     context = multiprocessing.get_context("spawn")
@@ -34,14 +59,10 @@ def launch(work: Work, config: Any, folder: Path | None) -> float | None:
     with StopRequest() as stop:
         for rank in range(count):
             ours, theirs = context.Pipe(duplex=False)
-            place = {
-                "RANK": rank,
-                "LOCAL_RANK": rank,
-                "WORLD_SIZE": count,
-                "LOCAL_WORLD_SIZE": count,
+            place = Rank(rank, count, rank, count).variables() | {
                 "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-                PARENT: os.getpid(),
+                "MASTER_PORT": str(port),
+                PARENT: str(os.getpid()),
             }
             process = context.Process(target=be_rank, args=(work, config, folder, place, theirs), daemon=False)
             with held_back():  # a rank that has no handlers yet must not die of what we pass on
@@ -125,12 +146,12 @@ def rebuilt(kind: type[UserError], details: tuple[str, int]) -> UserError:
     return Interrupted(message, exit_code - 128) if issubclass(kind, Interrupted) else kind(message)
 
 
-def be_rank(work: Work, config: Any, folder: Path | None, place: dict[str, Any], pipe: Connection) -> None:
+def be_rank(work: Work, config: Any, folder: Path | None, place: dict[str, str], pipe: Connection) -> None:
     """What a started process does: take its place, work, report. Signals are the parent's business."""
     import traceback
 
     die_with_parent()
-    os.environ |= {name: str(value) for name, value in place.items()}
+    os.environ |= place
     try:
         pipe.send(("done", work(config, folder), None))
     except UserError as error:

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from distillctl.config import TrainerConfig
-from distillctl.data.loader import WORKER_DIED
-from distillctl.errors import ConfigError, Diverged, MachineError, UserError
+from distillctl.errors import WORKER_DIED, ConfigError, Diverged, MachineError, UserError
+from distillctl.ranks import Rank
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ALLOWED = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}
@@ -119,8 +119,9 @@ class Runtime:
 @contextlib.contextmanager
 def joined(config: TrainerConfig) -> Iterator[Runtime]:
     """This process's runtime, within the process group that the environment describes (RANK, WORLD_SIZE, ...)."""
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    device = choose_device(config.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")), world=world)
+    here = Rank.here()
+    world, rank = here.world, here.number
+    device = choose_device(config.device, local_rank=here.local_number, world=world)
     precision = choose_precision(config.precision, device)
     threads = config.threads or (max(1, (os.cpu_count() or 1) // world) if world > 1 and device.type == "cpu" else None)
     if threads:

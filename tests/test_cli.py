@@ -147,6 +147,15 @@ def test_predict_as_a_table(distillctl, tiny_run: Path, digit: Path, tmp_path: P
     assert "class" in finished.out
 
 
+def test_predict_answers_for_every_kind_of_image_in_a_folder(distillctl, tiny_run: Path, digit: Path, tmp_path: Path):
+    for name in ("a.jfif", "b.png"):
+        Image.open(digit).save(tmp_path / name, format="JPEG" if name == "a.jfif" else "PNG")
+    (tmp_path / "c.txt").write_text("no image")
+    finished = distillctl("predict", f"checkpoint={tiny_run}", f"inputs=[{tmp_path}]", "trainer.device=cpu", "format=jsonl", cwd=tmp_path)
+    assert (finished.code, finished.err) == (0, "")
+    assert [Path(json.loads(line)["image"]).name for line in finished.out.splitlines()] == ["a.jfif", "b.png"]
+
+
 BLOCKED = """
 import json, sys
 class Block:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "distillctl"
 # lowest first; a module may import from its own layer and from those below
 LAYERS = (
     ("__init__", "errors"),
-    ("draws", "types", "config", "build", "schedules", "optimizers", "state", "interruption"),
+    ("averages", "draws", "locks", "modes", "types", "config", "build", "schedules", "optimizers", "state", "interruption"),
     ("data", "losses", "models", "teachers", "batchnorm"),
     ("methods",),
     ("runtime", "loop", "metrics", "outputs", "ranks"),

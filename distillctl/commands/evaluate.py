@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def with_checkpoint(model: ModelConfig, checkpoint: str) -> ModelConfig:
 def recorded_classes(model: ModelConfig) -> list[str] | None:
     """The names of the classes that the checkpoint knows, where it has a record."""
     _, record = source_of(model, "model")
-    return record["classes"] if record is not None else None
+    return list(record.classes) if record is not None else None
 
 
 def dataset_of(config: EvaluateConfig, model: ModelConfig) -> DatasetConfig:
@@ -112,13 +112,13 @@ def dataset_of(config: EvaluateConfig, model: ModelConfig) -> DatasetConfig:
     if config.dataset.name != "recorded":
         return config.dataset
     _, record = source_of(model, "model")
-    if record is None or not isinstance(record.get("dataset"), dict):
+    if record is None or record.dataset is None:
         raise ConfigError(f"checkpoint={config.checkpoint}: no record beside it says which data set it is for; pass dataset=<name>")
     given = config.dataset
-    return replace(dataset_from(record["dataset"]), workers=given.workers, timeout_s=given.timeout_s, max_pixels=given.max_pixels)
+    return replace(dataset_from(record.dataset), workers=given.workers, timeout_s=given.timeout_s, max_pixels=given.max_pixels)
 
 
-def dataset_from(recorded: dict[str, Any]) -> DatasetConfig:
+def dataset_from(recorded: Mapping[str, Any]) -> DatasetConfig:
     """A recorded data set as config: known keys alone, since a record may come from anywhere."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException

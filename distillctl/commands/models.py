@@ -14,7 +14,7 @@ from distillctl.errors import ConfigError, UserError, did_you_mean, nearest
 from distillctl.metrics import cost
 from distillctl.metrics.metric import count
 from distillctl.models import catalogue
-from distillctl.models.build import SMALL, plan_net
+from distillctl.models.net import SMALL, plan_net
 from distillctl.models.taps import LOGITS, short_shapes, tapped_shapes
 from distillctl.report.console import Console
 

@@ -17,12 +17,11 @@ from distillctl.config import PredictConfig
 from distillctl.data import images
 from distillctl.data.images import BadImage
 from distillctl.errors import CheckpointError, ConfigError, DataError
+from distillctl.models.locate import locate
 from distillctl.models.obtain import Images, obtain
-from distillctl.models.shipping import locate, read_record
+from distillctl.models.shipping import read_record
 from distillctl.models.weights import read_weights
 from distillctl.report.console import Console
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 def run(config: PredictConfig, folder: Path | None) -> None:
@@ -42,9 +41,9 @@ def predict(config: PredictConfig) -> None:
         )
     files = list(expand(config.inputs))
     with runtime.joined(config.trainer) as machine:
-        preprocessing = record["preprocessing"]
+        preprocessing = record.preprocessing
         size = preprocessing["image_size"]
-        classes = tuple(record["classes"])
+        classes = record.classes
         obtained = obtain(model, Images(classes, size, preprocessing["mean"], preprocessing["std"]), "model", seed=0)
         classifier = obtained.classifier.to(machine.device).eval()
         ratio = size / preprocessing["resize"]
@@ -69,7 +68,7 @@ def expand(inputs: list[str]) -> Iterator[Path]:
     for given in inputs:
         path = Path(given).expanduser()
         if path.is_dir():
-            inside = sorted(item for item in path.rglob("*") if item.suffix.lower() in SUFFIXES and not item.name.startswith("."))
+            inside = sorted(item for item in path.rglob("*") if item.suffix.lower() in images.SUFFIXES and not item.name.startswith("."))
             if not inside:
                 raise DataError(f"inputs={given}: no images in this folder")
             yield from inside

@@ -21,13 +21,12 @@ from distillctl.data.augment import Augment
 from distillctl.data.images import BadImage
 from distillctl.data.sets import WAY_OUT, Split
 from distillctl.draws import permutation
-from distillctl.errors import MachineError, UserError
+from distillctl.errors import WORKER_DIED, MachineError, UserError
 from distillctl.interruption import ASKING, held_back
 from distillctl.types import Batch
 
 WORKER_HANGS = "a data worker hangs; raise dataset.timeout_s, or set dataset.workers=0 to see the cause"
 DEATH_S = 0.5
-WORKER_DIED = "a data worker died (out of memory, or of /dev/shm?); resume the run, with dataset.workers=0 to see the cause"
 
 
 @dataclass(frozen=True)

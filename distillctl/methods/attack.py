@@ -6,8 +6,7 @@ B batch, H x W the image, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from distillctl import draws
 from distillctl.config import AttackConfig
+from distillctl.modes import evaluating
 from distillctl.types import Batch
 
 _DRAWS_PER_WORD = 4  # of 16 bits each: fine enough for where to start, and a quarter of the work
@@ -54,7 +54,7 @@ class Pgd:
         clean = in_unit_range(images)
         low, high = ball(clean, self.eps)
         changed = clean if draws is None else torch.clamp(clean + self.eps * draws, low, high)
-        with answering(model):
+        with evaluating(model):
             for _ in range(self.steps):
                 changed = torch.clamp(changed + self.step * ascent(model, changed, objective).sign(), low, high)
         return changed
@@ -105,15 +105,3 @@ def starts(index: Tensor, view: int, shape: torch.Size, seed: int) -> Tensor:
     words = torch.arange(-(-count // _DRAWS_PER_WORD), device=index.device)
     drawn = draws.bits(seed, "attack", view, index[:, None], words).view(torch.int16)
     return (drawn[:, :count].float() * 2.0**-15).view(shape)
-
-
-@contextmanager
-def answering(model: nn.Module) -> Iterator[None]:
-    """In eval mode for as long; then every part of it in the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

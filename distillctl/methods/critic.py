@@ -13,6 +13,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from distillctl.losses.inputs import as_vector, feature, precise
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.method import Method
+from distillctl.modes import evaluating
 from distillctl.types import Batch, Output, Terms
 
 DEFAULT_TAP = "pooled"
@@ -71,8 +72,8 @@ class Critic(Method):
 
     def forward(self, batch: Batch, player: str) -> Terms:
         if player == "critic":
-            with torch.no_grad():
-                answer = self.quietly(batch)
+            with torch.no_grad(), evaluating(self.student):  # looking at it must not move its statistics
+                answer = self.student(batch.inputs)
         else:
             answer = self.student(batch.inputs)
         guide = self.teacher(batch)
@@ -85,13 +86,6 @@ class Critic(Method):
             fooled = self.weight * F.softplus(-self.critic(imitation)).mean()
         terms = self.loss(answer, guide, batch)
         return Terms(terms.loss + fooled, {**terms.parts, "fooling": fooled.detach()})
-
-    def quietly(self, batch: Batch) -> Output:
-        """The student's answer in eval mode: looking at it must not move its statistics."""
-        was_training = self.student.training
-        answer = self.student.eval()(batch.inputs)
-        self.student.train(was_training)
-        return answer
 
     def trainable(self, player: str) -> list[nn.Parameter]:
         mine = set(self.critic.parameters())

@@ -15,10 +15,10 @@ from distillctl.errors import ConfigError
 from distillctl.losses.inputs import precise
 from distillctl.losses.logits import jensen_shannon
 from distillctl.losses.weighted import WeightedSum
-from distillctl.methods.attack import answering
 from distillctl.methods.method import Method
 from distillctl.models.generator import Generator, normal
 from distillctl.models.obtain import Images
+from distillctl.modes import evaluating
 from distillctl.teachers.frozen import Frozen
 from distillctl.types import Batch, Output, Terms
 
@@ -150,7 +150,7 @@ def untouched(net: nn.Module) -> Iterator[None]:
     for parameter in learning:
         parameter.requires_grad_(False)
     try:
-        with answering(net):
+        with evaluating(net):
             yield
     finally:
         for parameter in learning:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from distillctl.losses.weighted import WeightedSum
-from distillctl.models.build import Net
+from distillctl.models.net import Net
 from distillctl.models.obtain import Images, Obtained
 from distillctl.types import Batch, Output, Terms
 

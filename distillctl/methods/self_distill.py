@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from distillctl.averages import follow, warmed_up
 from distillctl.build import fraction
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.method import Method
@@ -17,8 +18,7 @@ from distillctl.types import Batch, Output, Terms
 class SelfDistill(Method):
     """The teacher is an exponential moving average of the student's weights (Tarvainen & Valpola 2017, mean teacher).
 
-    The average starts as the student, follows it after each step by `decay` (faster early on, as its own past is short: at most
-    (1 + n) / (10 + n)), answers in eval mode, gets no gradient, and is part of the checkpoint. The student ships.
+    The average starts as the student, follows it after each step by `decay` (faster early on), answers in eval mode, gets no gradient, and is part of the checkpoint. The student ships.
     """
 
     needs_teacher = False
@@ -41,12 +41,6 @@ class SelfDistill(Method):
             guide = self.average(batch.inputs) if self.loss.needs_teacher else None
         return self.loss(answer, guide, batch)
 
-    @torch.no_grad()
     def after_step(self) -> None:
-        self.updates += 1
-        share = 1 - torch.clamp((1 + self.updates) / (10 + self.updates), max=self.decay)  # on the device: nothing waits for it
-        for mean, now in zip(self.average.state_dict().values(), self.student.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(now, share.to(mean.dtype))
-            else:
-                mean.copy_(now)
+        self.updates += 1  # on the device: nothing waits for it
+        follow(self.average.state_dict(), self.student.state_dict(), warmed_up(self.decay, self.updates))

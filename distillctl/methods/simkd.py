@@ -17,10 +17,11 @@ from distillctl.losses.inputs import matched
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.method import Method
 from distillctl.models.adapter import Classifier
-from distillctl.models.build import Net
+from distillctl.models.edits import BehindBottleneck, Edit, OtherFeatures, apply_edits
+from distillctl.models.net import Net
 from distillctl.models.obtain import Images, Obtained
-from distillctl.models.stem import Edit, apply_edits, trace
-from distillctl.models.taps import Catch, Place, Taps
+from distillctl.models.taps import Catch, TapPoint, Taps
+from distillctl.models.trace import trace
 from distillctl.teachers.frozen import Frozen
 from distillctl.types import Batch, Output, Terms
 
@@ -68,8 +69,8 @@ class SimKD(Method):
         original = linear(teacher.model, f"net.{head_of_teacher(teacher, images)[1]}")
         channels = original.in_features
         edits = (
-            Edit(pool, f"bottleneck {copy.in_features} {max(1, channels // factor)} {channels}"),
-            Edit(head, f"linear {channels}"),
+            Edit(pool, str(BehindBottleneck(copy.in_features, max(1, channels // factor), channels))),
+            Edit(head, str(OtherFeatures(channels))),
         )
         torch.manual_seed(seed_of(seed, "initialisation", "bottleneck"))
         apply_edits(net.module, edits)
@@ -149,7 +150,7 @@ def unfit(key: str, name: str) -> ConfigError:
 def catch_map(classifier: Classifier, module: str) -> None:
     """Let the model's answers hold what comes out of `module`, beside what they hold already."""
     taps = classifier.taps or Taps({})
-    taps.places[MAP] = Place(module, "output")
+    taps.points[MAP] = TapPoint(module, "output")
     classifier.net.get_submodule(module).register_forward_hook(Catch(taps, MAP, last_is_channels=False).after)
     classifier.taps = taps
 

@@ -10,7 +10,7 @@ from distillctl.errors import ConfigError
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.method import Method
 from distillctl.models.adapter import TOKEN
-from distillctl.models.build import Net
+from distillctl.models.net import Net
 from distillctl.types import Batch, Output, Terms
 
 

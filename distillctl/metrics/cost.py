@@ -13,6 +13,8 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from distillctl.modes import evaluating
+
 
 def parameters(module: nn.Module) -> int:
     """Every parameter once, trained or frozen, tied ones too; buffers are not parameters."""
@@ -57,7 +59,7 @@ def latency(module: nn.Module, example: Tensor, repeats: int = 100, warmup_s: fl
     if not 0 <= warmup_s < budget_s:
         raise ValueError(f"warmup_s={warmup_s} must be >= 0 and < budget_s={budget_s}")
     sample = example[:1]
-    with _eval_mode(module), torch.no_grad():  # not inference_mode: what a model caches in it can never be trained through again
+    with evaluating(module), torch.no_grad():  # not inference_mode: what a model caches in it can never be trained through again
         start = time.perf_counter_ns()
         _timed_pass_ns(module, sample)
         while time.perf_counter_ns() - start < warmup_s * 1e9:
@@ -80,18 +82,6 @@ def _timed_pass_ns(module: nn.Module, sample: Tensor) -> int:
 def _synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-@contextlib.contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    # flag by flag: train() at the end would wake a batch norm that was frozen on purpose
-    training = {submodule: submodule.training for submodule in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for submodule, flag in training.items():
-            submodule.training = flag
 
 
 @contextlib.contextmanager

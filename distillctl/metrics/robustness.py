@@ -13,6 +13,7 @@ from distillctl.config import AttackConfig
 from distillctl.losses.logits import cross_entropy
 from distillctl.methods.attack import Pgd
 from distillctl.metrics.quality import top_k_accuracy
+from distillctl.modes import evaluating
 from distillctl.runtime import Runtime
 from distillctl.types import Batch
 
@@ -32,15 +33,13 @@ def attacked_answers(model: nn.Module, batches: Iterable[Batch], attack: Pgd, ru
 
     The attack is computed in fp32 whatever the answers are: bf16 blurs the gradient, and a blurred attack flatters the model.
     """
-    was_training = model.training
-    model.eval()
     logits, targets = [], []
-    for batch in batches:
-        worst = attack.perturb(model, batch.inputs, against(batch.targets), attack.draws(batch))
-        with torch.inference_mode(), runtime.autocast():
-            logits.append(model(worst).logits.float())
-        targets.append(batch.targets)
-    model.train(was_training)
+    with evaluating(model):
+        for batch in batches:
+            worst = attack.perturb(model, batch.inputs, against(batch.targets), attack.draws(batch))
+            with torch.inference_mode(), runtime.autocast():
+                logits.append(model(worst).logits.float())
+            targets.append(batch.targets)
     return runtime.gather(torch.cat(logits).cpu()), runtime.gather(torch.cat(targets).cpu())
 
 

@@ -114,7 +114,7 @@ def class_order(config: ModelConfig, images: Images, key: str) -> tuple[int, ...
     record = source_of(config, key)[1]
     if record is None or config.new_head or config.ignore_class_names:
         return None
-    theirs = list(record["classes"])
+    theirs = list(record.classes)
     if theirs == list(images.classes) or sorted(theirs) != sorted(images.classes):
         return None
     return tuple(theirs.index(name) for name in images.classes)

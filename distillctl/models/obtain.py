@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,10 +15,13 @@ from distillctl.draws import seed_of
 from distillctl.errors import CheckpointError, ConfigError
 from distillctl.models import catalogue
 from distillctl.models.adapter import Classifier
-from distillctl.models.build import Net, build_net, plan_net, rebuild
-from distillctl.models.shipping import locate, read_record
-from distillctl.models.stem import Edit, apply_edits, trace
+from distillctl.models.edits import apply_edits
+from distillctl.models.locate import locate
+from distillctl.models.net import Net, build_net, plan_net, rebuild
+from distillctl.models.record import Record
+from distillctl.models.shipping import read_record
 from distillctl.models.taps import tap
+from distillctl.models.trace import trace
 from distillctl.models.weights import load_weights, read_weights
 
 
@@ -39,7 +41,7 @@ class Obtained:
 
     classifier: Classifier
     net: Net
-    record: dict[str, Any] | None
+    record: Record | None
     weights: Path | None
 
 
@@ -59,11 +61,11 @@ def obtain(config: ModelConfig, images: Images, key: str, seed: int, *, weights:
         net = build_net(config, len(images.classes), images.image_size, key)
     if file is not None and weights:
         if record is not None and not config.new_head:
-            check_classes(record["classes"], images.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
+            check_classes(record.classes, images.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
         load_weights(
             net.module, read_weights(file, f"{key}.checkpoint"), f"{key}.checkpoint", file, name=net.name, new_head=config.new_head
         )
-    mean, std = (record["preprocessing"]["mean"], record["preprocessing"]["std"]) if record else (net.mean, net.std)
+    mean, std = (record.preprocessing["mean"], record.preprocessing["std"]) if record else (net.mean, net.std)
     resolution = net.input_size if net.input_size != images.image_size else None
     hooks = tap(net.module, taps, net.input_size, key) if taps else None
     return Obtained(Classifier(net.module, mean or images.mean, std or images.std, resolution, hooks), net, record, file)
@@ -74,7 +76,7 @@ def check_obtainable(config: ModelConfig, images: Images, key: str, taps: Sequen
     file, record = source_of(config, key)
     if record is not None:
         if not config.new_head:
-            check_classes(record["classes"], images.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
+            check_classes(record.classes, images.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
         if taps:
             net = planned(config, record, images, key)
             tap(net.module, taps, net.input_size, key)
@@ -86,14 +88,14 @@ def check_obtainable(config: ModelConfig, images: Images, key: str, taps: Sequen
         load_weights(net.module, weights, f"{key}.checkpoint", file, name=config.name, new_head=config.new_head)
 
 
-def planned(config: ModelConfig, record: dict[str, Any] | None, images: Images, key: str) -> Net:
+def planned(config: ModelConfig, record: Record | None, images: Images, key: str) -> Net:
     """The architecture alone, its weights worth nothing: on the meta device where there is no record of it."""
     if record is not None:
         return from_record(record, config, images, key)
     return own_net(config, images, key) if config.source == "own" else plan_net(config, len(images.classes), images.image_size, key)
 
 
-def source_of(config: ModelConfig, key: str) -> tuple[Path | None, dict[str, Any] | None]:
+def source_of(config: ModelConfig, key: str) -> tuple[Path | None, Record | None]:
     """File and record of a checkpoint; both None where the config gives none."""
     if config.checkpoint is None:
         if config.name == "recorded":
@@ -109,35 +111,39 @@ def source_of(config: ModelConfig, key: str) -> tuple[Path | None, dict[str, Any
                 f"{setting}={config.checkpoint}: no record beside it says what it is; name its architecture: {key}=<model>"
             )
         return file, None
-    architecture = record["architecture"]
+    architecture = record.architecture
     if config.name != "recorded" and config.source != "own":
         asked = catalogue.resolve(config.name, config.source, key)
-        if asked != (architecture["source"], architecture["name"]):
+        if asked != (architecture.source, architecture.name):
             raise CheckpointError(
-                f"{setting}={config.checkpoint} holds {architecture['name']}, but {key}={config.name}; pass {key}={architecture['name']}"
+                f"{setting}={config.checkpoint} holds {architecture.name}, but {key}={config.name}; pass {key}={architecture.name}"
             )
     return file, record
 
 
-def from_record(record: dict[str, Any], config: ModelConfig, images: Images, key: str) -> Net:
+def from_record(record: Record, config: ModelConfig, images: Images, key: str) -> Net:
     """The architecture as it was, with as many classes as are asked for now."""
-    architecture = record["architecture"]
-    source, name = architecture["source"], architecture["name"]
-    edits = tuple(Edit(*edit) for edit in architecture["edits"])
-    args = {**architecture["args"], **config.args}
-    if source == "own":
-        node = {"_target_": config._target_ or name, **args}
-        module = build(node, nn.Module, key, num_classes=len(images.classes))
-        apply_edits(module, edits)
-    else:
-        module = rebuild(source, name, len(images.classes), architecture["args"], edits, key, added=config.args)
-    size = config.image_size or architecture["image_size"]
-    preprocessing = record["preprocessing"]
+    architecture = record.architecture
+    source, name, edits = architecture.source, architecture.name, architecture.edits
+    args = {**architecture.args, **config.args}
+    try:
+        if source == "own":
+            node = {"_target_": config._target_ or name, **args}
+            module = build(node, nn.Module, key, num_classes=len(images.classes))
+            apply_edits(module, edits)
+        elif catalogue.has(source, name.partition(".")[0]):
+            module = rebuild(source, name, len(images.classes), architecture.args, edits, key, added=config.args)
+        else:
+            raise CheckpointError(f"its record names {name[:60]!r} of {source}, which is not known here")
+    except CheckpointError as error:
+        raise CheckpointError(f"{key}.checkpoint={config.checkpoint}: {error}") from None
+    size = config.image_size or architecture.image_size or images.image_size
+    preprocessing = record.preprocessing
     return Net(
         module,
         source,
         name,
-        architecture["stem"],
+        architecture.stem,
         edits,
         args,
         tuple(preprocessing["mean"]),

@@ -15,8 +15,8 @@ from distillctl.draws import seed_of
 from distillctl.errors import ConfigError
 from distillctl.models import lora
 from distillctl.models.adapter import Classifier
-from distillctl.models.stem import Seen, trace
 from distillctl.models.taps import STAGES, short_names
+from distillctl.models.trace import Seen, trace
 from distillctl.models.weights import head_names
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from distillctl.errors import ConfigError, did_you_mean
-from distillctl.models.stem import Seen, trace
+from distillctl.models.trace import Seen, trace
 from distillctl.models.weights import head_names
 
 STAGES = 4  # the last four resolutions of a net, or quarters of its blocks, are stage1 to stage4
@@ -19,7 +19,7 @@ LOGITS = "logits"  # always there, without a hook
 
 
 @dataclass(frozen=True)
-class Place:
+class TapPoint:
     """Where a tap sits: what goes into a module, or what comes out of it."""
 
     module: str
@@ -30,15 +30,15 @@ class Place:
 class Taps:
     """Catches features while a net runs. Each pass must be followed by `take`."""
 
-    def __init__(self, places: dict[str, Place]):
-        self.places = places
+    def __init__(self, points: dict[str, TapPoint]):
+        self.points = points
         self.caught: dict[str, Tensor] = {}
 
     def attach(self, net: nn.Module) -> Taps:
-        for name, place in self.places.items():
-            catch = Catch(self, name, place.last_is_channels)
-            module = net.get_submodule(place.module)
-            if place.side == "input":
+        for name, point in self.points.items():
+            catch = Catch(self, name, point.last_is_channels)
+            module = net.get_submodule(point.module)
+            if point.side == "input":
                 module.register_forward_pre_hook(catch.before)
             else:
                 module.register_forward_hook(catch.after)
@@ -71,20 +71,20 @@ def tap(net: nn.Module, names: Iterable[str], image_size: int, key: str) -> Taps
     known = short_names(net, image_size) if wanted else {}
     modules = {name for name, _ in net.named_modules() if name}
     outputs = dict(shapes(net, image_size)) if modules & set(wanted) else {}
-    places = {}
+    points = {}
     for name in wanted:
         if name in known:
-            places[name] = known[name]
+            points[name] = known[name]
         elif name in modules:
-            places[name] = output_of(name, outputs.get(name, ()))
+            points[name] = output_of(name, outputs.get(name, ()))
         else:
             choices = [*known, LOGITS, *modules]
             short = f"Short names: {', '.join(known)}, {LOGITS}; for all: distillctl models taps=<its name>"
             raise ConfigError(f"{key}: it has no tap {name!r}; {did_you_mean(name, choices)} {short}")
-    return Taps(places).attach(net)
+    return Taps(points).attach(net)
 
 
-def short_names(net: nn.Module, image_size: int) -> dict[str, Place]:
+def short_names(net: nn.Module, image_size: int) -> dict[str, TapPoint]:
     """stage1 to stage4, last and pooled: the end of each resolution (or of each quarter of the blocks), and what the classifier sees."""
     calls, _ = trace(net, image_size, leaves=False)
     # attention weights [B, heads, T, T] look like maps, and show where they are dropped or normalised
@@ -92,17 +92,17 @@ def short_names(net: nn.Module, image_size: int) -> dict[str, Place]:
     outputs = {call.module: call.outputs for call in seen}
     named = [name for name, _ in net.named_children() if re.fullmatch(r"stage\d", name)]
     ends = named if named and all(name in outputs for name in named) else stage_ends(seen)  # some stages give several maps at once
-    places = {f"stage{number + 1}": output_of(module, outputs[module]) for number, module in enumerate(ends)}
+    points = {f"stage{number + 1}": output_of(module, outputs[module]) for number, module in enumerate(ends)}
     if ends:
-        places["last"] = output_of(ends[-1], outputs[ends[-1]])
+        points["last"] = output_of(ends[-1], outputs[ends[-1]])
     head = head_names(net)
     if head:
-        places["pooled"] = Place(head[0].rpartition(".")[0], "input")
-    return places
+        points["pooled"] = TapPoint(head[0].rpartition(".")[0], "input")
+    return points
 
 
-def output_of(module: str, shape: tuple[int, ...]) -> Place:
-    return Place(module, "output", last_is_channels=map_size(shape) is not None and shape[1] == shape[2])
+def output_of(module: str, shape: tuple[int, ...]) -> TapPoint:
+    return TapPoint(module, "output", last_is_channels=map_size(shape) is not None and shape[1] == shape[2])
 
 
 def stage_ends(seen: list[Seen]) -> list[str]:
@@ -141,10 +141,10 @@ def tapped_shapes(net: nn.Module, image_size: int) -> list[tuple[str, tuple[int,
     return [(path, (shape[0], shape[3], *shape[1:3]) if output_of(path, shape).last_is_channels else shape) for path, shape in found]
 
 
-def short_shapes(net: nn.Module, image_size: int) -> list[tuple[str, Place, tuple[int, ...]]]:
-    """Every short name but `logits`, its place, and the shape of what is caught there of one image. Leaves its hooks in the net."""
+def short_shapes(net: nn.Module, image_size: int) -> list[tuple[str, TapPoint, tuple[int, ...]]]:
+    """Every short name but `logits`, its point, and the shape of what is caught there of one image. Leaves its hooks in the net."""
     known = short_names(net, image_size)
     taps = Taps(known).attach(net)
     trace(net, image_size, leaves=False)
     caught = taps.take()
-    return [(name, place, tuple(caught[name].shape)) for name, place in known.items()]
+    return [(name, point, tuple(caught[name].shape)) for name, point in known.items()]

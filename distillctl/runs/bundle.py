@@ -13,6 +13,7 @@ from distillctl.data.augment import Augment
 from distillctl.data.loader import Place, PlainLoader, Reading, TrainLoader
 from distillctl.data.split import Split
 from distillctl.models.obtain import Images
+from distillctl.ranks import Rank
 from distillctl.types import Batch
 
 LEAST_AT_ONCE = 128  # samples that are measured together, however small the batches of training are
@@ -69,4 +70,4 @@ def workers(asked: int | None, split: Split) -> int:
     if asked is not None:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores // Rank.here().local_world)

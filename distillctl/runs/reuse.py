@@ -7,13 +7,11 @@ by side one holds `<key>.lock` and trains; the others wait for it, and take what
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,9 @@ from distillctl import outputs, state
 from distillctl.build import TRUSTED, within
 from distillctl.config import ModelConfig
 from distillctl.errors import MachineError
+from distillctl.locks import lock_file, open_lock
 from distillctl.models.obtain import source_of
+from distillctl.models.record import Record
 from distillctl.models.shipping import checksum
 from distillctl.runs.keeping import root_of
 from distillctl.runs.keys import DECIDING_VERSIONS
@@ -86,7 +86,7 @@ def key_of(session: Session, step: Step) -> str:
         "role": step.role,
         "seeds": [config.seed, step.seed],
         "model": {field.name: getattr(model, field.name) for field in fields(ModelConfig) if field.name != "checkpoint"},
-        "start": [checksum(file, file.stat().st_mtime_ns, file.stat().st_size), record] if file is not None else None,
+        "start": [checksum(file, file.stat().st_mtime_ns, file.stat().st_size), record and record.to_json()] if file is not None else None,
         "dataset": {name: value for name, value in asdict(step.data).items() if name not in FREE_OF_DATA},
         "data": bundle.data.fingerprint,
         "images": asdict(bundle.inputs),
@@ -110,7 +110,7 @@ def has_own_code(step: Step, config: Any) -> bool:
     """Whether classes of the user's own take part: they change, and nothing tells."""
     model = model_of(step)
     record = source_of(model, step.role)[1]
-    if model.source == "own" or (record is not None and record["architecture"]["source"] == "own"):
+    if model.source == "own" or (record is not None and record.architecture.source == "own"):
         return True
     return any(not within(path, TRUSTED) for path in targets([config.optimizer, config.schedule, step.loss]))
 
@@ -144,7 +144,8 @@ def take(session: Session, step: Step, entry: Path) -> bool:
     folder = session.run.stage(step.name)
     for name, content in found.files.items():
         if name == f"{step.role}.json":  # the images may lie elsewhere now
-            state.write_json(folder / name, json.loads(content) | {"dataset": session.bundle(step.data).record()})
+            record = replace(Record.from_json(json.loads(content)), dataset=session.bundle(step.data).record())
+            state.write_json(folder / name, record.to_json())
         else:
             state.write_atomically(folder / name, [content])
     session.run.finish_stage(step.name, {**found.stage, "reused": found.run})
@@ -179,13 +180,12 @@ def files_of(role: str) -> tuple[str, ...]:
 def held(session: Session, path: Path) -> Iterator[bool]:
     """Hold a lock, waiting for whoever has it. False where there can be none: then nothing is registered.
 
-    A record lock is freed when its process dies, however it dies, and data workers do not inherit it. Ranks poll together, so that
-    none of them waits longer in a collective than it may. Raises Interrupted when asked to stop.
+    Ranks poll together, so that none of them waits longer in a collective than it may. Raises Interrupted when asked to stop.
     """
     machine, said = session.runtime, False
-    lock = opened(session, path) if session.run is not None else None
+    lock = open_entry_lock(session, path) if session.run is not None else None
     try:
-        while not machine.from_main(lock is None or locked(lock)):
+        while not machine.from_main(lock is None or locked_or_alone(lock)):
             if not said:
                 session.console.say("waiting for the job that trains this teacher")
                 said = True
@@ -198,23 +198,20 @@ def held(session: Session, path: Path) -> Iterator[bool]:
             lock.close()
 
 
-def opened(session: Session, path: Path) -> FileIO | None:
+def open_entry_lock(session: Session, path: Path) -> FileIO | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+")
+        return open_lock(path)
     except OSError as error:
         session.console.warn(f"{path.parent}: {error.strerror}; other runs will not find this teacher")
         return None
 
 
-def locked(lock: FileIO) -> bool:
+def locked_or_alone(lock: FileIO) -> bool:
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
+        return lock_file(lock)
     except OSError:  # a file system without locks: train beside the others
         return True
-    return True
 
 
 def begin(session: Session, step: Step, key: str) -> bool:

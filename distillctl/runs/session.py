@@ -104,7 +104,7 @@ def taught_classes(config: Any, data: DatasetConfig) -> list[str] | None:
     for key, model in {"teacher": teacher, **{f"teacher.members.{name}": member for name, member in teacher.members.items()}}.items():
         record = source_of(model, key)[1] if model.checkpoint and not model.new_head else None
         if record is not None:
-            return record["classes"]
+            return list(record.classes)
     return None
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from distillctl import outputs
 from distillctl.models.obtain import Obtained
-from distillctl.models.shipping import load_script, ship
+from distillctl.models.record import Architecture, Parents, Record
+from distillctl.models.script import load_script
+from distillctl.models.shipping import ship
 from distillctl.runs.assemble import Assembly
 from distillctl.runs.session import Session
 
@@ -28,45 +30,37 @@ def ship_step(session: Session, assembly: Assembly) -> None:
             "epochs": training.epoch,
             "best_epoch": training.best["student"]["epoch"],
             "steps": training.step,
-            "sha256": written["sha256"],
-            **written["metrics"],
+            "sha256": written.sha256,
+            **written.metrics,
         },
     )
 
 
-def ship_one(session: Session, assembly: Assembly, pupil: Obtained, best: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def ship_one(session: Session, assembly: Assembly, pupil: Obtained, best: Mapping[str, Any], folder: Path) -> Record:
     """A student's weights and its record, which it returns."""
     step, data, net, classifier = assembly.step, assembly.bundle.data, pupil.net, pupil.classifier
     size = classifier.resolution or data.image_size
-    record = {
-        "format_version": 1,
-        "role": step.role,
-        "stage": step.name,
-        "architecture": {
-            "source": net.source,
-            "name": net.name,
-            "stem": net.stem,
-            "args": net.args,
-            "edits": [list(edit) for edit in net.edits],
-            "image_size": size,
-        },
-        "classes": list(data.classes),
-        "preprocessing": {
+    record = Record(
+        role=step.role,
+        stage=step.name,
+        architecture=Architecture(net.source, net.name, net.stem, net.args, net.edits, size),
+        classes=tuple(data.classes),
+        preprocessing={
             "image_size": size,
             "resize": round(size / 0.875) if isinstance(data.test.images, list) else size,
             "mean": [float(value) for value in classifier.mean.flatten()],
             "std": [float(value) for value in classifier.std.flatten()],
         },
-        "dataset": assembly.bundle.record(),
-        "metrics": best["metrics"],
-        "epoch": best["epoch"],
-        "epochs": step.budget.epochs,
-        "seed": session.config.seed,
-        "parents": {
-            "teacher": assembly.teacher.weights_mark if assembly.teacher is not None else None,
-            "start": pupil.record["sha256"] if pupil.record else None,
-        },
-        "versions": outputs.versions(),
-    }
+        dataset=assembly.bundle.record(),
+        metrics=best["metrics"],
+        epoch=best["epoch"],
+        epochs=step.budget.epochs,
+        seed=session.config.seed,
+        parents=Parents(
+            teacher=assembly.teacher.weights_mark if assembly.teacher is not None else None,
+            start=pupil.record.sha256 if pupil.record else None,
+        ),
+        versions=outputs.versions(),
+    )
     folder.mkdir(exist_ok=True)
     return ship(folder, step.role, best["weights"], record, load_script(net, step.role, record))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -26,16 +25,16 @@ from numpy.typing import NDArray
 
 from distillctl.draws import seed_of
 from distillctl.errors import MachineError
+from distillctl.locks import claim_folder, hold_folder, lock_byte, open_lock, unlock_byte
 from distillctl.state import write_json
 from distillctl.teachers.records import Layout, Words, by_name, checksums, record_keys
 
 FORMAT_VERSION = 2
-ABOUT, LOCK = "cache.json", ".lock"
+ABOUT = "cache.json"
 AROUND = 2  # words of a record besides its payload: the mark of the image before it, the checksum behind
 PIECE_BYTES = 2**24  # of records that are looked at together
-TRIES = 10
 SPARE = 512 * 2**20  # bytes of the disk that records leave free: checkpoints may lie there too
-PATIENCE_S, POLL_S = 10.0, 0.001
+PATIENCE_S = 10.0
 WAY_OUT = "set teacher.cache.dir=<a folder that can be written>, or teacher.cache.mode=off"
 
 Parts = Mapping[str, Any]
@@ -108,13 +107,12 @@ class Store:
         Not for long, as the holder may be stopped: an answer that is asked for twice does no harm.
         """
         file = self.shard(view)[0]
-        held = file is not None and locked(file, row)
+        mine = file is not None and lock_byte(file, row, PATIENCE_S)
         try:
             yield
         finally:
-            if held:
-                with contextlib.suppress(OSError, ValueError):  # closed, as no more is written
-                    fcntl.lockf(file, fcntl.LOCK_UN, 1, row)  # type: ignore[arg-type]
+            if mine and file is not None:
+                unlock_byte(file, row)
 
     def records(self, view: int, rows: NDArray[np.int64]) -> Words:
         """uint32 [B, 1 + W + 1]; zeros where the file ends before."""
@@ -156,13 +154,13 @@ class Store:
     def shard(self, view: int) -> tuple[FileIO | None, Words]:
         """The view's file, open to write, and its records as they are mapped."""
         if self.current is None or self.current[0] != view:
-            self.current = view, *self.opened(view)
+            self.current = view, *self.open_shard(view)
         return self.current[1:]
 
-    def opened(self, view: int) -> tuple[FileIO | None, Words]:
+    def open_shard(self, view: int) -> tuple[FileIO | None, Words]:
         if self.writes:
             try:
-                file = FileIO(os.open(self.file(view), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+")
+                file = open_lock(self.file(view))
                 if os.fstat(file.fileno()).st_size < self.view_bytes:
                     os.ftruncate(file.fileno(), self.view_bytes)  # a hole: it takes no room, and is read as zeros
                 lacking = self.view_bytes - os.fstat(file.fileno()).st_blocks * 512
@@ -202,41 +200,13 @@ def open_store(root: Path, parts: Parts, layout: Layout, rows: int, warn: Callab
     if not writes:
         return store
     try:
-        store.lock = held(folder)
+        store.lock = hold_folder(folder)
         if not (folder / ABOUT).exists():
             write_json(folder / ABOUT, {"format_version": FORMAT_VERSION, "parts": parts})
         os.utime(folder / ABOUT)
     except OSError as error:
         raise MachineError(f"{folder}: {error.strerror}; {WAY_OUT}") from None
     return store
-
-
-def locked(file: FileIO, place: int) -> bool:
-    """Lock one byte, which may lie behind the end. False where another process holds it for PATIENCE_S, or there are no locks."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
-            return True
-        except (BlockingIOError, PermissionError):
-            time.sleep(POLL_S)
-        except OSError:
-            return False
-    return False
-
-
-def held(folder: Path) -> FileIO:
-    """Make the folder, and hold it as one of its users until the file is closed or the process dies: nobody removes it meanwhile."""
-    for _ in range(TRIES):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = FileIO(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+")
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            if os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / LOCK)):
-                return lock
-        except FileNotFoundError:  # removed in between
-            continue
-    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
 @dataclass(frozen=True)
@@ -272,11 +242,11 @@ class Cache:
     def remove(self) -> bool:
         """False where a run holds it."""
         try:
-            with FileIO(os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = claim_folder(self.folder)
+            if lock is None:
+                return False
+            with lock:
                 shutil.rmtree(self.folder)
-        except BlockingIOError:
-            return False
         except OSError as error:
             raise MachineError(f"{self.folder}: {error.strerror}; remove it by hand") from None
         return True

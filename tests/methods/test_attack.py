@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from distillctl.config import AttackConfig
 from distillctl.losses.logits import cross_entropy, soft_targets
-from distillctl.methods.attack import Pgd, answering, ball, starts
+from distillctl.methods.attack import Pgd, ball, starts
 from distillctl.models.adapter import Classifier
+from distillctl.modes import evaluating
 from distillctl.types import Batch, Output
 
 EPS, STEP = 8 / 255, 2 / 255
@@ -172,7 +173,7 @@ def test_modes_come_back_after_an_error():
     with pytest.raises(RuntimeError, match="out of memory"):
         Pgd(EPS, STEP, 3).perturb(model, pixels(), failing, None)
     assert all(module.training for module in model.modules())
-    with answering(model):
+    with evaluating(model):
         assert not model.training
     assert model.training
 

@@ -14,9 +14,10 @@ from distillctl.config import ModelConfig
 from distillctl.errors import ConfigError
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.simkd import MAP, ReusedClassifier, SimKD, averages, head_of
-from distillctl.models.build import plan_net, rebuild
+from distillctl.models.net import plan_net, rebuild
 from distillctl.models.obtain import Images, Obtained, obtain
-from distillctl.models.shipping import load_script
+from distillctl.models.record import Record
+from distillctl.models.script import load_script
 from distillctl.runs.check import check_settings
 from distillctl.runs.execute import execute
 from distillctl.runs.session import session
@@ -215,7 +216,9 @@ def distilled(tiny_run, tmp_path_factory) -> Path:
 
 def test_what_ships_loads_alone_and_answers_alike(distilled):
     stage = distilled / "distill"
-    record = json.loads((stage / "student.json").read_text())
+    written = (stage / "student.json").read_text()
+    record = Record.from_json(json.loads(written))
+    assert json.dumps(record.to_json(), indent=2) + "\n" == written
     found = obtain(
         ModelConfig(name="recorded", checkpoint=str(distilled)), Images(tuple("0123456789"), 8, (0, 0, 0), (1, 1, 1)), "student", 0
     )

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from distillctl.config import ModelConfig
 from distillctl.errors import CheckpointError, ConfigError, MachineError
 from distillctl.models import published
-from distillctl.models.build import build_net, plan_net
+from distillctl.models.net import build_net, plan_net
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:

@@ -8,7 +8,7 @@ import torch
 from distillctl.config import FinetuneStageConfig, LoraConfig, ModelConfig
 from distillctl.models import lora, partial
 from distillctl.models.adapter import Classifier
-from distillctl.models.build import Net, build_net, rebuild
+from distillctl.models.net import Net, build_net, rebuild
 
 pytest.importorskip("peft")
 STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -123,7 +123,7 @@ def test_the_learning_rate_of_an_adapter_is_that_of_its_stage():
     ],
 )
 def test_nets_of_other_libraries_have_such_layers_too(name, inside):
-    from distillctl.models.build import plan_net
+    from distillctl.models.net import plan_net
 
     size = 64 if name == "swin_t" else 32
     found = set(partial.adaptable(plan_net(ModelConfig(name=name), 10, size).module, size))

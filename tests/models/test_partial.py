@@ -12,7 +12,7 @@ from distillctl.errors import ConfigError
 from distillctl.loop import Ema
 from distillctl.models import partial
 from distillctl.models.adapter import Classifier
-from distillctl.models.build import build_net, plan_net
+from distillctl.models.net import build_net, plan_net
 from distillctl.optimizers import make_optimizer
 
 STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -8,8 +8,10 @@ from torch import nn
 
 from distillctl.config import ModelConfig
 from distillctl.errors import ConfigError
-from distillctl.models.build import build_net, plan_net, rebuild
-from distillctl.models.stem import apply_edits, small_stem, trace
+from distillctl.models.edits import apply_edits
+from distillctl.models.net import build_net, plan_net, rebuild
+from distillctl.models.stem import small_stem
+from distillctl.models.trace import trace
 
 CONVOLUTIONAL = [
     *("resnet18", "resnet152", "mobilenet_v2", "efficientnet_b0", "regnet_y_400mf", "densenet121", "shufflenet_v2_x0_5"),

@@ -9,7 +9,7 @@ from torch import nn
 from distillctl.config import ModelConfig
 from distillctl.errors import ConfigError
 from distillctl.models.adapter import Classifier
-from distillctl.models.build import build_net, plan_net
+from distillctl.models.net import build_net, plan_net
 from distillctl.models.taps import short_names, short_shapes, tap, tapped_shapes
 
 STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

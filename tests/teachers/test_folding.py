@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from distillctl.config import ModelConfig
 from distillctl.errors import DataError
 from distillctl.models.adapter import Classifier
-from distillctl.models.build import build_net
 from distillctl.models.committee import Committee
+from distillctl.models.net import build_net
 from distillctl.models.taps import tap
 from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.folding import fold, folded

@@ -15,8 +15,10 @@ from torch.overrides import TorchFunctionMode
 from distillctl.config import ModelConfig
 from distillctl.errors import ConfigError
 from distillctl.models import arguments, catalogue
+from distillctl.models.edits import Edit, apply_edits
 from distillctl.models.published import AUXILIARY, find_published, load_published
-from distillctl.models.stem import Edit, apply_edits, small_stem, trace
+from distillctl.models.stem import small_stem
+from distillctl.models.trace import trace
 
 SMALL = 64  # px: below this the stem of a net made for 224 px throws most of the image away
 
