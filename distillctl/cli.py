@@ -90,7 +90,7 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
     overrides = compose.opened(overrides)
     try:
         if any(word.startswith("resume=") for word in overrides):
-            from distillctl import resume
+            from distillctl.compose import resume
 
             overrides = resume.overrides(command, flags, overrides)
             if not overrides:
@@ -165,7 +165,7 @@ def perform(command: str, composed: Any, folder: Path | None) -> float | None:
     try:
         config = compose.typed(composed)
         if folder is not None and composed.get("resume"):
-            from distillctl import resume
+            from distillctl.compose import resume
 
             resume.check_unchanged(folder, composed)
         return importlib.import_module(f"distillctl.commands.{command}").run(config, folder)

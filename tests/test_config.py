@@ -92,7 +92,7 @@ def scalars(schema: type, prefix: str = "") -> Iterator[tuple[str, type, bool, d
     for entry in fields(schema):
         hint, key = hints[entry.name], prefix + entry.name
         if is_dataclass(hint):
-            yield from scalars(hint, key + ".")
+            yield from scalars(config.ImageSetConfig if hint is config.DatasetConfig else hint, key + ".")
             continue
         choices = [kind for kind in get_args(hint) if kind is not type(None)]
         kind = choices[0] if choices and type(None) in get_args(hint) else hint
@@ -120,8 +120,10 @@ LIMITED = sorted({(key, value) for schema in config.SCHEMAS.values() for key, ki
 
 @pytest.mark.parametrize(("key", "value"), LIMITED)
 def test_a_value_out_of_its_range_is_named(key: str, value: Any):
-    schema = next(schema for schema in config.SCHEMAS.values() if key in config.names(schema))
+    schema = next(schema for schema in config.SCHEMAS.values() if key in {name for name, *_ in scalars(schema)})
     node = OmegaConf.structured(schema)
+    if "dataset" in node:
+        node.dataset = OmegaConf.structured(config.ImageSetConfig)
     for needed in OmegaConf.missing_keys(node):
         OmegaConf.update(node, needed, ["x"] if needed == "inputs" else "x")
     OmegaConf.update(node, key, value)

@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from distillctl import runtime, state
-from distillctl.config import ENSEMBLE, AugmentConfig, DatasetConfig, EvaluateConfig, ModelConfig
+from distillctl.config import ENSEMBLE, AugmentConfig, EvaluateConfig, ImageSetConfig, ModelConfig
 from distillctl.data import sets
 from distillctl.data.loader import Place, PlainLoader, Reading
 from distillctl.errors import CheckpointError, ConfigError
@@ -35,13 +35,14 @@ def run(config: EvaluateConfig, folder: Path | None) -> float | None:
 
 
 def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
+    assert isinstance(config.dataset, ImageSetConfig)
     model = with_checkpoint(config.model, config.checkpoint)
     if config.teacher.name == ENSEMBLE:
         for key, member in members_of(config.teacher).items():
             check_is_trained(config, key, member)
     with StopRequest(), runtime.joined(config.trainer) as machine:
         console = Console(silent=not machine.is_main)
-        data = sets.load(dataset_of(config, model), recorded_classes(model))
+        data = sets.load(dataset_of(config.dataset, config.checkpoint, model), recorded_classes(model))
         for note in data.notes:
             console.say(note)
         images = Images(data.classes, data.image_size, data.mean, data.std)
@@ -108,28 +109,28 @@ def recorded_classes(model: ModelConfig) -> list[str] | None:
     return record["classes"] if record is not None else None
 
 
-def dataset_of(config: EvaluateConfig, model: ModelConfig) -> DatasetConfig:
+def dataset_of(named: ImageSetConfig, checkpoint: str, model: ModelConfig) -> ImageSetConfig:
     """The data set that is named, or the one that the checkpoint's record names."""
-    if config.dataset.name != "recorded":
-        return config.dataset
+    if named.name != "recorded":
+        return named
     _, record = source_of(model, "model")
     if record is None or not isinstance(record.get("dataset"), dict):
-        raise ConfigError(f"checkpoint={config.checkpoint}: no record beside it says which data set it is for; pass dataset=<name>")
+        raise ConfigError(f"checkpoint={checkpoint}: no record beside it says which data set it is for; pass dataset=<name>")
     return dataset_from(record["dataset"])
 
 
-def dataset_from(recorded: dict[str, Any]) -> DatasetConfig:
+def dataset_from(recorded: dict[str, Any]) -> ImageSetConfig:
     """A recorded data set as config: known keys alone, since a record may come from anywhere."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    known = {entry.name for entry in fields(DatasetConfig)} - {"augment"}
+    known = {entry.name for entry in fields(ImageSetConfig)} - {"augment"}
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(DatasetConfig), {key: value for key, value in recorded.items() if key in known})
+        merged = OmegaConf.merge(OmegaConf.structured(ImageSetConfig), {key: value for key, value in recorded.items() if key in known})
         found = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(f"the recorded data set cannot be used ({str(error).splitlines()[0]}); pass dataset=<name>") from None
-    assert isinstance(found, DatasetConfig)
+    assert isinstance(found, ImageSetConfig)
     found.augment = AugmentConfig()
     return found
 
