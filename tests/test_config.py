@@ -281,3 +281,15 @@ def test_the_shown_config_is_not_changed_by_reading_it():
     text = OmegaConf.to_yaml(before)
     compose.typed(before)
     assert OmegaConf.to_yaml(before) == text
+
+
+def test_to_prepare_twice_costs_nothing(monkeypatch: pytest.MonkeyPatch):
+    compose.prepare()
+    monkeypatch.setattr("hydra.core.plugins.Plugins.register", lambda *_: pytest.fail("registered again"))
+    compose.prepare()
+
+
+def test_a_schema_is_not_changed_by_what_is_composed_of_it():
+    assert composed("train", "trainer.batch_size=7", "dataset.views=3").trainer.batch_size == 7
+    assert composed("train").trainer.batch_size == 128
+    assert composed("train").dataset.views is None

@@ -22,7 +22,7 @@ def group_names(command: str) -> dict[str, list[str]]:
 def groups_of(command: str) -> tuple[str, ...]:
     primary = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())
     groups = (next(iter(item)) for item in primary["defaults"] if isinstance(item, dict))
-    return tuple(group for group in groups if group != KIND_GROUP)  # which the file of a data set chooses, and no person
+    return tuple(group for group in groups if not group.startswith(KIND_GROUP))  # which the file of a data set chooses, and no person
 
 
 def options(group: str) -> list[str]:

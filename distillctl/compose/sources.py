@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -37,8 +38,8 @@ class InMemory(ConfigSource):
     def available(self) -> bool:
         return True
 
-    def result(self, content: Any, package: str | None = None) -> ConfigResult:
-        return ConfigResult(provider=self.provider, path=f"{self.scheme()}://{self.path}", config=content, header={"package": package})
+    def result(self, content: Any) -> ConfigResult:
+        return ConfigResult(provider=self.provider, path=f"{self.scheme()}://{self.path}", config=content, header={"package": None})
 
 
 class Schemas(InMemory):
@@ -51,7 +52,7 @@ class Schemas(InMemory):
     def load_config(self, config_path: str) -> ConfigResult:
         schema = self.schema(config_path)
         assert schema is not None
-        return self.result(OmegaConf.structured(schema), "dataset" if issubclass(schema, config.DatasetConfig) else None)
+        return self.result(deepcopy(structured(schema)))
 
     def schema(self, config_path: str) -> type | None:
         group, _, name = config_path.removesuffix(".yaml").rpartition("/")
@@ -67,6 +68,12 @@ class Schemas(InMemory):
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         return sorted(config.DATA_KINDS) if config_path == KIND_GROUP and results_filter in (None, ObjectType.CONFIG) else []
+
+
+@cache
+def structured(schema: type) -> Any:
+    """The config of a dataclass; to copy it takes a quarter of the time that it takes to make."""
+    return OmegaConf.structured(schema)
 
 
 class ModelNames(InMemory):

@@ -358,5 +358,5 @@ SCHEMAS: dict[str, type] = {
 }
 
 # The schemas of `dataset`, as options of the group dataset/kind. A file in conf/dataset whose data are no images begins with
-# `defaults: [override /dataset/kind: NAME]`; one that says nothing is an image set.
+# `defaults: [override kind@_here_: NAME]`; one that says nothing is an image set.
 DATA_KINDS: dict[str, type[DatasetConfig]] = {"images": ImageSetConfig}
