@@ -18,7 +18,7 @@ from common import machine_of, option_of_images, options_of_machine, real_images
 from torch import nn
 
 from distillctl import runtime
-from distillctl.config import DatasetConfig, ModelConfig
+from distillctl.config import ImageSetConfig, ModelConfig
 from distillctl.data import sets
 from distillctl.data.loader import Place, PlainLoader, Reading
 from distillctl.metrics.answers import answers
@@ -86,7 +86,7 @@ def setup(parser: argparse.ArgumentParser, epochs: int) -> Iterator[tuple[Setup,
     machine = machine_of(options)
     with tempfile.TemporaryDirectory() as folder:
         root = real_images(options.images, parser, Path(folder, "images"))
-        data = sets.load(DatasetConfig(name="image_folder", root=str(root), subset=options.subset, in_memory="always"))
+        data = sets.load(ImageSetConfig(name="image_folder", root=str(root), subset=options.subset, in_memory="always"))
         teacher = options.teacher or trained(root, options, Path(folder, "teacher"))
         made = Setup(data, machine, teacher, options.student, options.epochs, options.seeds)
         print(

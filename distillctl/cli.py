@@ -105,7 +105,7 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
         if plan:
             check_planned(command, flags)
         if any(word.startswith("resume=") for word in overrides):
-            from distillctl import resume
+            from distillctl.compose import resume
 
             overrides = resume.overrides(command, flags, overrides)
             if not overrides:
@@ -195,7 +195,7 @@ def perform(command: str, composed: Any, folder: Path | None, entry: str = "run"
     try:
         config = compose.typed(composed)
         if composed.get("resume") and (folder is not None or entry != "run"):
-            from distillctl import resume
+            from distillctl.compose import resume
 
             resume.check_unchanged(folder or Path(composed.resume), composed)
         module = importlib.import_module(f"distillctl.commands.{COMMANDS[command].home or command}")

@@ -22,7 +22,7 @@ PRELOADED = [
     "distillctl.compose",
     "distillctl.commands.runs",
     "distillctl.outputs",
-    "distillctl.resume",
+    "distillctl.compose.resume",
     "distillctl.runs.sweep",
     "hydra.core.hydra_config",
     "timm",

@@ -92,7 +92,7 @@ def scalars(schema: type, prefix: str = "") -> Iterator[tuple[str, type, bool, d
     for entry in fields(schema):
         hint, key = hints[entry.name], prefix + entry.name
         if is_dataclass(hint):
-            yield from scalars(hint, key + ".")
+            yield from scalars(config.ImageSetConfig if hint is config.DatasetConfig else hint, key + ".")
             continue
         choices = [kind for kind in get_args(hint) if kind is not type(None)]
         kind = choices[0] if choices and type(None) in get_args(hint) else hint
@@ -120,8 +120,10 @@ LIMITED = sorted({(key, value) for schema in config.SCHEMAS.values() for key, ki
 
 @pytest.mark.parametrize(("key", "value"), LIMITED)
 def test_a_value_out_of_its_range_is_named(key: str, value: Any):
-    schema = next(schema for schema in config.SCHEMAS.values() if key in config.names(schema))
+    schema = next(schema for schema in config.SCHEMAS.values() if key in {name for name, *_ in scalars(schema)})
     node = OmegaConf.structured(schema)
+    if "dataset" in node:
+        node.dataset = OmegaConf.structured(config.ImageSetConfig)
     for needed in OmegaConf.missing_keys(node):
         OmegaConf.update(node, needed, ["x"] if needed == "inputs" else "x")
     OmegaConf.update(node, key, value)
@@ -279,3 +281,15 @@ def test_the_shown_config_is_not_changed_by_reading_it():
     text = OmegaConf.to_yaml(before)
     compose.typed(before)
     assert OmegaConf.to_yaml(before) == text
+
+
+def test_to_prepare_twice_costs_nothing(monkeypatch: pytest.MonkeyPatch):
+    compose.prepare()
+    monkeypatch.setattr("hydra.core.plugins.Plugins.register", lambda *_: pytest.fail("registered again"))
+    compose.prepare()
+
+
+def test_a_schema_is_not_changed_by_what_is_composed_of_it():
+    assert composed("train", "trainer.batch_size=7", "dataset.views=3").trainer.batch_size == 7
+    assert composed("train").trainer.batch_size == 128
+    assert composed("train").dataset.views is None

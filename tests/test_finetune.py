@@ -9,10 +9,9 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from processes import StopAfter, checkpoint, configured, same_stage
+from processes import StopAfter, checkpoint, configured, same_stage, step
 from safetensors.torch import load_file, save_file
 
-from distillctl.runs.execute import finetuning
 from distillctl.runs.session import session
 from distillctl.runs.train import train
 
@@ -153,7 +152,7 @@ def attempt(folder: Path, *overrides: str, asked: int = 10**9) -> None:
     config = configured("finetune", folder, *SHORT, *overrides)
     with session(config, folder, StopAfter(asked)) as running:
         try:
-            train(running, finetuning(running, config.student, config.finetune))
+            train(running, step(config, "finetune"))
         except Exception as error:
             if not str(error).startswith("interrupted"):
                 raise

@@ -16,7 +16,7 @@ LAYERS = (
     ("data", "losses", "models", "teachers", "batchnorm"),
     ("methods",),
     ("runtime", "loop", "metrics", "outputs", "ranks"),
-    ("compose", "report", "resume", "runs"),
+    ("compose", "report", "runs"),
     ("commands",),
     ("cli", "__main__"),
 )

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 from processes import StopAfter, configured, metrics, same_stage
 
-from distillctl.config import DatasetConfig
+from distillctl.config import ImageSetConfig
 from distillctl.data.sets import load
 from distillctl.errors import Interrupted
 from distillctl.losses.weighted import build_loss
@@ -28,7 +28,7 @@ FOLDER = ("dataset=image_folder", "dataset.labels=false", "dataset.augment.pad=1
 
 def write(folder: Path, first: int, last: int, by_class: bool = False) -> Path:
     """Digits as PNG files, in one folder or in folders named by class."""
-    digits = load(DatasetConfig(name="digits")).train
+    digits = load(ImageSetConfig(name="digits")).train
     for number in range(first, last):
         place = folder / str(int(digits.targets[number])) if by_class else folder
         place.mkdir(parents=True, exist_ok=True)

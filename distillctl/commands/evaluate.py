@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from distillctl import runtime, state
-from distillctl.config import ENSEMBLE, AugmentConfig, DatasetConfig, EvaluateConfig, ModelConfig
+from distillctl.config import ENSEMBLE, AugmentConfig, EvaluateConfig, ImageSetConfig, ModelConfig
 from distillctl.data.loader import Place
 from distillctl.errors import CheckpointError, ConfigError
 from distillctl.interruption import StopRequest
@@ -34,6 +34,7 @@ def run(config: EvaluateConfig, folder: Path | None) -> float | None:
 
 
 def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
+    assert isinstance(config.dataset, ImageSetConfig)
     model = with_checkpoint(config.model, config.checkpoint)
     if config.teacher.name == ENSEMBLE:
         for key, member in members_of(config.teacher).items():
@@ -41,7 +42,7 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
     with StopRequest(), runtime.joined(config.trainer) as machine:
         console = Console(silent=not machine.is_main)
         place = Place(machine.device, machine.rank, machine.world)
-        found = bundle.load(dataset_of(config, model), config.trainer.batch_size, place, recorded_classes(model))
+        found = bundle.load(dataset_of(config.dataset, config.checkpoint, model), config.trainer.batch_size, place, recorded_classes(model))
         data, inputs = found.data, found.inputs
         for note in data.notes:
             console.say(note)
@@ -107,29 +108,29 @@ def recorded_classes(model: ModelConfig) -> list[str] | None:
     return list(record.classes) if record is not None else None
 
 
-def dataset_of(config: EvaluateConfig, model: ModelConfig) -> DatasetConfig:
+def dataset_of(named: ImageSetConfig, checkpoint: str, model: ModelConfig) -> ImageSetConfig:
     """The data set that is named, or the one that the checkpoint's record names."""
-    if config.dataset.name != "recorded":
-        return config.dataset
+    if named.name != "recorded":
+        return named
     _, record = source_of(model, "model")
     if record is None or record.dataset is None:
-        raise ConfigError(f"checkpoint={config.checkpoint}: no record beside it says which data set it is for; pass dataset=<name>")
-    given = config.dataset
-    return replace(dataset_from(record.dataset), workers=given.workers, timeout_s=given.timeout_s, max_pixels=given.max_pixels)
+        raise ConfigError(f"checkpoint={checkpoint}: no record beside it says which data set it is for; pass dataset=<name>")
+    found = replace(dataset_from(record.dataset), workers=named.workers, timeout_s=named.timeout_s)
+    return replace(found, max_pixels=named.max_pixels)
 
 
-def dataset_from(recorded: Mapping[str, Any]) -> DatasetConfig:
+def dataset_from(recorded: Mapping[str, Any]) -> ImageSetConfig:
     """A recorded data set as config: known keys alone, since a record may come from anywhere."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    known = {entry.name for entry in fields(DatasetConfig)} - {"augment"}
+    known = {entry.name for entry in fields(ImageSetConfig)} - {"augment"}
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(DatasetConfig), {key: value for key, value in recorded.items() if key in known})
+        merged = OmegaConf.merge(OmegaConf.structured(ImageSetConfig), {key: value for key, value in recorded.items() if key in known})
         found = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(f"the recorded data set cannot be used ({str(error).splitlines()[0]}); pass dataset=<name>") from None
-    assert isinstance(found, DatasetConfig)
+    assert isinstance(found, ImageSetConfig)
     found.augment = AugmentConfig()
     return found
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distillctl.config import DatasetConfig
+from distillctl.config import ImageSetConfig
 from distillctl.data import facts, folder, official, reading
 from distillctl.data.images import BadImage, shown
 from distillctl.data.split import Split, cut, few, unlabelled, whole
@@ -64,7 +64,7 @@ def check_size(image_size: int | None) -> None:
         raise ConfigError(f"dataset.image_size={image_size}: must be at least 4")
 
 
-def load(config: DatasetConfig, teacher_classes: Sequence[str] | None = None) -> DataSet:
+def load(config: ImageSetConfig, teacher_classes: Sequence[str] | None = None) -> DataSet:
     """The set that `config` describes. The same files and config give the same splits, everywhere.
 
     `teacher_classes` are the class names where images without labels have none of their own.
@@ -89,7 +89,7 @@ def load(config: DatasetConfig, teacher_classes: Sequence[str] | None = None) ->
     return _in_memory(config.name, source.classes, size, parts, pixels, [])
 
 
-def _load_folder(config: DatasetConfig, teacher_classes: Sequence[str] | None) -> DataSet:
+def _load_folder(config: ImageSetConfig, teacher_classes: Sequence[str] | None) -> DataSet:
     root, said = _root(config)
     if config.labels:
         found = folder.layout(root, said)
@@ -173,7 +173,7 @@ def _source(listing: folder.Listing, names: Sequence[str]) -> Split:
     return whole(list(listing.files), torch.tensor([number[label] for label in listing.labels], dtype=torch.int64))
 
 
-def _read(files: list[Path], config: DatasetConfig) -> tuple[int, Tensor | None, Counter[str]]:
+def _read(files: list[Path], config: ImageSetConfig) -> tuple[int, Tensor | None, Counter[str]]:
     """The image size, the pixels of all files if they belong in memory, and what was converted."""
     size = config.image_size
     if size is None:
@@ -187,7 +187,7 @@ def _read(files: list[Path], config: DatasetConfig) -> tuple[int, Tensor | None,
     return size, *reading.in_memory(files, size, config.max_pixels)
 
 
-def _root(config: DatasetConfig) -> tuple[Path, str]:
+def _root(config: ImageSetConfig) -> tuple[Path, str]:
     """The root folder, and how to speak of it."""
     if config.root:
         return Path(config.root).expanduser(), f"dataset.root={shown(config.root)}"
@@ -196,7 +196,7 @@ def _root(config: DatasetConfig) -> tuple[Path, str]:
     return Path("data"), "dataset.root is not set; ./data"
 
 
-def _without_bad(source: Split, listing: folder.Listing, config: DatasetConfig, notes: list[str]) -> Split:
+def _without_bad(source: Split, listing: folder.Listing, config: ImageSetConfig, notes: list[str]) -> Split:
     """`source` without the files that cannot be read, or an error that names one, as dataset.on_bad_image says."""
     bad = {position: f"{shown(listing.files[position])}: {reason}" for position, reason in listing.broken.items()}
     if config.on_bad_image == "error":
@@ -216,7 +216,7 @@ def _without_bad(source: Split, listing: folder.Listing, config: DatasetConfig, 
 
 
 def _divide(
-    pool: Split, val: Split | None, test: Split | None, classes: tuple[str, ...], config: DatasetConfig
+    pool: Split, val: Split | None, test: Split | None, classes: tuple[str, ...], config: ImageSetConfig
 ) -> tuple[Split, Split, Split]:
     """Train, validation and test. What is not given is cut out of `pool`, each class in proportion.
 
@@ -240,7 +240,7 @@ def _divide(
     return (pool if config.labels else pool.without_labels()), val, test
 
 
-def _subset(pool: Split, val: Split | None, count: int, config: DatasetConfig) -> tuple[Split, Split | None]:
+def _subset(pool: Split, val: Split | None, count: int, config: ImageSetConfig) -> tuple[Split, Split | None]:
     """`dataset.subset` images out of train and validation together, each class in proportion."""
     wanted, key = config.subset, f"subset {config.split_seed}"
     there = len(pool) + (len(val) if val else 0)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distillctl.config import DatasetConfig
+from distillctl.config import DatasetConfig, ImageSetConfig
 from distillctl.data import sets
 from distillctl.data.augment import Augment
 from distillctl.data.loader import Place, PlainLoader, Reading, TrainLoader
@@ -23,7 +23,7 @@ LEAST_AT_ONCE = 128  # samples that are measured together, however small the bat
 class Bundle:
     """config: what it was loaded from. place: which part of each batch is this process's."""
 
-    config: DatasetConfig
+    config: ImageSetConfig
     data: sets.DataSet
     inputs: Images
     batch_size: int
@@ -59,6 +59,7 @@ class Bundle:
 
 def load(config: DatasetConfig, batch_size: int, place: Place, class_names: list[str] | None = None) -> Bundle:
     """`class_names`: of samples without labels, which may have no others."""
+    assert isinstance(config, ImageSetConfig)
     data = sets.load(config, class_names)
     return Bundle(config, data, Images(data.classes, data.image_size, data.mean, data.std), batch_size, place)
 

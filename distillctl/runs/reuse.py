@@ -20,7 +20,7 @@ import torch
 
 from distillctl import outputs, state
 from distillctl.build import TRUSTED, within
-from distillctl.config import ModelConfig
+from distillctl.config import ModelConfig, values_that_decide
 from distillctl.errors import MachineError
 from distillctl.locks import lock_file, open_lock
 from distillctl.models.obtain import source_of
@@ -37,11 +37,7 @@ FORMAT_VERSION = 1
 FOLDER = "teachers"
 POLL_S = 0.2
 LOG = "metrics.jsonl"
-FREE_OF_DATA = ("root", "workers", "timeout_s", "download")  # of the data set's keys: its fingerprint says what these lead to
-DECIDING_OF_TRAINER = (
-    *("batch_size", "accumulate", "clip_norm", "ema_decay", "compile", "channels_last", "sync_batchnorm", "select"),
-    *("early_stopping_epochs", "select_by"),
-)
+OF_WEIGHTS = ("answers", "weights")  # what a key decides that decides weights; what is computed where has words of its own in the key
 
 
 @dataclass(frozen=True)
@@ -87,15 +83,14 @@ def key_of(session: Session, step: Step) -> str:
         "seeds": [config.seed, step.seed],
         "model": {field.name: getattr(model, field.name) for field in fields(ModelConfig) if field.name != "checkpoint"},
         "start": [checksum(file, file.stat().st_mtime_ns, file.stat().st_size), record and record.to_json()] if file is not None else None,
-        "dataset": {name: value for name, value in asdict(step.data).items() if name not in FREE_OF_DATA},
+        "dataset": values_that_decide(step.data, *OF_WEIGHTS),
         "data": bundle.data.fingerprint,
         "images": asdict(bundle.inputs),
         "loss": step.loss,
         "optimizer": config.optimizer,
         "schedule": config.schedule,
-        "budget": {name: value for name, value in asdict(step.budget).items() if name != "reuse"},
-        "trainer": {name: getattr(config.trainer, name) for name in DECIDING_OF_TRAINER},
-        "precision": precision_name(machine.precision),
+        "budget": values_that_decide(step.budget, *OF_WEIGHTS),
+        "trainer": values_that_decide(config.trainer, *OF_WEIGHTS) | {"precision": precision_name(machine.precision)},
         "device": machine.device.type,
         "processor": torch.backends.cpu.get_cpu_capability() if on_cpu else torch.cuda.get_device_name(machine.device),
         "world": machine.world,

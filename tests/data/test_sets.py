@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from distillctl.config import DatasetConfig
+from distillctl.config import ImageSetConfig
 from distillctl.data import facts, sets
 from distillctl.data.sets import Split, known, load
 from distillctl.data.split import cut, shares, whole
@@ -46,12 +46,12 @@ def make(root, **counts):
 
 
 def images(root, **config):
-    return load(DatasetConfig(name="image_folder", root=str(root), **config))
+    return load(ImageSetConfig(name="image_folder", root=str(root), **config))
 
 
 def refused(error=DataError, **config):
     with pytest.raises(error) as caught:
-        load(DatasetConfig(**({"name": "image_folder"} | config)))
+        load(ImageSetConfig(**({"name": "image_folder"} | config)))
     assert type(caught.value) in {error, *error.__subclasses__()}
     message = str(caught.value)
     assert "\n" not in message
@@ -109,7 +109,7 @@ def test_a_cut_follows_its_key_and_nothing_else():
 
 
 def test_digits_are_the_real_ones():
-    data = load(DatasetConfig(name="digits"))
+    data = load(ImageSetConfig(name="digits"))
     assert lengths(data) == (1294, 144, 359)
     assert data.classes == tuple("0123456789")
     assert data.image_size == 8
@@ -126,22 +126,22 @@ def test_digits_are_the_real_ones():
 
 
 def test_the_test_split_of_digits_is_this_one_for_ever():
-    data = load(DatasetConfig(name="digits"))
+    data = load(ImageSetConfig(name="digits"))
     assert hashlib.sha256(str(data.test.index.tolist()).encode()).hexdigest()[:16] == "cdfff1dec107f00d"
 
 
 def test_seed_and_subset_change_train_and_val_but_never_test():
-    plain = load(DatasetConfig(name="digits"))
-    assert same(plain, load(DatasetConfig(name="digits")))
+    plain = load(ImageSetConfig(name="digits"))
+    assert same(plain, load(ImageSetConfig(name="digits")))
     for config in ({"split_seed": 1}, {"subset": 100}, {"val_fraction": 0.3}):
-        other = load(DatasetConfig(name="digits", **config))
+        other = load(ImageSetConfig(name="digits", **config))
         assert other.test.index.tolist() == plain.test.index.tolist()
         assert other.val.index.tolist() != plain.val.index.tolist()
         assert other.fingerprint != plain.fingerprint
 
 
 def test_an_index_names_the_same_image_in_every_subset():
-    plain, small = load(DatasetConfig(name="digits")), load(DatasetConfig(name="digits", subset=200, split_seed=3))
+    plain, small = load(ImageSetConfig(name="digits")), load(ImageSetConfig(name="digits", subset=200, split_seed=3))
     pixels = {}
     for part in (plain.train, plain.val, plain.test):
         pixels.update(zip(part.index.tolist(), part.images, strict=True))
@@ -151,13 +151,13 @@ def test_an_index_names_the_same_image_in_every_subset():
 
 @pytest.mark.parametrize("subset", [20, 21, 999, 1438])
 def test_a_subset_has_exactly_its_size_and_every_class(subset):
-    data = load(DatasetConfig(name="digits", subset=subset))
+    data = load(ImageSetConfig(name="digits", subset=subset))
     assert len(data.train) + len(data.val) == subset
     assert len(data.train.targets.unique()) == len(data.val.targets.unique()) == 10
 
 
 def test_a_smaller_subset_with_the_same_seed_is_part_of_a_larger_one():
-    small, large = (load(DatasetConfig(name="digits", subset=n)) for n in (100, 1000))
+    small, large = (load(ImageSetConfig(name="digits", subset=n)) for n in (100, 1000))
     indices = [set(d.train.index.tolist()) | set(d.val.index.tolist()) for d in (small, large)]
     assert len(indices[0] - indices[1]) <= 10  # shares of a class may round differently, by one
 
@@ -171,10 +171,10 @@ def test_an_impossible_subset_names_key_size_and_classes(subset):
 
 
 def test_another_size_is_made_by_resizing():
-    data = load(DatasetConfig(name="digits", image_size=16))
+    data = load(ImageSetConfig(name="digits", image_size=16))
     assert data.image_size == 16
     assert data.train.images.shape[1:] == (3, 16, 16)
-    assert data.fingerprint != load(DatasetConfig(name="digits")).fingerprint
+    assert data.fingerprint != load(ImageSetConfig(name="digits")).fingerprint
 
 
 def test_nothing_is_seen_in_three_pixels():
@@ -259,7 +259,7 @@ def cifar(tmp_path, monkeypatch):
 
 def test_cifar_files_are_read_in_order(cifar):
     root, files, _ = cifar
-    data = load(DatasetConfig(name="cifar10", root=str(root), download=False))
+    data = load(ImageSetConfig(name="cifar10", root=str(root), download=False))
     assert lengths(data) == (90, 10, 10)
     assert data.classes == tuple(f"class {n}" for n in range(10))
     assert data.image_size == 32
@@ -279,7 +279,7 @@ def test_cifar100_uses_the_fine_labels(tmp_path, monkeypatch):
     (tmp_path / "cifar-100-python").mkdir()
     for name, content in (("train", train), ("test", test), ("meta", meta)):
         (tmp_path / "cifar-100-python" / name).write_bytes(content)
-    data = load(DatasetConfig(name="cifar100", root=str(tmp_path), download=False))
+    data = load(ImageSetConfig(name="cifar100", root=str(tmp_path), download=False))
     assert lengths(data) == (100, 100, 200)  # one of each class at least, in validation
     assert data.classes[99] == "fine 99"
 
@@ -320,8 +320,8 @@ def test_a_label_that_names_no_class_is_found(cifar):
 def test_cifar_is_downloaded_unpacked_and_found_again(cifar, tmp_path, monkeypatch):
     root, _, _ = cifar
     fresh = tmp_path / "fresh"
-    data = load(DatasetConfig(name="cifar10", root=str(fresh)))
-    assert same(data, load(DatasetConfig(name="cifar10", root=str(root), download=False)))
+    data = load(ImageSetConfig(name="cifar10", root=str(fresh)))
+    assert same(data, load(ImageSetConfig(name="cifar10", root=str(root), download=False)))
     left = sorted(str(path.relative_to(fresh)) for path in fresh.rglob("*") if path.is_file())
     batches = [f"cifar-10-batches-py/data_batch_{n}" for n in range(1, 6)]
     assert left == ["cifar-10-batches-py/batches.meta", *batches, "cifar-10-batches-py/test_batch", "cifar-10-python.tar.gz"]
@@ -376,7 +376,7 @@ def write_mnist(root, name, monkeypatch, zipped):
 @pytest.mark.parametrize(("name", "place"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
 def test_mnist_files_are_read_gzipped_or_not(tmp_path, monkeypatch, name, place, zipped):
     write_mnist(tmp_path, place, monkeypatch, zipped)
-    data = load(DatasetConfig(name=name, root=str(tmp_path), download=False))
+    data = load(ImageSetConfig(name=name, root=str(tmp_path), download=False))
     assert lengths(data) == (30, 10, 20)
     assert data.image_size == 28
     assert torch.equal(data.test.images[:, 0], data.test.images[:, 2])
@@ -482,7 +482,7 @@ def test_a_missing_root_is_named_with_its_key(tmp_path, monkeypatch):
 
 def test_the_variable_names_the_root(tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILLCTL_DATA", str(make(tmp_path, ant=10, bee=10)))
-    assert len(load(DatasetConfig(name="image_folder")).classes) == 2
+    assert len(load(ImageSetConfig(name="image_folder")).classes) == 2
 
 
 @pytest.mark.parametrize("folders", [[], ["train"], ["train", "test"]])

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from distillctl.config import DatasetConfig, FitConfig, check
+from distillctl.config import FitConfig, ImageSetConfig, check
 from distillctl.data.sets import load
 from distillctl.data.split import UNLABELLED, cut, few, whole
 from distillctl.errors import DataError
 
 
 def digits(**config):
-    return load(DatasetConfig(name="digits", **config))
+    return load(ImageSetConfig(name="digits", **config))
 
 
 def chosen(data):
@@ -87,6 +87,6 @@ def test_images_without_labels_are_cut_as_one_class():
     ],
 )
 def test_what_does_not_go_together_is_one_line(dataset, words):
-    [problem] = check(FitConfig(dataset=DatasetConfig(name="digits", **dataset)))
+    [problem] = check(FitConfig(dataset=ImageSetConfig(name="digits", **dataset)))
     assert "\n" not in problem
     assert all(word in problem for word in words), problem

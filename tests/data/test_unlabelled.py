@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distillctl.config import AugmentConfig, DatasetConfig
+from distillctl.config import AugmentConfig, ImageSetConfig
 from distillctl.data.augment import Augment
 from distillctl.data.loader import Place, Reading, TrainLoader
 from distillctl.data.sets import load
@@ -29,7 +29,7 @@ def fill(root, **counts):
 
 
 def images(root, classes=TEACHER, **config):
-    return load(DatasetConfig(name="image_folder", root=str(root), labels=False, **config), classes)
+    return load(ImageSetConfig(name="image_folder", root=str(root), labels=False, **config), classes)
 
 
 def sizes(data):
@@ -115,7 +115,7 @@ def test_subsets_of_images_without_labels(tmp_path):
 def test_equal_files_give_equal_splits_and_labels_change_the_fingerprint(tmp_path):
     fill(tmp_path, ant=10, bee=10)
     one, again, other = images(tmp_path), images(tmp_path), images(tmp_path, split_seed=1)
-    labelled = load(DatasetConfig(name="image_folder", root=str(tmp_path)))
+    labelled = load(ImageSetConfig(name="image_folder", root=str(tmp_path)))
     assert one.fingerprint == again.fingerprint
     assert len({one.fingerprint, other.fingerprint, labelled.fingerprint}) == 3
 
@@ -128,7 +128,7 @@ def test_files_that_stay_on_disk_need_no_labels_either(tmp_path):
 
 
 def test_digits_keep_their_splits_and_forget_the_labels_of_train_and_val():
-    plain, bare = load(DatasetConfig(name="digits")), load(DatasetConfig(name="digits", labels=False))
+    plain, bare = load(ImageSetConfig(name="digits")), load(ImageSetConfig(name="digits", labels=False))
     for part in ("train", "val", "test"):
         assert torch.equal(getattr(plain, part).index, getattr(bare, part).index)
         assert torch.equal(getattr(plain, part).images, getattr(bare, part).images)
@@ -143,13 +143,13 @@ def test_digits_keep_their_splits_and_forget_the_labels_of_train_and_val():
 
 
 def batch(**augment):
-    data = load(DatasetConfig(name="digits", labels=False, subset=100))
+    data = load(ImageSetConfig(name="digits", labels=False, subset=100))
     loader = TrainLoader(data.train, Augment(AugmentConfig(pad=1, **augment), 8, 10, 0), 16, 0, Place(torch.device("cpu")), Reading(8))
     return next(loader(0))
 
 
 def test_mixed_images_are_the_same_with_and_without_labels():
-    data = load(DatasetConfig(name="digits", subset=100))
+    data = load(ImageSetConfig(name="digits", subset=100))
     augment = Augment(AugmentConfig(pad=1, mixup=1.0, cutmix=1.0), 8, 10, 0)
     labelled = next(TrainLoader(data.train, augment, 16, 0, Place(torch.device("cpu")), Reading(8))(0))
     assert torch.equal(labelled.inputs, batch(mixup=1.0, cutmix=1.0).inputs)
@@ -207,4 +207,4 @@ def test_a_broken_image_is_named(tmp_path):
 
 def test_images_without_class_folders_are_told_of_the_key(tmp_path):
     with pytest.raises(DataError, match=r"dataset\.labels=false"):
-        load(DatasetConfig(name="image_folder", root=str(fill(tmp_path, _=10))))
+        load(ImageSetConfig(name="image_folder", root=str(fill(tmp_path, _=10))))

@@ -269,5 +269,5 @@ def test_a_wrong_attack_is_one_line(distillctl, tmp_path: Path, word, texts):
 
 def test_a_single_step_may_be_longer_than_the_ball_is_wide():
     """Fast adversarial training: one step of 1.25 eps from a random start."""
-    assert check_attack(AttackConfig(name="pgd", step=10 / 255, steps=1)) == []
-    assert len(check_attack(AttackConfig(name="pgd", step=10 / 255, steps=2))) == 1
+    assert check_attack("attack", AttackConfig(name="pgd", step=10 / 255, steps=1)) == []
+    assert len(check_attack("attack", AttackConfig(name="pgd", step=10 / 255, steps=2))) == 1

@@ -8,27 +8,11 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from distillctl.config import SCHEMAS, decides
 from distillctl.errors import CheckpointError, ConfigError
 from distillctl.outputs import read_run
 
-# what may change between two attempts: nothing that a number depends on
-FREE = (
-    "resume",
-    "debug",
-    "tracker",
-    "dataset.root",
-    "dataset.download",
-    "dataset.workers",
-    "dataset.timeout_s",
-    "teacher.cache.dir",
-    "pretrain.reuse",
-    "trainer.device",
-    "trainer.devices",
-    "trainer.threads",
-    "trainer.log_every",
-    "trainer.save_every_s",
-    "trainer.timeout_s",
-)
+MAY_CHANGE = ("rounding", "cost", "words")  # between two attempts: what keys decide that change no number beyond its last bits
 SIZE_LIMIT = 2**20  # bytes of a stored config: one from a stranger must not be a bomb
 
 
@@ -48,7 +32,7 @@ def overrides(command: str, flags: list[str], given: list[str]) -> list[str]:
         raise ConfigError(
             f"resume={folder}: that was distillctl {record['command']}; go on with distillctl {record['command']} resume={folder}"
         )
-    if record.get("status") == "done" and all(free(word.lstrip("+~").partition("=")[0]) for word in own):
+    if record.get("status") == "done" and all(free(SCHEMAS[command], word.lstrip("+~").partition("=")[0]) for word in own):
         print(f"{folder}: finished {record.get('finished', '')}; nothing to do")
         print((folder / "summary.json").read_text(), end="")
         return []
@@ -69,14 +53,15 @@ def check_unchanged(folder: Path, composed: DictConfig) -> None:
     """Raise ConfigError that lists every setting that differs from the run's first attempt and may not."""
     before = flat(stored(folder, "config.yaml"))
     now = flat(OmegaConf.to_container(composed, resolve=False))
-    different = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key) and not free(key)]
+    different = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key) and not free(composed, key)]
     if different:
         listed = "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in different)
         raise ConfigError(f"resume={folder}: {listed}. A resumed run keeps its settings: leave these out, or start a new run")
 
 
-def free(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in FREE)
+def free(schema: Any, key: str) -> bool:
+    """Whether another attempt may set a key otherwise."""
+    return decides(schema, key) in MAY_CHANGE
 
 
 def stored(folder: Path, name: str) -> Any:

@@ -1,0 +1,10 @@
+"""How a command line becomes a config: where configs are found, and what is wrong when none comes out. No torch here."""
+
+from distillctl.compose.explain import causes, explain
+from distillctl.compose.groups import group_names, known_keys, options
+from distillctl.compose.places import conf_dir, recipes_dir
+from distillctl.compose.sharing import shared
+from distillctl.compose.sources import ROLES, ModelNames, prepare
+from distillctl.compose.suggest import suggestion, unknown_key
+from distillctl.compose.typed import typed
+from distillctl.compose.words import opened, typed_words

@@ -1,0 +1,61 @@
+"""Which config groups and which keys a command has. No torch here."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig
+
+from distillctl.compose.places import conf_dir, recipes_dir
+from distillctl.compose.sources import EXTRA_NAMES, KIND_GROUP, ROLES
+from distillctl.models import catalogue
+
+
+def group_names(command: str) -> dict[str, list[str]]:
+    """The config groups that a command's primary config uses, each with its options."""
+    return {group: options(group) for group in groups_of(command)}
+
+
+@cache
+def groups_of(command: str) -> tuple[str, ...]:
+    primary = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())
+    groups = (next(iter(item)) for item in primary["defaults"] if isinstance(item, dict))
+    return tuple(group for group in groups if not group.startswith(KIND_GROUP))  # which the file of a data set chooses, and no person
+
+
+def options(group: str) -> list[str]:
+    """What a group can be set to; for models the featured names, of the many that work."""
+    return [*files_of(group), *catalogue.FEATURED, *EXTRA_NAMES] if group in ROLES else files_of(group)
+
+
+def files_of(group: str) -> list[str]:
+    folder = recipes_dir() if group == "recipe" else conf_dir() / group
+    return sorted(file.stem for file in folder.glob("*.yaml"))
+
+
+@cache
+def known_keys(command: str) -> tuple[str, ...]:
+    """Every key and group of a command's default config."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    before = GlobalHydra.instance().hydra  # we may be called from within a sweep
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            composed = compose(command)
+    finally:
+        GlobalHydra.instance().hydra = before
+    return tuple(dict.fromkeys([*groups_of(command), *walk(composed)]))
+
+
+def walk(node: Any, prefix: str = "") -> list[str]:
+    """Full names of all keys of a config, branches included."""
+    names = []
+    if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing()):
+        for name in node:
+            names.append(f"{prefix}{name!s}")
+            names += walk(node._get_node(name), f"{prefix}{name!s}.")
+    return names

@@ -1,0 +1,59 @@
+"""A composed config as our dataclasses, or all that is wrong with it. No torch here."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from distillctl import config
+from distillctl.compose.suggest import suggestion, wrong_type
+from distillctl.errors import ConfigError
+
+EXAMPLES = {"checkpoint": "<run folder or file>", "inputs": "[image.png]"}  # of values that have no default
+
+
+def typed(composed: DictConfig) -> Any:
+    """The composed config as our dataclasses. Raises ConfigError with all problems at once, one a line."""
+    content = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(content, dict)
+    missing = [f"{key} is not set: pass {key}={EXAMPLES.get(key, '...')}" for key in sorted(OmegaConf.missing_keys(composed))]
+    strangers = [  # a `+key=value` passes OmegaConf
+        f"+{key}={OmegaConf.select(composed, key)}: unknown key; {suggestion(key, config.names(composed))}"
+        for key in config.strangers({str(key): value for key, value in content.items()}, composed)
+    ]
+    if missing or strangers:
+        raise ConfigError("\n".join(missing + strangers))
+    plain = OmegaConf.to_object(composed)
+    teachers = [node for node in vars(plain).values() if isinstance(node, config.TeacherConfig)]
+    problems = [problem for teacher in teachers for problem in read_members(teacher)] or config.check(plain)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return plain
+
+
+def read_members(teacher: config.TeacherConfig) -> list[str]:
+    """Make each member a MemberConfig, in place; a bare name is short for its `name`. Returns what is wrong, one line each.
+
+    They are open in the schema: Hydra cannot add to a mapping of dataclasses by `+`.
+    """
+    problems = []
+    for name, given in teacher.members.items():
+        key, node = f"teacher.members.{name}", {"name": given} if isinstance(given, str) else given
+        if not re.fullmatch(r"\w[\w-]*", str(name)):
+            problems.append(f"{key}: a member's name is made of letters, digits, _ and -, as in teacher.members.a")
+        elif not isinstance(node, dict):
+            problems.append(f"{key}={given}: expected a model, as in {key}=resnet20 or {key}.checkpoint=<run folder or file>")
+        elif unknown := config.strangers(node, config.MemberConfig):
+            known = [f"{key}.{entry}" for entry in config.names(config.MemberConfig)]
+            problems += [f"{key}.{entry}={node[entry]}: unknown key; {suggestion(f'{key}.{entry}', known)}" for entry in unknown]
+        else:
+            schema = OmegaConf.create({"teacher": {"members": {name: OmegaConf.structured(config.MemberConfig)}}})
+            try:
+                merged = OmegaConf.merge(schema, {"teacher": {"members": {name: node}}})
+                teacher.members[name] = OmegaConf.to_object(merged.teacher.members[name])
+            except OmegaConfBaseException as error:
+                problems.append(wrong_type(key, [f"{key}.{entry}={value}" for entry, value in node.items()], error))
+    return problems

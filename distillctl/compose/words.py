@@ -1,0 +1,31 @@
+"""The words of a command line: what is short for what, and what was typed. No torch here."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+
+def opened(overrides: list[str]) -> list[str]:
+    """Members of an ensemble need no plus: `teacher.members.c.name=vgg8`, for short `teacher.members.c=vgg8`, changes one or adds it."""
+    found = []
+    for word in overrides:
+        member = re.fullmatch(r"\+{0,2}teacher\.(members|weights)\.([\w-]+)(\.[^=]+)?=(.*)", word, re.DOTALL)
+        if member:
+            kind, name, rest, value = member.groups()
+            short = kind == "members" and not rest and not value.startswith("{")
+            word = f"++teacher.{kind}.{name}{'.name' if short else rest or ''}={value}"
+        found.append(word)
+    return found
+
+
+def typed_words(hydra: Any = None) -> list[str]:
+    """What was asked for, as it was typed: a `${...}` in it is not resolved. `hydra`: its own config; None: that of this job, if it is one."""
+    if hydra is None and not HydraConfig.initialized():
+        return []
+    words = OmegaConf.to_container((hydra or HydraConfig.get()).overrides.task, resolve=False)
+    assert isinstance(words, list)
+    return [str(word) for word in words]

@@ -1,0 +1,185 @@
+"""What must hold of a composed config besides the types of its values; needs neither data nor torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from distillctl.config.keys import leaves
+from distillctl.config.schema import (
+    ENSEMBLE,
+    AttackConfig,
+    DatasetConfig,
+    DistillConfig,
+    Distils,
+    EvaluateConfig,
+    Finetunes,
+    FinetuneStageConfig,
+    FitConfig,
+    LoraConfig,
+    ModelConfig,
+    PretrainConfig,
+    StageConfig,
+    TeacherConfig,
+    TrainConfig,
+    TrainerConfig,
+)
+
+
+def check(config: Any) -> list[str]:
+    """Everything that types cannot see; one line a problem."""
+    problems = [problem for key, value, rules in leaves(config) if (problem := broken_rule(key, value, rules))]
+    for kinds, rule in RULES:
+        for key, node in nodes(config):
+            if isinstance(node, kinds):
+                problems += rule(key, node)
+    return problems
+
+
+def nodes(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The config, whose key is empty, and every branch of it by its full key."""
+    yield key, config
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        if is_dataclass(value):
+            yield from nodes(value, f"{key}.{entry.name}" if key else entry.name)
+
+
+def broken_rule(key: str, value: Any, rules: Mapping[str, Any]) -> str | None:
+    """The sentence about a value outside its range or choices."""
+    if value is None:
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{key}={value} must be a finite number"
+    choices = rules.get("choices")
+    if choices and value not in choices:
+        return f"{key}={value}: must be one of {', '.join(choices)}"
+    if rules.get("above") is not None and not value > rules["above"]:
+        return f"{key}={value} must be > {rules['above']}"
+    if rules.get("low") is not None and value < rules["low"]:
+        return f"{key}={value} must be >= {rules['low']}"
+    if rules.get("high") is not None and value > rules["high"]:
+        return f"{key}={value} must be <= {rules['high']}" + (f": {rules['unit']}" if rules.get("unit") else "")
+    return None
+
+
+def check_epochs(_: str, config: FitConfig) -> list[str]:
+    stages = {key: node for key, node in nodes(config) if isinstance(node, StageConfig)}
+    if not stages or any(stage.epochs for stage in stages.values()):
+        return []
+    return [f"{' '.join(f'{key}.epochs=0' for key in stages)}: nothing to train; give one of them epochs"]
+
+
+def check_finetuning(_: str, config: Finetunes) -> list[str]:
+    stage, student, problems = config.finetune, config.student, []
+    if stage.stages != FinetuneStageConfig.stages and stage.train != "last":
+        problems.append(f"finetune.stages={stage.stages} works with finetune.train=last only")
+    if stage.lora != LoraConfig() and stage.train != "lora":
+        changed = next(entry.name for entry in fields(LoraConfig) if getattr(stage.lora, entry.name) != entry.default)
+        problems.append(f"finetune.lora.{changed}={getattr(stage.lora, changed)} works with finetune.train=lora only")
+    if stage.adversarial and config.attack.name == "none":
+        problems.append("finetune.adversarial=true trains on attacked images: choose an attack, as attack=pgd")
+    ready = student.checkpoint or student.pretrained or student.name == "recorded"
+    if stage.train != "all" and stage.epochs and not ready and not (isinstance(config, Distils) and config.distill.epochs):
+        problems.append(
+            f"finetune.train={stage.train} freezes weights that are random: set student.checkpoint=<run folder or file> or student.pretrained=true"
+        )
+    return problems
+
+
+def check_shots(key: str, dataset: DatasetConfig) -> list[str]:
+    if dataset.shots is None:
+        return []
+    problems = []
+    if dataset.subset is not None:
+        problems.append(f"{key}.shots={dataset.shots} and {key}.subset={dataset.subset} both say how many images; give one of them")
+    if not dataset.labels:
+        problems.append(f"{key}.shots={dataset.shots} counts labels, and {key}.labels=false; use {key}.subset=N")
+    return problems
+
+
+def check_model(role: str, model: ModelConfig) -> list[str]:
+    problems = []
+    if model.source == "own" and not model._target_:
+        problems.append(f"{role}={model.name} needs {role}._target_=package.Class, and --trust package on the command line")
+    if model._target_ and model.source != "own":
+        problems.append(f"{role}._target_={model._target_} works with {role}=own only")
+    if model.new_head and not (model.pretrained or model.checkpoint):
+        problems.append(f"{role}.new_head=true needs weights to start from: {role}.pretrained=true or {role}.checkpoint=<file>")
+    return problems
+
+
+def check_ensemble(key: str, teacher: TeacherConfig) -> list[str]:
+    if teacher.name != ENSEMBLE:
+        none = TeacherConfig()
+        given = [name for name in ("members", "combine", "weights", "temperature") if getattr(teacher, name) != getattr(none, name)]
+        return [f"{key}.{name} belongs to {key}=ensemble, and {key}={teacher.name}: leave one of them out" for name in given]
+    if not teacher.members:
+        return [f"{key}=ensemble has no members: name some, as in {key}.members.a=resnet20 {key}.members.b=vgg8"]
+    problems, first, plain = [], next(iter(teacher.members)), ModelConfig()
+    for entry in fields(ModelConfig)[1:]:
+        value = getattr(teacher, entry.name)
+        if value != getattr(plain, entry.name):
+            problems.append(f"{key}.{entry.name}={value}: an ensemble has none of its own; set {key}.members.{first}.{entry.name}")
+    for name, member in teacher.members.items():
+        problems += check_model(f"{key}.members.{name}", member)
+    return problems + check_member_weights(key, teacher)
+
+
+def check_member_weights(key: str, teacher: TeacherConfig) -> list[str]:
+    if teacher.weights and teacher.combine != "fixed":
+        return [f"{key}.weights are for {key}.combine=fixed, and {key}.combine={teacher.combine}: leave one of them out"]
+    members, problems = ", ".join(teacher.members), []
+    for name, weight in teacher.weights.items():
+        if name not in teacher.members:
+            problems.append(f"{key}.weights.{name}={weight}: there is no member {name}; members: {members}")
+        if weight < 0:
+            problems.append(f"{key}.weights.{name}={weight} must be >= 0")
+    if not any(teacher.weights.get(name, 1.0) for name in teacher.members):
+        problems.append(f"{key}.weights: all weights are zero, so nobody teaches; give a member a weight > 0")
+    return problems
+
+
+def check_confidence(_: str, config: PretrainConfig | DistillConfig | TrainConfig | EvaluateConfig) -> list[str]:
+    if config.teacher.combine == "confidence" and not config.dataset.labels:
+        return ["teacher.combine=confidence weighs by labels, and dataset.labels=false; take teacher.combine=entropy"]
+    return []
+
+
+def check_generations(_: str, config: Distils) -> list[str]:
+    if config.ensemble_generations and config.generations == 1:
+        return ["ensemble_generations=true is about several generations; pass generations=2 or more"]
+    return []
+
+
+def check_attack(key: str, attack: AttackConfig) -> list[str]:
+    if 0 < attack.eps < attack.step <= 1 and attack.steps > 1:
+        return [
+            f"{key}.step={attack.step:.6g} is more than {key}.eps={attack.eps:.6g}, the largest change that {attack.steps} steps may add up to: "
+            f"are they swapped? pass {key}.step={attack.eps / 4:.3g}"
+        ]
+    return []
+
+
+def check_batches(key: str, trainer: TrainerConfig) -> list[str]:
+    return [
+        f"{key}.{name}={parts} is more than {key}.batch_size={trainer.batch_size}; lower it"
+        for name, parts in (("accumulate", trainer.accumulate), ("devices", trainer.devices))
+        if parts > trainer.batch_size
+    ]
+
+
+# what is checked of which nodes, in the order in which problems are told
+RULES: tuple[tuple[type | tuple[type, ...], Callable[[str, Any], list[str]]], ...] = (
+    (FitConfig, check_epochs),
+    (Finetunes, check_finetuning),
+    (DatasetConfig, check_shots),
+    (ModelConfig, check_model),
+    (TeacherConfig, check_ensemble),
+    ((PretrainConfig, DistillConfig, TrainConfig, EvaluateConfig), check_confidence),
+    (Distils, check_generations),
+    (AttackConfig, check_attack),
+    (TrainerConfig, check_batches),
+)
