@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -30,12 +31,18 @@ from distillctl.config.schema import (
 
 def check(config: Any) -> list[str]:
     """Everything that types cannot see; one line a problem."""
-    problems = [problem for key, value, rules in leaves(config) if (problem := broken_rule(key, value, rules))]
+    broken = {key: problem for key, value, rules in leaves(config) if (problem := broken_rule(key, value, rules))}
+    problems = list(broken.values())
     for kinds, rule in RULES:
         for key, node in nodes(config):
             if isinstance(node, kinds):
-                problems += rule(key, node)
+                problems += [problem for problem in rule(key, node) if subject(problem) not in broken]  # one line a value
     return problems
+
+
+def subject(problem: str) -> str:
+    """The key that a line begins with."""
+    return re.split(r"[=: ]", problem, maxsplit=1)[0]
 
 
 def nodes(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -149,7 +149,7 @@ def test_what_decides_views_or_answers_in_a_sweep(command: str):
 def test_what_decides_a_trained_teacher():
     assert set(keys_that_decide(TrainerConfig, *reuse.OF_WEIGHTS)) == {
         *("batch_size", "precision", "accumulate", "clip_norm", "ema_decay", "compile", "channels_last", "sync_batchnorm", "select"),
-        "early_stopping_epochs",
+        *("select_by", "early_stopping_epochs"),
     }
     left_out = set(keys_that_decide(config.ImageSetConfig, *config.DECISIONS)) - set(
         keys_that_decide(config.ImageSetConfig, *reuse.OF_WEIGHTS)
