@@ -14,7 +14,7 @@ from rich.table import Table
 from distillctl import runtime, state
 from distillctl.config import ENSEMBLE, AugmentConfig, DatasetConfig, EvaluateConfig, ModelConfig
 from distillctl.data import sets
-from distillctl.data.loader import Place, PlainLoader, Reading
+from distillctl.data.loader import Place, PlainLoader, ReadOptions
 from distillctl.errors import CheckpointError, ConfigError
 from distillctl.interruption import StopRequest
 from distillctl.metrics import cost, quality, robustness
@@ -54,7 +54,7 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
         attacked = config.attack.name != "none"
         if attacked and not split.labelled:
             raise ConfigError(f"attack={config.attack.name}: the images of split={config.split} have no labels to attack; leave attack out")
-        reading = Reading(data.image_size, workers(config.dataset.workers, split), config.dataset.timeout_s, config.dataset.max_pixels)
+        reading = ReadOptions(data.image_size, workers(config.dataset.workers, split), config.dataset.timeout_s, config.dataset.max_pixels)
         batches = PlainLoader(split, config.trainer.batch_size, Place(machine.device, machine.rank, machine.world), reading)
         teacher_logits = None
         if taught:

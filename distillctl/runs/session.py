@@ -14,7 +14,7 @@ from distillctl import outputs, runtime
 from distillctl.config import FitConfig
 from distillctl.data import sets
 from distillctl.data.augment import Augment
-from distillctl.data.loader import Place, PlainLoader, Reading, TrainLoader
+from distillctl.data.loader import Place, PlainLoader, ReadOptions, TrainLoader
 from distillctl.data.split import Split
 from distillctl.errors import ConfigError, DataError, MachineError, UserError
 from distillctl.interruption import StopRequest
@@ -46,9 +46,9 @@ class Session:
         return Place(self.runtime.device, self.runtime.rank, self.runtime.world)
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> ReadOptions:
         dataset = self.config.dataset
-        return Reading(self.data.image_size, workers(dataset.workers, self.data.train), dataset.timeout_s, dataset.max_pixels)
+        return ReadOptions(self.data.image_size, workers(dataset.workers, self.data.train), dataset.timeout_s, dataset.max_pixels)
 
     def train_batches(self, seed: int) -> TrainLoader:
         dataset = self.config.dataset
