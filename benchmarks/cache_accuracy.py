@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from distillctl.config import AugmentConfig
 from distillctl.data import mixing
 from distillctl.data.augment import Augment
-from distillctl.data.loader import Place, PlainLoader, Reading, TrainLoader
+from distillctl.data.loader import Place, PlainLoader, ReadOptions, TrainLoader
 from distillctl.loop import Training
 from distillctl.losses.logits import CrossEntropy, SoftTargets
 from distillctl.losses.weighted import WeightedSum
@@ -125,7 +125,7 @@ def accuracy(kind: Kind, folder: Path, setup: Setup, seed: int) -> float:
     """Top-1 % on the test split of a student after its last epoch."""
     data, machine = setup.data, setup.machine
     augment = Augment(AugmentConfig(mixup=kind.mixup), data.image_size, len(data.classes), seed)
-    batches = TrainLoader(data.train, augment, BATCH, seed, Place(machine.device), Reading(data.image_size), kind.views)
+    batches = TrainLoader(data.train, augment, BATCH, seed, Place(machine.device), ReadOptions(data.image_size), kind.views)
     teacher = kind.teacher(setup, batches, folder) if kind.teacher else None
     model = setup.model("student", seed).to(machine.device).to(memory_format=torch.channels_last)
     terms: dict[str, nn.Module] = {"ce": CrossEntropy()} | ({"kd": SoftTargets(TEMPERATURE)} if teacher else {})

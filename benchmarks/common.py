@@ -18,7 +18,7 @@ from distillctl import runtime
 from distillctl.config import AugmentConfig, ModelConfig
 from distillctl.data import images
 from distillctl.data.augment import Augment
-from distillctl.data.loader import Place, Reading, TrainLoader
+from distillctl.data.loader import Place, ReadOptions, TrainLoader
 from distillctl.data.split import Split, whole
 from distillctl.loop import Plan, Training, fit
 from distillctl.losses.logits import CrossEntropy, SoftTargets
@@ -83,7 +83,7 @@ def noise(count: int, size: int, classes: int) -> Split:
 def loader(split: Split, classes: int, size: int, batch: int, device: torch.device, views: int | None = None, seed: int = 0) -> TrainLoader:
     """Moved and flipped at 32 px, resized crops at 224."""
     augment = Augment(AugmentConfig(crop="pad" if size < STORED // 2 else "resized"), size, classes, seed)
-    return TrainLoader(split, augment, batch, seed, Place(device), Reading(size), views)
+    return TrainLoader(split, augment, batch, seed, Place(device), ReadOptions(size), views)
 
 
 def training_of(

@@ -20,7 +20,7 @@ from torch import nn
 from distillctl import runtime
 from distillctl.config import ImageSetConfig, ModelConfig
 from distillctl.data import sets
-from distillctl.data.loader import Place, PlainLoader, Reading
+from distillctl.data.loader import Place, PlainLoader, ReadOptions
 from distillctl.metrics.answers import answers
 from distillctl.metrics.quality import top_k_accuracy
 from distillctl.models.adapter import Classifier
@@ -68,7 +68,7 @@ class Setup:
     def accuracy(self, model: nn.Module, machine: runtime.Runtime | None = None) -> float:
         """Top-1 % on the test split."""
         machine = machine or self.machine
-        batches = PlainLoader(self.data.test, 256, Place(machine.device), Reading(self.data.image_size))
+        batches = PlainLoader(self.data.test, 256, Place(machine.device), ReadOptions(self.data.image_size))
         return 100 * top_k_accuracy(*answers(model, batches, machine), 1)
 
 

@@ -27,8 +27,8 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True)
-class Cosine(Schedule):
-    """A warm-up, then half a cosine from 1 to `final` at the end of the stage (Eq. 5 of Loshchilov & Hutter 2017, without restarts)."""
+class Falling(Schedule):
+    """A warm-up, then from 1 to `final` at the end of the stage."""
 
     warmup_epochs: float = 0.0
     final: float = 0.0
@@ -38,24 +38,28 @@ class Cosine(Schedule):
         _at_least_0("final", self.final)
 
     def __call__(self, epoch: float, epochs: int) -> float:
-        fallen = (1 - math.cos(math.pi * after_warmup(epoch, epochs, self.warmup_epochs))) / 2
+        fallen = self.fallen(after_warmup(epoch, epochs, self.warmup_epochs))
         return warmup(epoch, epochs, self.warmup_epochs) * (1 + (self.final - 1) * fallen)
+
+    @abstractmethod
+    def fallen(self, share: float) -> float:
+        """Which part of the way is gone after this share of the stage, both in [0, 1]."""
 
 
 @dataclass(frozen=True)
-class Linear(Schedule):
+class Cosine(Falling):
+    """A warm-up, then half a cosine from 1 to `final` at the end of the stage (Eq. 5 of Loshchilov & Hutter 2017, without restarts)."""
+
+    def fallen(self, share: float) -> float:
+        return (1 - math.cos(math.pi * share)) / 2
+
+
+@dataclass(frozen=True)
+class Linear(Falling):
     """A warm-up, then a straight line from 1 to `final` at the end of the stage; with final=1 a constant that is warmed up."""
 
-    warmup_epochs: float = 0.0
-    final: float = 0.0
-
-    def __post_init__(self) -> None:
-        _at_least_0("warmup_epochs", self.warmup_epochs)
-        _at_least_0("final", self.final)
-
-    def __call__(self, epoch: float, epochs: int) -> float:
-        fallen = after_warmup(epoch, epochs, self.warmup_epochs)
-        return warmup(epoch, epochs, self.warmup_epochs) * (1 + (self.final - 1) * fallen)
+    def fallen(self, share: float) -> float:
+        return share
 
 
 @dataclass(frozen=True)

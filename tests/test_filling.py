@@ -21,7 +21,7 @@ from distillctl import compose
 from distillctl.commands import cache as command
 from distillctl.config import AugmentConfig
 from distillctl.data.augment import Augment
-from distillctl.data.loader import Place, Reading, TrainLoader
+from distillctl.data.loader import Place, ReadOptions, TrainLoader
 from distillctl.data.split import Split
 from distillctl.errors import UserError
 from distillctl.runs import fill, keeping
@@ -224,7 +224,7 @@ def test_the_batches_of_all_ranks_cover_every_sample(mixup):
     seen = []
     for rank in range(2):
         augment = Augment(AugmentConfig(mixup=mixup), 8, 5, seed=4)
-        batches = TrainLoader(split, augment, 16, 9, Place(torch.device("cpu"), rank, 2), Reading(8), views=3)
+        batches = TrainLoader(split, augment, 16, 9, Place(torch.device("cpu"), rank, 2), ReadOptions(8), views=3)
         assert [len(rows) for rows in batches.covering(1)] == [16] * 4
         assert torch.equal(torch.cat(batches.covering(1))[:50], batches.order(1))
         found = list(batches.batches(batches.covering(1), 1))

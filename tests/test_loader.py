@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from distillctl.config import AugmentConfig
 from distillctl.data.augment import Augment
-from distillctl.data.loader import Place, PlainLoader, Reading, TrainLoader, decoded
+from distillctl.data.loader import Place, PlainLoader, ReadOptions, TrainLoader, decoded
 from distillctl.data.split import Split
 from distillctl.errors import DataError, MachineError
 from distillctl.runtime import explain
@@ -44,7 +44,7 @@ def memory() -> Split:
 
 def loader(split: Split, config: AugmentConfig = FILES, seed=5, rank=0, world=1, workers=0, batch_size=8, views=None) -> TrainLoader:
     augment = Augment(config, SIZE, CLASSES, seed)
-    return TrainLoader(split, augment, batch_size, seed, Place(CPU, rank, world), Reading(SIZE, workers), views)
+    return TrainLoader(split, augment, batch_size, seed, Place(CPU, rank, world), ReadOptions(SIZE, workers), views)
 
 
 def same(one, other) -> bool:
@@ -158,7 +158,7 @@ def test_plain_batches_of_the_ranks_interleave_to_the_split(kind, world, request
     split = request.getfixturevalue(kind)
     index = torch.empty(COUNT, dtype=torch.int64)
     for rank in range(world):
-        batches = list(PlainLoader(split, 8, Place(CPU, rank, world), Reading(SIZE)))
+        batches = list(PlainLoader(split, 8, Place(CPU, rank, world), ReadOptions(SIZE)))
         assert all(batch.view == -1 for batch in batches)
         index[rank::world] = torch.cat([batch.index for batch in batches])
     assert torch.equal(index, split.index)
@@ -175,7 +175,7 @@ def test_a_bad_image_is_one_line_that_names_it_whoever_found_it(workers, kind, f
     split = Split([*files.images[:10], bad, *files.images[11:]], files.targets, files.index)
     whole_split = loader(split, workers=workers, batch_size=COUNT)(0)
     with pytest.raises(DataError) as error:
-        list(whole_split if kind == "train" else PlainLoader(split, 8, Place(CPU), Reading(SIZE, workers)))
+        list(whole_split if kind == "train" else PlainLoader(split, 8, Place(CPU), ReadOptions(SIZE, workers)))
     assert str(error.value).startswith(f"{bad}: ")
     assert "mend or remove it" in str(error.value)
     assert "\n" not in str(error.value)
@@ -211,7 +211,7 @@ def fail():
 
 
 def odd(deed, timeout_s=60):
-    return decoded(Odd(deed), list(torch.arange(12).split(2)), Reading(4, workers=2, timeout_s=timeout_s), CPU)
+    return decoded(Odd(deed), list(torch.arange(12).split(2)), ReadOptions(4, workers=2, timeout_s=timeout_s), CPU)
 
 
 @pytest.mark.parametrize("deed", [die, leave])

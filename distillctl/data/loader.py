@@ -39,7 +39,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How files are read: by how many workers, with how much patience, at which size."""
 
     image_size: int
@@ -49,14 +49,14 @@ class Reading:
 
 
 class TrainLoader:
-    """Augmented batches, every one whole: what is left over of an epoch comes in another epoch's order.
+    """Augmented batches, every one whole: a last partial batch is dropped, and its images come in another epoch's order.
 
     The view of an epoch is its number, or with a bank of `views` its place in there. Equal (view seed, view, index) gives equal images on
     any machine; order depends on the epoch, partners of samples that are mixed on the view.
     """
 
     def __init__(
-        self, split: Split, augment: Augment, batch_size: int, seed: int, place: Place, reading: Reading, views: int | None = None
+        self, split: Split, augment: Augment, batch_size: int, seed: int, place: Place, reading: ReadOptions, views: int | None = None
     ):
         self.split, self.augment, self.batch_size, self.seed, self.place, self.reading = split, augment, batch_size, seed, place, reading
         self.views = views
@@ -75,7 +75,7 @@ class TrainLoader:
         yield from self.batches(whole, self.view_of(epoch))
 
     def covering(self, epoch: int) -> list[Tensor]:
-        """Positions of an epoch's batches, and of one more with what is left over, filled up from the epoch's beginning to a whole one."""
+        """Positions of an epoch's batches, and of its last partial batch, filled up from the epoch's beginning to a whole one."""
         order = self.order(epoch)
         whole = -(-len(order) // self.batch_size) * self.batch_size
         return list(torch.cat([order, order])[:whole].split(self.batch_size))
@@ -135,7 +135,7 @@ class TrainLoader:
 class PlainLoader:
     """A split in its own order, not augmented: rank r gets samples r, r + world, ..."""
 
-    def __init__(self, split: Split, batch_size: int, place: Place, reading: Reading):
+    def __init__(self, split: Split, batch_size: int, place: Place, reading: ReadOptions):
         self.split, self.batch_size, self.place, self.reading = split, batch_size, place, reading
 
     def __iter__(self) -> Iterator[Batch]:
@@ -151,7 +151,7 @@ class PlainLoader:
 class TrainFiles(Dataset[Tensor]):
     """Files of a split, each cut and resized as its view says."""
 
-    def __init__(self, split: Split, augment: Augment, view: int, reading: Reading):
+    def __init__(self, split: Split, augment: Augment, view: int, reading: ReadOptions):
         assert not isinstance(split.images, Tensor)
         self.paths: list[Path] = split.images
         self.index, self.augment, self.view, self.reading = split.index, augment, view, reading
@@ -168,7 +168,7 @@ class TrainFiles(Dataset[Tensor]):
 class PlainFiles(Dataset[Tensor]):
     """Files of a split, resized and cut at the centre."""
 
-    def __init__(self, split: Split, reading: Reading):
+    def __init__(self, split: Split, reading: ReadOptions):
         assert not isinstance(split.images, Tensor)
         self.paths: list[Path] = split.images
         self.reading = reading
@@ -180,13 +180,13 @@ class PlainFiles(Dataset[Tensor]):
         return images.resize_and_center_crop(images.open_image(self.paths[position], self.reading.max_pixels), self.reading.image_size)
 
 
-def decoded(files: Dataset[Tensor], rows: list[Tensor], reading: Reading, device: torch.device) -> Iterator[Tensor]:
+def decoded(files: Dataset[Tensor], rows: list[Tensor], reading: ReadOptions, device: torch.device) -> Iterator[Tensor]:
     """uint8 batches of the given positions, on the device. Raises what a file's reader raised, whichever process it was."""
     loader = DataLoader(
-        Told(files),
+        ErrorsAsItems(files),
         batch_sampler=[row.tolist() for row in rows],
         num_workers=reading.workers,
-        collate_fn=joined,
+        collate_fn=collate,
         worker_init_fn=leave_signals_to_the_run,
         timeout=reading.timeout_s if reading.workers else 0,
         pin_memory=device.type == "cuda",
@@ -239,7 +239,7 @@ def leave_signals_to_the_run(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class Told(Dataset[Any]):
+class ErrorsAsItems(Dataset[Any]):
     """Files whose problems are items like any other: as exceptions they would come from a worker as a page of text."""
 
     def __init__(self, files: Dataset[Tensor]):
@@ -252,6 +252,6 @@ class Told(Dataset[Any]):
             return problem
 
 
-def joined(items: list[Tensor | UserError]) -> Tensor | UserError:
+def collate(items: list[Tensor | UserError]) -> Tensor | UserError:
     """One batch of many items, or the first problem among them."""
     return next((item for item in items if isinstance(item, UserError)), None) or default_collate(items)

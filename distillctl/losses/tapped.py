@@ -22,7 +22,7 @@ class FeatureLoss(nn.Module):
 
     def __init__(self, student: str | Sequence[str], teacher: str | Sequence[str]):
         super().__init__()
-        self.student_taps, self.teacher_taps = names(student=student), names(teacher=teacher)
+        self.student_taps, self.teacher_taps = tap_names(student=student), tap_names(teacher=teacher)
         if len(self.student_taps) != len(self.teacher_taps):
             raise ValueError(f"teacher={list(self.teacher_taps)} must name as many taps as student={list(self.student_taps)}")
 
@@ -37,8 +37,8 @@ class FeatureLoss(nn.Module):
             yield as_vector(feature(student, ours)), as_vector(feature(teacher, theirs))
 
 
-def names(**taps: str | Sequence[str]) -> tuple[str, ...]:
-    """`names(student="last")` gives ("last",), or raises ValueError as `build` wants it."""
+def tap_names(**taps: str | Sequence[str]) -> tuple[str, ...]:
+    """`tap_names(student="last")` gives ("last",), or raises ValueError as `build` wants it."""
     ((role, given),) = taps.items()
     found = (given,) if isinstance(given, str) else tuple(given)
     if not found:

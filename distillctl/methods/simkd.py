@@ -17,7 +17,7 @@ from distillctl.losses.inputs import matched
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.method import Method
 from distillctl.models.adapter import Classifier
-from distillctl.models.edits import BehindBottleneck, Edit, OtherFeatures, apply_edits
+from distillctl.models.edits import BehindBottleneck, Edit, OtherFeatures, apply_edits, linear
 from distillctl.models.net import Net
 from distillctl.models.obtain import Images, Obtained
 from distillctl.models.taps import Catch, TapPoint, Taps
@@ -65,8 +65,8 @@ class SimKD(Method):
         if own is None:
             raise unfit("student", net.name)
         pool, head = own
-        copy = linear(net.module, head)
-        original = linear(teacher.model, f"net.{head_of_teacher(teacher, images)[1]}")
+        copy = linear(net.module.get_submodule(head))
+        original = linear(teacher.model.get_submodule(f"net.{head_of_teacher(teacher, images)[1]}"))
         channels = original.in_features
         edits = (
             Edit(pool, str(BehindBottleneck(copy.in_features, max(1, channels // factor), channels))),
@@ -131,12 +131,6 @@ def head_of_teacher(teacher: Frozen, images: Images) -> tuple[str, str]:
     found = head_of(model.net, model.resolution or images.image_size)
     if found is None:
         raise unfit("teacher", type(model.net).__name__)
-    return found
-
-
-def linear(net: nn.Module, name: str) -> nn.Linear:
-    found = net.get_submodule(name)
-    assert isinstance(found, nn.Linear)
     return found
 
 

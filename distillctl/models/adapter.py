@@ -41,7 +41,7 @@ class Classifier(nn.Module):
 
     def forward(self, inputs: Tensor) -> Output:  # uint8 or float in [0, 1] [B, 3, H, W] -> logits [B, K]
         answer = self.net(self.prepare(inputs))
-        features = self.taps.take() if self.taps is not None else {}
+        features = self.taps.collect() if self.taps is not None else {}
         if getattr(self.net, "distilled_training", False) and self.training:
             logits, features[TOKEN] = answer
             return Output(logits, features)

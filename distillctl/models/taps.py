@@ -28,7 +28,7 @@ class TapPoint:
 
 
 class Taps:
-    """Catches features while a net runs. Each pass must be followed by `take`."""
+    """Catches features while a net runs. Each pass must be followed by `collect`."""
 
     def __init__(self, points: dict[str, TapPoint]):
         self.points = points
@@ -44,7 +44,7 @@ class Taps:
                 module.register_forward_hook(catch.after)
         return self
 
-    def take(self) -> dict[str, Tensor]:
+    def collect(self) -> dict[str, Tensor]:
         """What was caught in the last pass; a vector where the tap is before the classifier."""
         found, self.caught = self.caught, {}
         return found
@@ -146,5 +146,5 @@ def short_shapes(net: nn.Module, image_size: int) -> list[tuple[str, TapPoint, t
     known = short_names(net, image_size)
     taps = Taps(known).attach(net)
     trace(net, image_size, leaves=False)
-    caught = taps.take()
+    caught = taps.collect()
     return [(name, point, tuple(caught[name].shape)) for name, point in known.items()]

@@ -54,7 +54,7 @@ class WandB(Tracker):
         self.run.finish()
 
 
-class Careful(Tracker):
+class FailSafe(Tracker):
     """Passes on to a tracker until that fails; then one warning, and silence."""
 
     def __init__(self, tracker: Tracker, warn: Callable[[str], None]):
@@ -79,7 +79,7 @@ def make_tracker(config: TrackerConfig, folder: Path, warn: Callable[[str], None
     if config.name == "none":
         return Tracker()
     try:
-        return Careful(TensorBoard(folder) if config.name == "tensorboard" else WandB(folder, config.project), warn)
+        return FailSafe(TensorBoard(folder) if config.name == "tensorboard" else WandB(folder, config.project), warn)
     except ImportError:
         raise MachineError(f"tracker={config.name}: not installed; pip install 'distillctl[{config.name}]'") from None
     except Exception as error:  # no login, no network

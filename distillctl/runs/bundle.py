@@ -10,7 +10,7 @@ from typing import Any
 from distillctl.config import DatasetConfig, ImageSetConfig
 from distillctl.data import sets
 from distillctl.data.augment import Augment
-from distillctl.data.loader import Place, PlainLoader, Reading, TrainLoader
+from distillctl.data.loader import Place, PlainLoader, ReadOptions, TrainLoader
 from distillctl.data.split import Split
 from distillctl.models.obtain import Images
 from distillctl.ranks import Rank
@@ -30,9 +30,9 @@ class Bundle:
     place: Place
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> ReadOptions:
         asked = workers(self.config.workers, self.data.train)
-        return Reading(self.data.image_size, asked, self.config.timeout_s, self.config.max_pixels)
+        return ReadOptions(self.data.image_size, asked, self.config.timeout_s, self.config.max_pixels)
 
     def train_batches(self, seed: int) -> TrainLoader:
         """`seed` decides order and views, of which `dataset.view_seed` takes the latter over."""

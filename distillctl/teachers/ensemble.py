@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distillctl.losses.logits import softened
 from distillctl.models.committee import Committee, mixture, tapped
-from distillctl.teachers.frozen import Frozen, joined
+from distillctl.teachers.frozen import Frozen, concatenated
 from distillctl.types import Batch, Output
 
 
@@ -41,7 +41,7 @@ class Ensemble(Frozen):
 
     def __call__(self, batch: Batch) -> Output:
         pieces = self.in_pieces(self.model.answers, batch.inputs)
-        answers = {name: joined([piece[name] for piece in pieces]) for name in self.model.names}
+        answers = {name: concatenated([piece[name] for piece in pieces]) for name in self.model.names}
         logits = torch.stack([answer.logits for answer in answers.values()])
         members = tuple(answers.values()) if self.combine == "mean_loss" else ()
         return Output(self.combined(logits, batch.targets), tapped(answers), members)

@@ -35,7 +35,7 @@ class Frozen:
         self.precision, self.device = precision, device
 
     def __call__(self, batch: Batch) -> Output:
-        return joined(self.in_pieces(self.model, batch.inputs))
+        return concatenated(self.in_pieces(self.model, batch.inputs))
 
     def in_pieces(self, model: Callable[[Tensor], Answer], inputs: Tensor) -> list[Answer]:
         """What it answers to each piece of a batch. The pieces are nearly alike, so that none is tiny: its kernels would round otherwise."""
@@ -71,7 +71,7 @@ class Frozen:
                 part.compile()
 
 
-def joined(answers: Sequence[Output]) -> Output:
+def concatenated(answers: Sequence[Output]) -> Output:
     """Answers to the pieces of a batch as one, logits in float32. Copies: tensors born in inference mode cannot be saved for a backward pass."""
     logits = torch.cat([answer.logits for answer in answers]).float()
     return Output(logits, {name: torch.cat([answer.features[name] for answer in answers]) for name in answers[0].features})

@@ -7,7 +7,7 @@ from PIL import Image
 
 from distillctl.config import AugmentConfig, ImageSetConfig
 from distillctl.data.augment import Augment
-from distillctl.data.loader import Place, Reading, TrainLoader
+from distillctl.data.loader import Place, ReadOptions, TrainLoader
 from distillctl.data.sets import load
 from distillctl.data.split import UNLABELLED
 from distillctl.errors import DataError
@@ -144,14 +144,14 @@ def test_digits_keep_their_splits_and_forget_the_labels_of_train_and_val():
 
 def batch(**augment):
     data = load(ImageSetConfig(name="digits", labels=False, subset=100))
-    loader = TrainLoader(data.train, Augment(AugmentConfig(pad=1, **augment), 8, 10, 0), 16, 0, Place(torch.device("cpu")), Reading(8))
+    loader = TrainLoader(data.train, Augment(AugmentConfig(pad=1, **augment), 8, 10, 0), 16, 0, Place(torch.device("cpu")), ReadOptions(8))
     return next(loader(0))
 
 
 def test_mixed_images_are_the_same_with_and_without_labels():
     data = load(ImageSetConfig(name="digits", subset=100))
     augment = Augment(AugmentConfig(pad=1, mixup=1.0, cutmix=1.0), 8, 10, 0)
-    labelled = next(TrainLoader(data.train, augment, 16, 0, Place(torch.device("cpu")), Reading(8))(0))
+    labelled = next(TrainLoader(data.train, augment, 16, 0, Place(torch.device("cpu")), ReadOptions(8))(0))
     assert torch.equal(labelled.inputs, batch(mixup=1.0, cutmix=1.0).inputs)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from distillctl.config import AugmentConfig
 from distillctl.data.augment import Augment
-from distillctl.data.loader import Place, Reading, TrainLoader
+from distillctl.data.loader import Place, ReadOptions, TrainLoader
 from distillctl.data.split import Split
 from distillctl.errors import DataError, Interrupted
 from distillctl.losses.logits import CrossEntropy, SoftTargets
@@ -54,7 +54,7 @@ def split(seed: int = 0) -> Split:
 
 def loader(views: int | None = 2, config: AugmentConfig = PLAIN, data: int = 0, rank: int = 0, world: int = 1) -> TrainLoader:
     augment = Augment(config, SIZE, CLASSES, seed=4)
-    return TrainLoader(split(data), augment, BATCH, 9, Place(CPU, rank, world), Reading(SIZE), views)
+    return TrainLoader(split(data), augment, BATCH, 9, Place(CPU, rank, world), ReadOptions(SIZE), views)
 
 
 class Counting(Frozen):
