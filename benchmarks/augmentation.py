@@ -28,8 +28,9 @@ from torchvision.transforms.functional import to_pil_image
 
 from distillctl import runtime
 from distillctl.config import AugmentConfig
-from distillctl.data.augment import Augment
-from distillctl.data.loader import Place, ReadOptions, TrainLoader
+from distillctl.data.image.augment import Augment
+from distillctl.data.image.loader import ImageLoader, ReadOptions
+from distillctl.data.loader import Place
 from distillctl.data.split import whole
 
 CLASSES, POOL = 100, 8  # batches of PIL images that take their turn
@@ -79,7 +80,7 @@ def smooth_images(scale: Scale) -> tuple[Tensor, Tensor]:
 def ours(config: AugmentConfig, scale: Scale, images: Tensor, targets: Tensor, prepare: Callable[[Tensor], Tensor] | None = None) -> Work:
     """The next batch of the training loader; with `prepare`, as the net sees it."""
     augment = Augment(config, scale.size, CLASSES, seed=0)
-    loader = TrainLoader(whole(images, targets), augment, scale.batch, 0, Place(CPU), ReadOptions(scale.size))
+    loader = ImageLoader(whole(images, targets), augment, scale.batch, 0, Place(CPU), ReadOptions(scale.size))
     batches = itertools.chain.from_iterable(loader(epoch) for epoch in itertools.count())
     return lambda: next(batches).inputs if prepare is None else prepare(next(batches).inputs)
 

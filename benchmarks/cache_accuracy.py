@@ -21,9 +21,10 @@ from students import BATCH, TEMPERATURE, Setup, compare, setup
 from torch import Tensor, nn
 
 from distillctl.config import AugmentConfig
-from distillctl.data import mixing
-from distillctl.data.augment import Augment
-from distillctl.data.loader import Place, PlainLoader, ReadOptions, TrainLoader
+from distillctl.data.image import mixing
+from distillctl.data.image.augment import Augment
+from distillctl.data.image.loader import ImageLoader, PlainImages, ReadOptions
+from distillctl.data.loader import Place
 from distillctl.loop import Training
 from distillctl.losses.logits import CrossEntropy, SoftTargets
 from distillctl.losses.weighted import WeightedSum
@@ -34,11 +35,11 @@ from distillctl.types import Batch, Output
 LABELS_SHARE, MIXUP = 0.1, 1.0
 
 
-def live(setup: Setup, batches: TrainLoader, folder: Path) -> Frozen:
+def live(setup: Setup, batches: ImageLoader, folder: Path) -> Frozen:
     return setup.guide()
 
 
-def kept(setup: Setup, batches: TrainLoader, folder: Path) -> Frozen:
+def kept(setup: Setup, batches: ImageLoader, folder: Path) -> Frozen:
     """As `distillctl` keeps answers, in fp16."""
     return setup.cached(folder, f"seed-{batches.augment.seed}-mixup-{batches.augment.config.mixup}")
 
@@ -46,9 +47,9 @@ def kept(setup: Setup, batches: TrainLoader, folder: Path) -> Frozen:
 class OneAnswer(Frozen):
     """Wrong: the teacher's answer to each image as it is, whatever view of it the student sees; of mixed images, mixed as they are."""
 
-    def __init__(self, setup: Setup, batches: TrainLoader, folder: Path):
+    def __init__(self, setup: Setup, batches: ImageLoader, folder: Path):
         self.batches, teacher = batches, setup.guide()
-        plain = PlainLoader(batches.split, 256, Place(setup.machine.device), batches.reading)
+        plain = PlainImages(batches.split, 256, Place(setup.machine.device), batches.reading)
         logits = torch.cat([teacher(batch).logits for batch in plain])
         self.logits = logits.new_zeros(int(batches.split.index.max()) + 1, logits.shape[1])
         self.logits[batches.split.index] = logits
@@ -64,7 +65,7 @@ class OneAnswer(Frozen):
 class MixedAnswers(Frozen):
     """Wrong: the answers to the two views that were mixed, mixed like them."""
 
-    def __init__(self, setup: Setup, batches: TrainLoader, folder: Path):
+    def __init__(self, setup: Setup, batches: ImageLoader, folder: Path):
         self.batches, self.teacher = batches, setup.guide()
         self.row_of = torch.full((int(batches.split.index.max()) + 1,), -1)
         self.row_of[batches.split.index] = torch.arange(len(batches.split))
@@ -81,7 +82,7 @@ class MixedAnswers(Frozen):
         return self.teacher(Batch(inputs, self.batches.targets[rows], index[rows], view)).logits
 
 
-def mixture_of(batches: TrainLoader, batch: Batch) -> tuple[Tensor, Tensor]:
+def mixture_of(batches: ImageLoader, batch: Batch) -> tuple[Tensor, Tensor]:
     """Rows of a batch's partners in the split, and the share of each own image in its mixture."""
     augment = batches.augment
     row_of = torch.full((int(batches.split.index.max()) + 1,), -1)
@@ -104,7 +105,7 @@ class Kind:
     name: str
     mixup: float = 0.0
     views: int | None = None
-    teacher: Callable[[Setup, TrainLoader, Path], Frozen] | None = None
+    teacher: Callable[[Setup, ImageLoader, Path], Frozen] | None = None
 
 
 KINDS = (
@@ -125,7 +126,7 @@ def accuracy(kind: Kind, folder: Path, setup: Setup, seed: int) -> float:
     """Top-1 % on the test split of a student after its last epoch."""
     data, machine = setup.data, setup.machine
     augment = Augment(AugmentConfig(mixup=kind.mixup), data.image_size, len(data.classes), seed)
-    batches = TrainLoader(data.train, augment, BATCH, seed, Place(machine.device), ReadOptions(data.image_size), kind.views)
+    batches = ImageLoader(data.train, augment, BATCH, seed, Place(machine.device), ReadOptions(data.image_size), kind.views)
     teacher = kind.teacher(setup, batches, folder) if kind.teacher else None
     model = setup.model("student", seed).to(machine.device).to(memory_format=torch.channels_last)
     terms: dict[str, nn.Module] = {"ce": CrossEntropy()} | ({"kd": SoftTargets(TEMPERATURE)} if teacher else {})

@@ -16,9 +16,10 @@ from torch import nn
 
 from distillctl import runtime
 from distillctl.config import AugmentConfig, ModelConfig
-from distillctl.data import images
-from distillctl.data.augment import Augment
-from distillctl.data.loader import Place, ReadOptions, TrainLoader
+from distillctl.data.image import files as images
+from distillctl.data.image.augment import Augment
+from distillctl.data.image.loader import ImageLoader, ReadOptions
+from distillctl.data.loader import Place
 from distillctl.data.split import Split, whole
 from distillctl.loop import Plan, Training, fit
 from distillctl.losses.logits import CrossEntropy, SoftTargets
@@ -27,6 +28,7 @@ from distillctl.methods.distill import Distill
 from distillctl.models.adapter import Classifier
 from distillctl.models.net import build_net
 from distillctl.models.taps import tap
+from distillctl.models.trace import pixels
 from distillctl.schedules import Cosine
 from distillctl.teachers.frozen import Frozen
 
@@ -49,7 +51,7 @@ class Pair:
 def classifier(name: str, classes: int, size: int, taps: Sequence[str] = ()) -> Classifier:
     torch.manual_seed(0)
     net = build_net(ModelConfig(name=name), classes, size).module
-    return Classifier(net, MEAN, STD, taps=tap(net, taps, size, name) if taps else None)
+    return Classifier(net, MEAN, STD, taps=tap(net, taps, pixels(size), name) if taps else None)
 
 
 def settled(model: Classifier, size: int) -> Classifier:
@@ -58,7 +60,7 @@ def settled(model: Classifier, size: int) -> Classifier:
     for norm in norms:
         norm.momentum = 1.0
     with torch.no_grad():
-        model.train()(noise(8, size, 1).images)
+        model.train()(noise(8, size, 1).inputs)
     return model.eval()
 
 
@@ -80,10 +82,10 @@ def noise(count: int, size: int, classes: int) -> Split:
     return whole(pixels, torch.randint(0, classes, (count,), generator=generator))
 
 
-def loader(split: Split, classes: int, size: int, batch: int, device: torch.device, views: int | None = None, seed: int = 0) -> TrainLoader:
+def loader(split: Split, classes: int, size: int, batch: int, device: torch.device, views: int | None = None, seed: int = 0) -> ImageLoader:
     """Moved and flipped at 32 px, resized crops at 224."""
     augment = Augment(AugmentConfig(crop="pad" if size < STORED // 2 else "resized"), size, classes, seed)
-    return TrainLoader(split, augment, batch, seed, Place(device), ReadOptions(size), views)
+    return ImageLoader(split, augment, batch, seed, Place(device), ReadOptions(size), views)
 
 
 def training_of(
@@ -103,7 +105,7 @@ def training_of(
     return Training(method, {"student": optimizer}, machine.scaler())
 
 
-def run(training: Training, batches: TrainLoader, epochs: int, machine: runtime.Runtime, go_on: bool, seed: int = 0) -> None:
+def run(training: Training, batches: ImageLoader, epochs: int, machine: runtime.Runtime, go_on: bool, seed: int = 0) -> None:
     """`fit` with a cosine over `epochs`, saving and telling nothing; one epoch where it is not to go on."""
     fit(
         training,
@@ -118,7 +120,7 @@ def run(training: Training, batches: TrainLoader, epochs: int, machine: runtime.
 
 
 def epoch_of(
-    student: Classifier, guide: Frozen | None, batches: TrainLoader, machine: runtime.Runtime, temperature: float = 4.0
+    student: Classifier, guide: Frozen | None, batches: ImageLoader, machine: runtime.Runtime, temperature: float = 4.0
 ) -> Callable[[], None]:
     """One epoch of a long run, and with each call the next."""
     training = training_of(student, guide, machine, temperature=temperature)
@@ -167,15 +169,15 @@ def chosen(part: Path, count: int) -> Split:
 
 def in_memory(split: Split) -> Split:
     """The same images, decoded."""
-    assert isinstance(split.images, list)
-    return Split(torch.stack([images.decode(file, LARGEST_FILE) for file in split.images]), split.targets, split.index)
+    assert isinstance(split.inputs, list)
+    return Split(torch.stack([images.decode(file, LARGEST_FILE) for file in split.inputs]), split.targets, split.index)
 
 
 def enlarged(split: Split, folder: Path) -> Split:
     """The same images as JPEG files of the size that those of 224 px are cut from."""
-    assert isinstance(split.images, list)
+    assert isinstance(split.inputs, list)
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{number:05d}.jpg" for number in range(len(split))]
-    for source, file in zip(split.images, files, strict=True):
+    for source, file in zip(split.inputs, files, strict=True):
         Image.open(source).convert("RGB").resize((STORED, STORED), Image.Resampling.BICUBIC).save(file, quality=90)
     return Split(files, split.targets, split.index)

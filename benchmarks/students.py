@@ -19,12 +19,14 @@ from torch import nn
 
 from distillctl import runtime
 from distillctl.config import ImageSetConfig, ModelConfig
-from distillctl.data import sets
-from distillctl.data.loader import Place, PlainLoader, ReadOptions
+from distillctl.data.image import sets
+from distillctl.data.image.loader import PlainImages, ReadOptions
+from distillctl.data.loader import Place
+from distillctl.inputs.image import Images
 from distillctl.metrics.answers import answers
 from distillctl.metrics.quality import top_k_accuracy
 from distillctl.models.adapter import Classifier
-from distillctl.models.obtain import Images, obtain
+from distillctl.models.obtain import obtain
 from distillctl.teachers.cached import Cached
 from distillctl.teachers.frozen import Frozen
 from distillctl.teachers.records import Layout
@@ -68,7 +70,7 @@ class Setup:
     def accuracy(self, model: nn.Module, machine: runtime.Runtime | None = None) -> float:
         """Top-1 % on the test split."""
         machine = machine or self.machine
-        batches = PlainLoader(self.data.test, 256, Place(machine.device), ReadOptions(self.data.image_size))
+        batches = PlainImages(self.data.test, 256, Place(machine.device), ReadOptions(self.data.image_size))
         return 100 * top_k_accuracy(*answers(model, batches, machine), 1)
 
 

@@ -18,19 +18,19 @@ from clock import Time, ratios, spread, timed
 from common import classifier, epoch_of, loader, machine_of, noise, optimizer_for, options_of_machine
 
 from distillctl import runtime
-from distillctl.data.loader import TrainLoader
+from distillctl.data.image.loader import ImageLoader
 from distillctl.teachers.frozen import Frozen
 
 CLASSES, SIZE, BATCH = 100, 32, 64
 
 
-def ours(student: str, teacher: str | None, batches: TrainLoader, machine: runtime.Runtime) -> Callable[[], None]:
+def ours(student: str, teacher: str | None, batches: ImageLoader, machine: runtime.Runtime) -> Callable[[], None]:
     """One epoch of `fit`."""
     guide = Frozen(classifier(teacher, CLASSES, SIZE), machine.precision, machine.device) if teacher else None
     return epoch_of(classifier(student, CLASSES, SIZE), guide, batches, machine)
 
 
-def by_hand(student: str, teacher: str | None, batches: TrainLoader, machine: runtime.Runtime) -> Callable[[], None]:
+def by_hand(student: str, teacher: str | None, batches: ImageLoader, machine: runtime.Runtime) -> Callable[[], None]:
     """The same epoch as short as it can be written."""
     model = classifier(student, CLASSES, SIZE).to(machine.device).to(memory_format=torch.channels_last).train()
     guide = classifier(teacher, CLASSES, SIZE).to(machine.device).to(memory_format=torch.channels_last).eval() if teacher else None

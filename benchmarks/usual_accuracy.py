@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from usual_loop import Pictures, augmented, train
 
 from distillctl import runtime
-from distillctl.data.loader import TrainLoader
+from distillctl.data.image.loader import ImageLoader
 from distillctl.teachers.frozen import Frozen
 
 FP32 = runtime.Runtime(torch.device("cpu"), torch.float32)
@@ -65,7 +65,7 @@ def ours(setup: Setup, seed: int, guide: Frozen) -> float:
     return setup.accuracy(student)
 
 
-def views(setup: Setup, seed: int) -> TrainLoader:
+def views(setup: Setup, seed: int) -> ImageLoader:
     return loader(setup.data.train, len(setup.data.classes), setup.data.image_size, BATCH, setup.machine.device, seed=seed)
 
 

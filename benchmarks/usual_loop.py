@@ -19,7 +19,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     """As torchvision's sets: files are opened by each access, images in memory lie there as arrays."""
 
     def __init__(self, split: Split, transform: Callable[[Image.Image], Tensor]):
-        self.images = split.images if isinstance(split.images, list) else split.images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.images = split.inputs if isinstance(split.inputs, list) else split.inputs.permute(0, 2, 3, 1).contiguous().numpy()
         self.targets, self.transform = split.targets.tolist(), transform
 
     def __len__(self) -> int:

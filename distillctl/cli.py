@@ -148,7 +148,7 @@ def check_new(overrides: list[str]) -> None:
 def start(command: str, flags: list[str], overrides: list[str], plan: bool = False) -> None:
     """Run under Hydra; as a later rank of torchrun without it, since each rank would make its own folder."""
     from distillctl import compose
-    from distillctl.ranks import Rank
+    from distillctl.rank import Rank
 
     if Rank.here().number > 0:
         from hydra import compose as hydra_compose

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from distillctl import types
 from distillctl.averages import follow, warmed_up
 from distillctl.draws import seed_of
 from distillctl.methods.method import Method
@@ -202,7 +203,7 @@ def cut(batch: Batch, pieces: int) -> list[Batch]:
     """A batch as `pieces` smaller ones, equal up to one sample."""
     if pieces == 1:
         return [batch]
-    columns = [column.tensor_split(pieces) for column in (batch.inputs, batch.targets, batch.index)]
+    columns = types.pieces(batch.inputs, pieces), batch.targets.tensor_split(pieces), batch.index.tensor_split(pieces)
     return [Batch(inputs, targets, index, batch.view) for inputs, targets, index in zip(*columns, strict=True) if len(index)]
 
 

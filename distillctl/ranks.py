@@ -11,40 +11,16 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from distillctl.errors import Interrupted, MachineError, UserError
 from distillctl.interruption import PARENT, StopRequest, held_back
+from distillctl.rank import Rank
 
 Work = Callable[[Any, "Path | None"], "float | None"]
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 GRACE_S = 30.0  # for the ranks that are left to notice that one is gone
-
-
-@dataclass(frozen=True)
-class Rank:
-    """One process among those of a run: its number, of all machines and of this one, and how many there are."""
-
-    number: int = 0
-    world: int = 1
-    local_number: int = 0
-    local_world: int = 1
-
-    @staticmethod
-    def is_given() -> bool:
-        """Whether somebody who starts ranks, torchrun or `launch`, has started this process."""
-        return VARIABLES[0] in os.environ
-
-    @classmethod
-    def here(cls) -> Rank:
-        """As the environment says."""
-        return cls(*(int(os.environ.get(name, default)) for name, default in zip(VARIABLES, astuple(cls()), strict=True)))
-
-    def variables(self) -> dict[str, str]:
-        return {name: str(value) for name, value in zip(VARIABLES, astuple(self), strict=True)}
 
 
 def launch(work: Work, config: Any, folder: Path | None) -> float | None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from distillctl.config import TrainerConfig
 from distillctl.errors import WORKER_DIED, ConfigError, Diverged, MachineError, UserError
-from distillctl.ranks import Rank
+from distillctl.rank import Rank
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ALLOWED = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16", "fp16")}

@@ -1,22 +1,26 @@
-"""The three values that travel through the tool."""
+"""The three values that travel through the tool, and what inputs of any kind have in common."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+Inputs = Tensor | dict[str, Tensor]  # a sample in each row: of the tensor, or of all tensors of the dict alike
 
 
 class Batch(NamedTuple):
     """What a loader yields.
 
-    inputs:  uint8 [B, 3, H, W]; models bring them to [0, 1] and normalise by their own statistics
+    inputs:  of images uint8 [B, 3, H, W]; models bring them to [0, 1] and normalise by their own statistics. Other kinds may have a dict
     targets: int64 [B], or float [B, K] where samples are mixed
     index:   int64 [B], names each sample within its data set
     view:    which augmentation of the samples this is: equal (index, view) means equal inputs
     """
 
-    inputs: Tensor
+    inputs: Inputs
     targets: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     view: int
@@ -26,11 +30,13 @@ class Output(NamedTuple):
     """What a model answers: logits [B, K] and tapped features by name.
 
     members: the answers of several teachers, where each is a lesson of its own and `logits` are only their mean
+    mask: bool [B, T], which positions of a sample are its own, of kinds that are filled up to a common length; None where all are
     """
 
     logits: Tensor
     features: dict[str, Tensor]
     members: tuple[Output, ...] = ()
+    mask: Tensor | None = None
 
 
 class Terms(NamedTuple):
@@ -38,3 +44,43 @@ class Terms(NamedTuple):
 
     loss: Tensor
     parts: dict[str, Tensor]
+
+
+def mapped(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    """The same change of every tensor."""
+    return {name: change(column) for name, column in inputs.items()} if isinstance(inputs, dict) else change(inputs)
+
+
+def columns(inputs: Inputs) -> list[Tensor]:
+    """The tensors, by the order of their names."""
+    return [inputs[name] for name in sorted(inputs)] if isinstance(inputs, dict) else [inputs]
+
+
+def count(inputs: Inputs) -> int:
+    """How many samples there are."""
+    return len(columns(inputs)[0])
+
+
+def rows(inputs: Inputs, chosen: Tensor) -> Inputs:
+    """The samples at these positions, int64 on the inputs' device."""
+    return mapped(inputs, lambda column: column.index_select(0, chosen))
+
+
+def pieces(inputs: Inputs, number: int) -> list[Inputs]:
+    """The samples in so many pieces, equal up to one sample."""
+    if isinstance(inputs, dict):
+        cut = {name: column.tensor_split(number) for name, column in inputs.items()}
+        return [{name: parts[place] for name, parts in cut.items()} for place in range(number)]
+    return list(inputs.tensor_split(number))
+
+
+def to(inputs: Inputs, device: torch.device) -> Inputs:
+    return mapped(inputs, lambda column: column.to(device))
+
+
+def dtypes_of(inputs: Inputs) -> tuple[torch.dtype, ...]:
+    return tuple(column.dtype for column in columns(inputs))
+
+
+def device_of(inputs: Inputs) -> torch.device:
+    return columns(inputs)[0].device

@@ -31,7 +31,7 @@ ALIASES = [
     *("torch.nn.functional.relu", "torch.nn.functional.importlib.import_module", "torch.nn.init.normal_", "torch.nn.utils.clip_grad_norm_"),
     *("distillctl.cli.main", "distillctl.cli.os.system", "distillctl.cli.importlib.import_module", "distillctl.outputs.subprocess.run"),
     *("distillctl.models.weights.pickle.loads", "distillctl.models.weights.torch.load", "distillctl.build.importlib.import_module"),
-    *("distillctl.data.download", "distillctl.models.obtain.obtain", "distillctl.runs.sweep.SweepReport"),
+    *("distillctl.data.image.download", "distillctl.models.obtain.obtain", "distillctl.runs.sweep.SweepReport"),
 ]
 NOT_A_PATH = [
     "",

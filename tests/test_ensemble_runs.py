@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from distillctl.config import MemberConfig, TeacherConfig
 from distillctl.errors import Interrupted
+from distillctl.inputs.image import Images
 from distillctl.models.committee import gather
-from distillctl.models.obtain import Images
 from distillctl.runs.execute import execute
 from distillctl.runs.session import session
 from distillctl.teachers.frozen import fingerprint

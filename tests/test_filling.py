@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from distillctl import compose
 from distillctl.commands import cache as command
 from distillctl.config import AugmentConfig
-from distillctl.data.augment import Augment
-from distillctl.data.loader import Place, ReadOptions, TrainLoader
+from distillctl.data.image.augment import Augment
+from distillctl.data.image.loader import ImageLoader, ReadOptions
+from distillctl.data.loader import Place
 from distillctl.data.split import Split
 from distillctl.errors import UserError
 from distillctl.runs import fill, keeping
@@ -90,7 +91,7 @@ def whole(tmp_path: Path) -> list[int]:
 # ------------------------------------------------------------------------------------------------ filling
 @pytest.mark.parametrize("mixup", [0.0, 0.4])
 def test_by_filled_answers_a_run_ends_at_the_weights_of_a_live_one(mixup, cache, tiny_run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("distillctl.runs.execute.conclude", lambda session, candidates: 0.0)
+    monkeypatch.setattr("distillctl.runs.execute.conclude", lambda session, plan, made: 0.0)
     filled = cache("fill", BANK, f"dataset.augment.mixup={mixup}", "teacher.cache.dtype=fp32")
     assert (filled.code, filled.err) == (0, "")
     assert whole(tmp_path) == [IMAGES] * VIEWS
@@ -224,7 +225,7 @@ def test_the_batches_of_all_ranks_cover_every_sample(mixup):
     seen = []
     for rank in range(2):
         augment = Augment(AugmentConfig(mixup=mixup), 8, 5, seed=4)
-        batches = TrainLoader(split, augment, 16, 9, Place(torch.device("cpu"), rank, 2), ReadOptions(8), views=3)
+        batches = ImageLoader(split, augment, 16, 9, Place(torch.device("cpu"), rank, 2), ReadOptions(8), views=3)
         assert [len(rows) for rows in batches.covering(1)] == [16] * 4
         assert torch.equal(torch.cat(batches.covering(1))[:50], batches.order(1))
         found = list(batches.batches(batches.covering(1), 1))

@@ -12,8 +12,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from distillctl.config import AugmentConfig
-from distillctl.data.augment import Augment
-from distillctl.data.loader import Place, PlainLoader, ReadOptions, TrainLoader, decoded
+from distillctl.data.image.augment import Augment
+from distillctl.data.image.loader import ImageLoader, PlainImages, ReadOptions, decoded
+from distillctl.data.loader import Place
 from distillctl.data.split import Split
 from distillctl.errors import DataError, MachineError
 from distillctl.runtime import explain
@@ -42,9 +43,9 @@ def memory() -> Split:
     return Split(images, torch.arange(COUNT) % CLASSES, torch.arange(COUNT) * 7)
 
 
-def loader(split: Split, config: AugmentConfig = FILES, seed=5, rank=0, world=1, workers=0, batch_size=8, views=None) -> TrainLoader:
+def loader(split: Split, config: AugmentConfig = FILES, seed=5, rank=0, world=1, workers=0, batch_size=8, views=None) -> ImageLoader:
     augment = Augment(config, SIZE, CLASSES, seed)
-    return TrainLoader(split, augment, batch_size, seed, Place(CPU, rank, world), ReadOptions(SIZE, workers), views)
+    return ImageLoader(split, augment, batch_size, seed, Place(CPU, rank, world), ReadOptions(SIZE, workers), views)
 
 
 def same(one, other) -> bool:
@@ -158,7 +159,7 @@ def test_plain_batches_of_the_ranks_interleave_to_the_split(kind, world, request
     split = request.getfixturevalue(kind)
     index = torch.empty(COUNT, dtype=torch.int64)
     for rank in range(world):
-        batches = list(PlainLoader(split, 8, Place(CPU, rank, world), ReadOptions(SIZE)))
+        batches = list(PlainImages(split, 8, Place(CPU, rank, world), ReadOptions(SIZE)))
         assert all(batch.view == -1 for batch in batches)
         index[rank::world] = torch.cat([batch.index for batch in batches])
     assert torch.equal(index, split.index)
@@ -171,11 +172,11 @@ def test_plain_batches_of_the_ranks_interleave_to_the_split(kind, world, request
 @pytest.mark.parametrize("kind", ["train", "plain"])
 def test_a_bad_image_is_one_line_that_names_it_whoever_found_it(workers, kind, files, tmp_path):
     bad = tmp_path / "bad.png"
-    bad.write_bytes(Path(files.images[0]).read_bytes()[:200])
-    split = Split([*files.images[:10], bad, *files.images[11:]], files.targets, files.index)
+    bad.write_bytes(Path(files.inputs[0]).read_bytes()[:200])
+    split = Split([*files.inputs[:10], bad, *files.inputs[11:]], files.targets, files.index)
     whole_split = loader(split, workers=workers, batch_size=COUNT)(0)
     with pytest.raises(DataError) as error:
-        list(whole_split if kind == "train" else PlainLoader(split, 8, Place(CPU), ReadOptions(SIZE, workers)))
+        list(whole_split if kind == "train" else PlainImages(split, 8, Place(CPU), ReadOptions(SIZE, workers)))
     assert str(error.value).startswith(f"{bad}: ")
     assert "mend or remove it" in str(error.value)
     assert "\n" not in str(error.value)

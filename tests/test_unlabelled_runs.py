@@ -11,7 +11,7 @@ from PIL import Image
 from processes import StopAfter, configured, metrics, same_stage
 
 from distillctl.config import ImageSetConfig
-from distillctl.data.sets import load
+from distillctl.data.image.sets import load
 from distillctl.errors import Interrupted
 from distillctl.losses.weighted import build_loss
 from distillctl.metrics import quality
@@ -32,7 +32,7 @@ def write(folder: Path, first: int, last: int, by_class: bool = False) -> Path:
     for number in range(first, last):
         place = folder / str(int(digits.targets[number])) if by_class else folder
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(digits.images[number].permute(1, 2, 0).numpy()).save(place / f"{number:04}.png")
+        Image.fromarray(digits.inputs[number].permute(1, 2, 0).numpy()).save(place / f"{number:04}.png")
     return folder
 
 

@@ -16,6 +16,7 @@ from distillctl.metrics.metric import count
 from distillctl.models import catalogue
 from distillctl.models.net import SMALL, plan_net
 from distillctl.models.taps import LOGITS, short_shapes, tapped_shapes
+from distillctl.models.trace import pixels
 from distillctl.report.console import Console
 
 
@@ -69,7 +70,9 @@ def list_taps(name: str, config: ModelsConfig, console: Console) -> None:
         net = plan_net(ModelConfig(name=name, source=config.source), config.classes, config.image_size, "taps")
     except ConfigError as error:  # it speaks of keys that a teacher or a student has
         raise ConfigError(str(error).replace("taps.stem=large", f"image_size={SMALL}").replace("taps.image_size", "image_size")) from None
-    modules = {path: shape for path, shape in tapped_shapes(net.module, net.input_size) if shape[:1] == (1,)}  # else not an image's own
+    assert net.input_size is not None, name
+    example = pixels(net.input_size)
+    modules = {path: shape for path, shape in tapped_shapes(net.module, example) if shape[:1] == (1,)}  # else not an image's own
     found = {path: shape for path, shape in modules.items() if config.search is None or fits(path, config.search)}
     if not found:
         raise ConfigError(
@@ -79,7 +82,7 @@ def list_taps(name: str, config: ModelsConfig, console: Console) -> None:
         short = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for heading in ("short name", "what it stands for", "shape"):
             short.add_column(heading)
-        for tap, place, shape in short_shapes(net.module, net.input_size):
+        for tap, place, shape in short_shapes(net.module, example):
             short.add_row(tap, place.module if place.side == "output" else f"what goes into {place.module}", shown(shape))
         short.add_row(LOGITS, "the answer", shown((1, config.classes)))
         console.table(short)
@@ -109,8 +112,9 @@ def costs(name: str, source: str, config: ModelsConfig) -> tuple[str, str, str]:
         net = plan_net(ModelConfig(name=name, source=source), config.classes, config.image_size, "search")
     except UserError:
         return "-", "-", f"not at {config.image_size} px"
-    example = torch.zeros(1, 3, net.input_size, net.input_size, device="meta")
+    assert net.input_size is not None, name
     try:
+        example = pixels(net.input_size)(torch.device("meta"), torch.float32)
         macs = count(cost.macs(net.module, example))
     except RuntimeError:  # a forward that looks at values
         macs = "-"

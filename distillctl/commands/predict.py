@@ -14,14 +14,15 @@ from rich.table import Table
 from distillctl import runtime
 from distillctl.commands.evaluate import named_as_given, with_checkpoint
 from distillctl.config import PredictConfig
-from distillctl.data import images
-from distillctl.data.images import BadImage
 from distillctl.errors import CheckpointError, ConfigError, DataError
+from distillctl.inputs import from_record
+from distillctl.inputs.contract import Contract
 from distillctl.models.locate import locate
-from distillctl.models.obtain import Images, obtain
+from distillctl.models.obtain import obtain
 from distillctl.models.shipping import read_record
 from distillctl.models.weights import read_weights
 from distillctl.report.console import Console
+from distillctl.types import to
 
 
 def run(config: PredictConfig, folder: Path | None) -> None:
@@ -39,43 +40,39 @@ def predict(config: PredictConfig) -> None:
         raise CheckpointError(
             f"checkpoint={config.checkpoint}: no record beside it names its classes; train with distillctl, or keep its .json"
         )
-    files = list(expand(config.inputs))
+    inputs = from_record(record)
+    files = list(expand(config.inputs, inputs))
     with runtime.joined(config.trainer) as machine:
-        preprocessing = record.preprocessing
-        size = preprocessing["image_size"]
         classes = record.classes
-        obtained = obtain(model, Images(classes, size, preprocessing["mean"], preprocessing["std"]), "model", seed=0)
-        classifier = obtained.classifier.to(machine.device).eval()
-        ratio = size / preprocessing["resize"]
+        classifier = obtain(model, inputs, "model", seed=0).classifier.to(machine.device).eval()
         found = []
         for start in range(0, len(files), config.trainer.batch_size):
             chunk = files[start : start + config.trainer.batch_size]
-            pixels = torch.stack([images.resize_and_center_crop(images.open_image(path, config.max_pixels), size, ratio) for path in chunk])
+            samples = to(inputs.read(chunk, config), machine.device)
             with torch.inference_mode(), machine.autocast():
-                probabilities = classifier(pixels.to(machine.device)).logits.float().softmax(-1).cpu()
+                probabilities = classifier(samples).logits.float().softmax(-1).cpu()
             best = probabilities.topk(min(config.top_k, len(classes)))
             for path, values, positions in zip(chunk, best.values.tolist(), best.indices.tolist(), strict=True):
-                found.append(
-                    {"image": str(path), "answers": [{"class": classes[p], "p": v} for p, v in zip(positions, values, strict=True)]}
-                )
+                answers = [{"class": classes[p], "p": v} for p, v in zip(positions, values, strict=True)]
+                found.append({inputs.noun.removesuffix("s"): str(path), "answers": answers})
     show(found, config.format)
 
 
-def expand(inputs: list[str]) -> Iterator[Path]:
-    """Files as given, folders as the images below them, in a stable order."""
-    if not inputs:
+def expand(given: list[str], inputs: Contract) -> Iterator[Path]:
+    """Files as given, folders as the samples below them, in a stable order."""
+    if not given:
         raise ConfigError("inputs is empty: pass inputs=[image.png] or inputs=[folder]")
-    for given in inputs:
-        path = Path(given).expanduser()
+    for name in given:
+        path = Path(name).expanduser()
         if path.is_dir():
-            inside = sorted(item for item in path.rglob("*") if item.suffix.lower() in images.SUFFIXES and not item.name.startswith("."))
+            inside = sorted(item for item in path.rglob("*") if item.suffix.lower() in inputs.suffixes and not item.name.startswith("."))
             if not inside:
-                raise DataError(f"inputs={given}: no images in this folder")
+                raise DataError(f"inputs={name}: no {inputs.noun} in this folder")
             yield from inside
         elif path.exists():
             yield path
         else:
-            raise BadImage(f"inputs={given}: no such file")
+            raise DataError(f"inputs={name}: no such file")
 
 
 def show(found: list[dict[str, Any]], form: str) -> None:
@@ -84,11 +81,12 @@ def show(found: list[dict[str, Any]], form: str) -> None:
             print(json.dumps(item))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("image", overflow="fold")
+    noun = next(iter(found[0]))
+    table.add_column(noun, overflow="fold")
     table.add_column("class")
     table.add_column("p", justify="right")
     table.add_column("next", style="dim")
     for item in found:
         first, *rest = item["answers"]
-        table.add_row(item["image"], first["class"], f"{first['p']:.3f}", ", ".join(f"{other['class']} {other['p']:.3f}" for other in rest))
+        table.add_row(item[noun], first["class"], f"{first['p']:.3f}", ", ".join(f"{other['class']} {other['p']:.3f}" for other in rest))
     Console().table(table)

@@ -11,21 +11,40 @@ import torch
 from torch import Tensor
 
 from distillctl.errors import DataError
+from distillctl.types import Inputs, rows
 
 UNLABELLED = -1
 
 
 @dataclass(frozen=True)
-class Split:
-    """Images with their classes.
+class DataSet:
+    """A set that is ready for training.
 
-    images:  uint8 [N, 3, S, S] in memory, or N files to be decoded
+    train, val, test: each with or without labels, as dataset.labels, dataset.shots and the files say
+    fingerprint: SHA-256 over the content, the classes and the split
+    notes:       lines to show the user
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+    test: Split
+    fingerprint: str
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples with their classes.
+
+    inputs:  in memory (of images uint8 [N, 3, S, S]), or N files to be decoded
     targets: int64 [N]; all UNLABELLED where the classes are not known, or not to be looked at
     index:   int64 [N], the place of each sample in the source that it was cut from (its train or its test part): the same
              whatever subset or split is taken
     """
 
-    images: Tensor | list[Path]
+    inputs: Inputs | list[Path]
     targets: Tensor
     index: Tensor
 
@@ -35,15 +54,15 @@ class Split:
     def take(self, positions: Sequence[int]) -> Split:
         """The samples at these positions, in this order."""
         chosen = torch.as_tensor(positions, dtype=torch.int64)
-        images = self.images[chosen] if isinstance(self.images, Tensor) else [self.images[p] for p in positions]
-        return Split(images, self.targets[chosen], self.index[chosen])
+        inputs = [self.inputs[p] for p in positions] if isinstance(self.inputs, list) else rows(self.inputs, chosen)
+        return Split(inputs, self.targets[chosen], self.index[chosen])
 
     @property
     def labelled(self) -> bool:
         return bool((self.targets != UNLABELLED).all())
 
     def without_labels(self) -> Split:
-        return Split(self.images, torch.full_like(self.targets, UNLABELLED), self.index)
+        return Split(self.inputs, torch.full_like(self.targets, UNLABELLED), self.index)
 
     @property
     def strata(self) -> Tensor:
@@ -55,9 +74,9 @@ class Split:
         return torch.bincount(self.strata, minlength=classes).tolist()
 
 
-def whole(images: Tensor | list[Path], targets: Tensor) -> Split:
+def whole(inputs: Inputs | list[Path], targets: Tensor) -> Split:
     """A source as it is."""
-    return Split(images, targets, torch.arange(len(targets)))
+    return Split(inputs, targets, torch.arange(len(targets)))
 
 
 def unlabelled(images: list[Path]) -> Split:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from distillctl.errors import did_you_mean
 from distillctl.losses.logits import cross_entropy, soft_targets
 from distillctl.losses.weighted import WeightedSum
-from distillctl.methods.attack import Pgd
+from distillctl.methods.attack import Pgd, pixels_of
 from distillctl.methods.method import Method
 from distillctl.types import Batch, Output, Terms
 
@@ -22,6 +22,8 @@ class Adversarial(Method):
     soft targets attacked, found by ce, and ce clean; RSLAD (Zi et al. 2021) soft targets on both, found by kl. x' is looked for in eval mode
     (ARD's code: in training mode), and the student answers x only where a term needs it.
     """
+
+    kinds = ("images",)
 
     def __init__(
         self,
@@ -50,7 +52,7 @@ class Adversarial(Method):
 
     def forward(self, batch: Batch, player: str = "student") -> Terms:
         guide = self.guide(batch)
-        worst = self.attack.perturb(self.student, batch.inputs, self.ascended(batch, guide), self.attack.draws(batch))
+        worst = self.attack.perturb(self.student, pixels_of(batch), self.ascended(batch, guide), self.attack.draws(batch))
         terms = self.loss(self.student(worst), guide, batch, only=self.attacked)
         if not self.clean:
             return terms

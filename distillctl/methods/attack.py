@@ -43,7 +43,7 @@ class Pgd:
 
     def draws(self, batch: Batch) -> Tensor | None:
         """Where each value starts within its range, float32 [B, 3, H, W] in [-1, 1); None where all start at the image itself."""
-        return starts(batch.index, batch.view, batch.inputs.shape, self.seed) if self.random_start else None
+        return starts(batch.index, batch.view, pixels_of(batch).shape, self.seed) if self.random_start else None
 
     def perturb(self, model: nn.Module, images: Tensor, objective: Callable[[Tensor], Tensor], draws: Tensor | None) -> Tensor:
         """Images float32 [B, 3, H, W] near the given ones (uint8, or float in [0, 1]) at which `objective` of the logits [B, K] is large.
@@ -58,6 +58,12 @@ class Pgd:
             for _ in range(self.steps):
                 changed = torch.clamp(changed + self.step * ascent(model, changed, objective).sign(), low, high)
         return changed
+
+
+def pixels_of(batch: Batch) -> Tensor:
+    """The images of a batch, [B, 3, H, W]: of nothing else is there a small change."""
+    assert isinstance(batch.inputs, Tensor)
+    return batch.inputs
 
 
 def ascent(model: nn.Module, images: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from distillctl.build import positive
 from distillctl.errors import ConfigError
+from distillctl.inputs.image import Images
 from distillctl.losses.inputs import precise
 from distillctl.losses.logits import jensen_shannon
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.method import Method
 from distillctl.models.generator import Generator, normal
-from distillctl.models.obtain import Images
 from distillctl.modes import evaluating
 from distillctl.teachers.frozen import Frozen
 from distillctl.types import Batch, Output, Terms
@@ -38,6 +38,7 @@ class DataFree(Method):
     players = ("generator", "student")
     needs_teacher = True
     asks_of_views = False
+    kinds = ("images",)
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class DataFree(Method):
         loss: WeightedSum,
         teacher: Frozen,
         *,
-        images: Images,
+        inputs: Images,
         seed: int,
         latent: int = 100,
         width: int = 64,
@@ -65,7 +66,7 @@ class DataFree(Method):
         if not any(self.weights.values()):
             raise ValueError(f"{', '.join(self.weights)} are all 0, so the generator has nothing to learn from; give one a weight > 0")
         self.student, self.loss, self.teacher = student, loss, teacher
-        self.image_size, self.seed = images.image_size, seed
+        self.image_size, self.seed = inputs.image_size, seed
         self.latent, self.width = int(positive(latent=latent)), int(positive(width=width))
 
     @classmethod

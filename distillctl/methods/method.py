@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from distillctl.inputs.contract import Contract
 from distillctl.losses.weighted import WeightedSum
 from distillctl.models.net import Net
-from distillctl.models.obtain import Images, Obtained
+from distillctl.models.obtain import Obtained
 from distillctl.types import Batch, Output, Terms
 
 
@@ -17,12 +18,13 @@ class Method(nn.Module):
     """Owns student, teacher and loss; `players` names who is optimized, each with an optimizer of its own.
 
     All that a step changes is in parameters and buffers, which a checkpoint holds. The teacher is no nn.Module, so none of it is. A stage
-    gives the constructor (student, loss, teacher), the keys of `method.*`, and what else it names of: attack, images, peers, seed.
+    gives the constructor (student, loss, teacher), the keys of `method.*`, and what else it names of: attack, inputs, peers, seed.
     """
 
     players: tuple[str, ...] = ("student",)
     needs_teacher: bool | None = None  # None: where the loss reads one; False: the method is its own teacher
     asks_of_views: bool = True  # False: it asks the teacher about other images than its batch's, or looks inside it
+    kinds: tuple[str, ...] = ()  # of inputs that it is about; empty: of any
     trains_head = False  # by itself, whatever the loss reads
     student: nn.Module
     loss: WeightedSum
@@ -38,11 +40,11 @@ class Method(nn.Module):
         """Raise ConfigError, before any training, where the loss does not suit."""
 
     @classmethod
-    def check_net(cls, plan: Callable[[], Net], key: str) -> None:
-        """Raise ConfigError, before any training, where a net does not suit; `plan()` is its architecture, `key` what names it."""
+    def check_net(cls, plan: Callable[[], Net], key: str, inputs: Contract) -> None:
+        """Raise ConfigError, before any training, where a net does not suit; `plan()` is its architecture, `key` what names it, `inputs` what it sees."""
 
     @classmethod
-    def adapt(cls, node: Mapping[str, Any], student: Obtained, teacher: Any, images: Images, seed: int) -> Obtained:
+    def adapt(cls, node: Mapping[str, Any], student: Obtained, teacher: Any, inputs: Contract, seed: int) -> Obtained:
         """Change the student's net before it trains; what ships is what this gives back, so its edits must be recorded."""
         return student
 

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from distillctl.draws import seed_of
 from distillctl.errors import ConfigError
+from distillctl.inputs.contract import Contract
 from distillctl.losses.inputs import matched
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.method import Method
-from distillctl.models.adapter import Classifier
+from distillctl.models.adapter import Adapter
 from distillctl.models.edits import BehindBottleneck, Edit, OtherFeatures, apply_edits, linear
 from distillctl.models.net import Net
-from distillctl.models.obtain import Images, Obtained
+from distillctl.models.obtain import Obtained
 from distillctl.models.taps import Catch, TapPoint, Taps
-from distillctl.models.trace import trace
+from distillctl.models.trace import Example, trace
 from distillctl.teachers.frozen import Frozen
 from distillctl.types import Batch, Output, Terms
 
@@ -41,32 +42,32 @@ class SimKD(Method):
     trains_head = True  # it is the teacher's
     asks_of_views = False
 
-    def __init__(self, student: nn.Module, loss: WeightedSum, teacher: Frozen, *, images: Images, factor: int = 2):
+    def __init__(self, student: nn.Module, loss: WeightedSum, teacher: Frozen, *, inputs: Contract, factor: int = 2):
         super().__init__()
         if factor < 1:
             raise ValueError(f"factor={factor} must be >= 1: the bottleneck is that much narrower than the teacher's map")
         self.student, self.loss, self.teacher = student, loss, teacher
-        self.pool = f"net.{head_of_teacher(teacher, images)[0]}"
+        self.pool = f"net.{head_of_teacher(teacher, inputs)[0]}"
 
     @classmethod
-    def check_net(cls, plan: Callable[[], Net], key: str) -> None:
+    def check_net(cls, plan: Callable[[], Net], key: str, inputs: Contract) -> None:
         if ".members." in key:
             raise ConfigError(ONE_TEACHER)
         net = plan()
-        if head_of(net.module, net.input_size) is None:
+        if head_of(net.module, inputs.seen_by(net).net_example) is None:
             raise unfit(key, net.name)
 
     @classmethod
-    def adapt(cls, node: Mapping[str, Any], student: Obtained, teacher: Frozen, images: Images, seed: int) -> Obtained:
+    def adapt(cls, node: Mapping[str, Any], student: Obtained, teacher: Frozen, inputs: Contract, seed: int) -> Obtained:
         """The bottleneck goes in front of the student's pool, and its classifier becomes a copy of the teacher's."""
         factor = node.get("factor", 2)
         net, classifier = student.net, student.classifier
-        own = head_of(net.module, net.input_size)
+        own = head_of(net.module, inputs.seen_by(net).net_example)
         if own is None:
             raise unfit("student", net.name)
         pool, head = own
         copy = linear(net.module.get_submodule(head))
-        original = linear(teacher.model.get_submodule(f"net.{head_of_teacher(teacher, images)[1]}"))
+        original = linear(teacher.model.get_submodule(f"net.{head_of_teacher(teacher, inputs)[1]}"))
         channels = original.in_features
         edits = (
             Edit(pool, str(BehindBottleneck(copy.in_features, max(1, channels // factor), channels))),
@@ -99,9 +100,9 @@ class ReusedClassifier(nn.Module):
         return F.mse_loss(*matched(student.features[MAP], teacher.features[MAP]))
 
 
-def head_of(net: nn.Module, image_size: int) -> tuple[str, str] | None:
+def head_of(net: nn.Module, example: Example) -> tuple[str, str] | None:
     """The names of the global average pool and of the one linear layer that answers from what it gives; None where a net ends otherwise."""
-    seen, _ = trace(net, image_size, leaves=False)
+    seen, _ = trace(net, example, leaves=False)
     parts = {call.module: net.get_submodule(call.module) for call in seen}
     learned = [place for place, call in enumerate(seen) if any(True for _ in parts[call.module].parameters(recurse=False))]
     if len(learned) < 2 or not isinstance(parts[seen[learned[-1]].module], nn.Linear):
@@ -123,12 +124,12 @@ def averages(part: nn.Module, shape: tuple[int, ...]) -> bool:
     return bool(answer.numel() == shape[1] and torch.allclose(answer.flatten(), values.mean((2, 3)).flatten(), atol=1e-6))
 
 
-def head_of_teacher(teacher: Frozen, images: Images) -> tuple[str, str]:
+def head_of_teacher(teacher: Frozen, inputs: Contract) -> tuple[str, str]:
     """As `head_of`; raises ConfigError."""
     model = teacher.model
-    if not isinstance(model, Classifier):
+    if not isinstance(model, Adapter):
         raise ConfigError(ONE_TEACHER)
-    found = head_of(model.net, model.resolution or images.image_size)
+    found = head_of(model.net, inputs.seen_by(model).net_example)
     if found is None:
         raise unfit("teacher", type(model.net).__name__)
     return found
@@ -141,7 +142,7 @@ def unfit(key: str, name: str) -> ConfigError:
     )
 
 
-def catch_map(classifier: Classifier, module: str) -> None:
+def catch_map(classifier: Adapter, module: str) -> None:
     """Let the model's answers hold what comes out of `module`, beside what they hold already."""
     taps = classifier.taps or Taps({})
     taps.points[MAP] = TapPoint(module, "output")

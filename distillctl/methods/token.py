@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from distillctl.errors import ConfigError
+from distillctl.inputs.contract import Contract
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.method import Method
 from distillctl.models.adapter import TOKEN
@@ -31,7 +32,7 @@ class TokenDistill(Method):
             )
 
     @classmethod
-    def check_net(cls, plan: Callable[[], Net], key: str) -> None:
+    def check_net(cls, plan: Callable[[], Net], key: str, inputs: Contract) -> None:
         if key.startswith(("student", "assistants")) and not hasattr(net := plan().module, "set_distilled_training"):
             raise ConfigError(
                 f"method=token: {key}={type(net).__name__} has no distillation token; name one that has: student=deit_tiny_distilled_patch16_224"

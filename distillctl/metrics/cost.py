@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from distillctl.modes import evaluating
+from distillctl.types import Inputs, device_of, mapped
 
 
 def parameters(module: nn.Module) -> int:
@@ -27,7 +28,7 @@ def size_mb(module: nn.Module) -> float:
     return sum(tensor.numel() * tensor.element_size() for tensor in stored.values()) / 1e6
 
 
-def macs(module: nn.Module, example: Tensor) -> int:
+def macs(module: nn.Module, example: Inputs) -> int:
     """Multiply-accumulates of convolutions, matrix products and attention in one forward pass, eval mode, first sample of `example`.
 
     Counted on a copy made of fake tensors, which have shapes and no values: no weights in memory, no arithmetic, `module` stays as it is.
@@ -44,11 +45,11 @@ def macs(module: nn.Module, example: Tensor) -> int:
                 del twin_hooks[key]
     counter = FlopCounterMode(display=False)
     with fake, torch.no_grad(), _countable_kernels(), counter:
-        copied.eval()(fake.from_tensor(example)[:1])
+        copied.eval()(first_sample(mapped(example, fake.from_tensor)))
     return counter.get_total_flops() // 2
 
 
-def latency(module: nn.Module, example: Tensor, repeats: int = 100, warmup_s: float = 0.1, budget_s: float = 0.5) -> dict[str, float]:
+def latency(module: nn.Module, example: Inputs, repeats: int = 100, warmup_s: float = 0.1, budget_s: float = 0.5) -> dict[str, float]:
     """p50_ms and p95_ms of a forward pass in eval mode on the first sample of `example`, which lies on the module's device.
 
     Warms up for `warmup_s`, then times up to `repeats` passes. The whole ends with the pass that exceeds `budget_s`, but never before one
@@ -58,7 +59,7 @@ def latency(module: nn.Module, example: Tensor, repeats: int = 100, warmup_s: fl
         raise ValueError(f"repeats={repeats} must be >= 1")
     if not 0 <= warmup_s < budget_s:
         raise ValueError(f"warmup_s={warmup_s} must be >= 0 and < budget_s={budget_s}")
-    sample = example[:1]
+    sample = first_sample(example)
     with evaluating(module), torch.no_grad():  # not inference_mode: what a model caches in it can never be trained through again
         start = time.perf_counter_ns()
         _timed_pass_ns(module, sample)
@@ -71,11 +72,15 @@ def latency(module: nn.Module, example: Tensor, repeats: int = 100, warmup_s: fl
     return {"p50_ms": p50_ms, "p95_ms": p95_ms}
 
 
-def _timed_pass_ns(module: nn.Module, sample: Tensor) -> int:
-    _synchronize(sample.device)
+def first_sample(example: Inputs) -> Inputs:
+    return mapped(example, lambda column: column[:1])
+
+
+def _timed_pass_ns(module: nn.Module, sample: Inputs) -> int:
+    _synchronize(device_of(sample))
     start = time.perf_counter_ns()
     module(sample)
-    _synchronize(sample.device)
+    _synchronize(device_of(sample))
     return time.perf_counter_ns() - start
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distillctl.config import AttackConfig
 from distillctl.losses.logits import cross_entropy
-from distillctl.methods.attack import Pgd
+from distillctl.methods.attack import Pgd, pixels_of
 from distillctl.metrics.quality import top_k_accuracy
 from distillctl.modes import evaluating
 from distillctl.runtime import Runtime
@@ -36,7 +36,7 @@ def attacked_answers(model: nn.Module, batches: Iterable[Batch], attack: Pgd, ru
     logits, targets = [], []
     with evaluating(model):
         for batch in batches:
-            worst = attack.perturb(model, batch.inputs, against(batch.targets), attack.draws(batch))
+            worst = attack.perturb(model, pixels_of(batch), against(batch.targets), attack.draws(batch))
             with torch.inference_mode(), runtime.autocast():
                 logits.append(model(worst).logits.float())
             targets.append(batch.targets)

@@ -1,4 +1,4 @@
-"""Make a net answer for images as they are stored: [0, 255] or [0, 1] in, `Output` out, normalisation inside."""
+"""Make a net answer for inputs as they are stored: images of [0, 255] or [0, 1] in, `Output` out, normalisation inside."""
 
 from __future__ import annotations
 
@@ -11,13 +11,48 @@ from torch import Tensor, nn
 
 from distillctl.models import lora
 from distillctl.models.taps import Taps
-from distillctl.types import Output
+from distillctl.types import Inputs, Output
 
 TOKEN = "token"  # the feature that is a distillation head's logits [B, K]
 
 
-class Classifier(nn.Module):
-    """A net with the statistics it expects. Only `net` has state: what ships is `plain_state()`.
+class Adapter(nn.Module):
+    """A net that takes inputs as data sets have them and answers with an `Output`. Only `net` has state: what ships is `plain_state()`."""
+
+    def __init__(self, net: nn.Module, taps: Taps | None = None):
+        super().__init__()
+        self.net, self.taps = net, taps
+        self.still: tuple[str, ...] = ()  # modules of the net that are frozen, and stay in eval mode
+
+    def forward(self, inputs: Inputs) -> Output:
+        answer = self.net(self.prepare(inputs))
+        features = self.taps.collect() if self.taps is not None else {}
+        if getattr(self.net, "distilled_training", False) and self.training:
+            logits, features[TOKEN] = answer
+            return Output(logits, features)
+        return Output(as_logits(answer), features)
+
+    def prepare(self, inputs: Any) -> Any:
+        """What the net is given; here the inputs as they are."""
+        return inputs
+
+    def settings(self) -> Any:
+        """What its answers depend on, as JSON, besides its code and what it has as parameters and buffers."""
+        return None
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """The state dict of the net alone, under its own names."""
+        return lora.plain_state(self.net)
+
+    def train(self, mode: bool = True) -> Adapter:
+        super().train(mode)
+        for name in self.still:
+            self.net.get_submodule(name).eval()
+        return self
+
+
+class Classifier(Adapter):
+    """Of images: uint8, or float in [0, 1], [B, 3, H, W].
 
     mean, std: of the three channels of images in [0, 1]. resolution: what the net sees; images of another size are resized.
     """
@@ -28,24 +63,13 @@ class Classifier(nn.Module):
     def __init__(
         self, net: nn.Module, mean: Sequence[float], std: Sequence[float], resolution: int | None = None, taps: Taps | None = None
     ):
-        super().__init__()
+        super().__init__(net, taps)
         assert len(mean) == len(std) == 3, f"mean {mean}, std {std}"
-        self.net = net
         self.resolution = resolution
-        self.taps = taps
-        self.still: tuple[str, ...] = ()  # modules of the net that are frozen, and stay in eval mode
         # not persistent: they are part of the preprocessing that student.json records, not of the weights
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.channels_last = is_channels_last(net)
-
-    def forward(self, inputs: Tensor) -> Output:  # uint8 or float in [0, 1] [B, 3, H, W] -> logits [B, K]
-        answer = self.net(self.prepare(inputs))
-        features = self.taps.collect() if self.taps is not None else {}
-        if getattr(self.net, "distilled_training", False) and self.training:
-            logits, features[TOKEN] = answer
-            return Output(logits, features)
-        return Output(as_logits(answer), features)
 
     def prepare(self, inputs: Tensor) -> Tensor:
         """What the net sees: normalised, resized, in its memory layout. float32 [B, 3, H, W]."""
@@ -61,15 +85,8 @@ class Classifier(nn.Module):
             images = F.interpolate(images, (self.resolution, self.resolution), mode="bilinear", antialias=True)
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
-    def plain_state(self) -> dict[str, Tensor]:
-        """The state dict of the net alone, under its own names."""
-        return lora.plain_state(self.net)
-
-    def train(self, mode: bool = True) -> Classifier:
-        super().train(mode)
-        for name in self.still:
-            self.net.get_submodule(name).eval()
-        return self
+    def settings(self) -> Any:
+        return self.resolution
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Classifier:
         # every .to(...) of the module or of what holds it comes through here

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from distillctl.config import MemberConfig, ModelConfig, TeacherConfig
 from distillctl.errors import ConfigError
-from distillctl.models.adapter import Classifier
-from distillctl.models.obtain import Images, obtain, source_of
+from distillctl.inputs.contract import Contract
+from distillctl.models.adapter import Adapter
+from distillctl.models.obtain import obtain, source_of
 from distillctl.models.taps import LOGITS
-from distillctl.types import Output
+from distillctl.types import Inputs, Output
 
 
 class Committee(nn.Module):
-    """Members by name. Each normalises images by its own statistics at its own resolution, since a Classifier does.
+    """Members by name. Each normalises images by its own statistics at its own resolution, since its adapter does.
 
     orders: for a member that knows the classes in another order, where in its logits each of ours is. weights: of the members, normalised here.
     """
@@ -27,7 +28,7 @@ class Committee(nn.Module):
 
     def __init__(
         self,
-        members: Mapping[str, Classifier],
+        members: Mapping[str, Adapter],
         orders: Mapping[str, Sequence[int]] | None = None,
         weights: Mapping[str, float] | None = None,
     ):
@@ -39,7 +40,7 @@ class Committee(nn.Module):
         for name, order in (orders or {}).items():
             self.register_buffer(order_name(self.names.index(name)), torch.tensor(order), persistent=False)
 
-    def answers(self, inputs: Tensor) -> dict[str, Output]:
+    def answers(self, inputs: Inputs) -> dict[str, Output]:
         """Each member's own answer; logits float32 [B, K] in our order of classes."""
         found = {}
         for number, (name, member) in enumerate(zip(self.names, self.members, strict=True)):
@@ -49,7 +50,7 @@ class Committee(nn.Module):
             found[name] = Output(logits.float(), answer.features)
         return found
 
-    def forward(self, inputs: Tensor) -> Output:  # uint8 or float in [0, 1] [B, 3, H, W] -> logits [B, K]
+    def forward(self, inputs: Inputs) -> Output:  # logits [B, K]
         answers = self.answers(inputs)
         return Output(mixture(torch.stack([answer.logits for answer in answers.values()]), self.weights), tapped(answers))
 
@@ -71,7 +72,7 @@ def tapped(answers: Mapping[str, Output]) -> dict[str, Tensor]:
     }
 
 
-def gather(config: TeacherConfig, images: Images, key: str, seed: int, taps: Sequence[str] = ()) -> tuple[Committee, str]:
+def gather(config: TeacherConfig, inputs: Contract, key: str, seed: int, taps: Sequence[str] = ()) -> tuple[Committee, str]:
     """Every member of `config` with its weights, and what their nets are called together.
 
     `taps` are `<member>.<tap>`. Raises ConfigError and CheckpointError that begin with the member's key.
@@ -80,10 +81,10 @@ def gather(config: TeacherConfig, images: Images, key: str, seed: int, taps: Seq
     wanted = taps_of(config.members, taps)
     for name, member in config.members.items():
         place = f"{key}.members.{name}"
-        order = class_order(member, images, place)
+        order = class_order(member, inputs, place)
         if order is not None:
             orders[name] = order
-        obtained = obtain(in_any_order(member, images, place), images, place, seed, taps=wanted[name])
+        obtained = obtain(in_any_order(member, inputs, place), inputs, place, seed, taps=wanted[name])
         members[name] = obtained.classifier
         nets.append(obtained.net.name)
     return Committee(members, orders, member_weights(config)), " + ".join(nets)
@@ -109,19 +110,19 @@ def taps_of(members: Iterable[str], taps: Sequence[str]) -> dict[str, tuple[str,
     return {name: tuple(wanted) for name, wanted in found.items()}
 
 
-def class_order(config: ModelConfig, images: Images, key: str) -> tuple[int, ...] | None:
+def class_order(config: ModelConfig, inputs: Contract, key: str) -> tuple[int, ...] | None:
     """Where each of our classes is in what a member answers; None where they are as ours, or are not the same classes at all."""
     record = source_of(config, key)[1]
     if record is None or config.new_head or config.ignore_class_names:
         return None
     theirs = list(record.classes)
-    if theirs == list(images.classes) or sorted(theirs) != sorted(images.classes):
+    if theirs == list(inputs.classes) or sorted(theirs) != sorted(inputs.classes):
         return None
-    return tuple(theirs.index(name) for name in images.classes)
+    return tuple(theirs.index(name) for name in inputs.classes)
 
 
-def in_any_order(config: ModelConfig, images: Images, key: str) -> ModelConfig:
+def in_any_order(config: ModelConfig, inputs: Contract, key: str) -> ModelConfig:
     """A member of an ensemble may know the data set's classes in another order; any other model may not."""
-    if isinstance(config, MemberConfig) and class_order(config, images, key) is not None:
+    if isinstance(config, MemberConfig) and class_order(config, inputs, key) is not None:
         return replace(config, ignore_class_names=True)
     return config

@@ -18,7 +18,7 @@ from distillctl.models import arguments, catalogue
 from distillctl.models.edits import Edit, apply_edits
 from distillctl.models.published import AUXILIARY, find_published, load_published
 from distillctl.models.stem import small_stem
-from distillctl.models.trace import trace
+from distillctl.models.trace import pixels, trace
 
 SMALL = 64  # px: below this the stem of a net made for 224 px throws most of the image away
 
@@ -28,7 +28,7 @@ class Net:
     """A net and what is needed to build it again: `rebuild(source, name, num_classes, args, edits)`.
 
     mean, std: of the images that published weights were trained on; None with random weights. input_size: the resolution
-    in px that the net is built for.
+    in px that the net is built for; None of a net that takes no images.
     """
 
     module: nn.Module
@@ -39,7 +39,7 @@ class Net:
     args: dict[str, Any]
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
-    input_size: int
+    input_size: int | None
 
 
 def build_net(config: ModelConfig | Mapping[str, Any], num_classes: int, image_size: int, key: str = "student") -> Net:
@@ -77,7 +77,7 @@ def _build(config: ModelConfig, num_classes: int, image_size: int, key: str, loa
         if config.args or not _takes_size(args):
             raise
         raise _too_small(source, name, args, size, key) from None
-    runs = trace(module, size)[1] is None
+    runs = trace(module, pixels(size))[1] is None
     edits: tuple[Edit, ...] = ()
     if stem == "small" and source != "cifar" and not _takes_size(args):
         try:
@@ -224,7 +224,7 @@ def _too_small(source: str, name: str, args: dict[str, Any], size: int, key: str
             with torch.device("meta"), torch.random.fork_rng(devices=[]):
                 sizes: dict[str, Any] = {"img_size": larger, "image_size": larger, "input_size": [larger, larger], "patch_size": None}
                 tried = {arg: sizes.get(arg, value) for arg, value in args.items() if sizes.get(arg, value) is not None}
-                fits = trace(_construct(source, name, 10, tried, key, {}), larger)[1] is None
+                fits = trace(_construct(source, name, 10, tried, key, {}), pixels(larger))[1] is None
         except (ConfigError, NotImplementedError):
             fits = False
         if fits:

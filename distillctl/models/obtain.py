@@ -1,4 +1,4 @@
-"""The model that a role's config asks for, ready to answer images of the data set: built, and with its weights."""
+"""The model that a role's config asks for, ready to answer samples of the data set: built, and with its weights."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from distillctl import inputs as kinds
 from distillctl.build import build
 from distillctl.config import ModelConfig
 from distillctl.draws import seed_of
 from distillctl.errors import CheckpointError, ConfigError
+from distillctl.inputs.contract import Contract
 from distillctl.models import catalogue
-from distillctl.models.adapter import Classifier
+from distillctl.models.adapter import Adapter
 from distillctl.models.edits import apply_edits
 from distillctl.models.locate import locate
-from distillctl.models.net import Net, build_net, plan_net, rebuild
+from distillctl.models.net import Net, rebuild
 from distillctl.models.record import Record
 from distillctl.models.shipping import read_record
 from distillctl.models.taps import tap
@@ -26,26 +28,17 @@ from distillctl.models.weights import load_weights, read_weights
 
 
 @dataclass(frozen=True)
-class Images:
-    """What a model will see and name: the data set's side of the contract."""
-
-    classes: tuple[str, ...]
-    image_size: int
-    mean: Sequence[float]
-    std: Sequence[float]
-
-
-@dataclass(frozen=True)
 class Obtained:
-    """A model, how to build it again, and the record of its weights where it has one."""
+    """A model, how to build it again, its inputs as it sees them, and the record of its weights where it has one."""
 
-    classifier: Classifier
+    classifier: Adapter
     net: Net
+    inputs: Contract
     record: Record | None
     weights: Path | None
 
 
-def obtain(config: ModelConfig, images: Images, key: str, seed: int, *, weights: bool = True, taps: Sequence[str] = ()) -> Obtained:
+def obtain(config: ModelConfig, inputs: Contract, key: str, seed: int, *, weights: bool = True, taps: Sequence[str] = ()) -> Obtained:
     """Build the model `config` describes and load its checkpoint or published weights.
 
     Fresh weights depend on `seed` and the role alone: the student is the same with and without a teacher. With
@@ -54,45 +47,43 @@ def obtain(config: ModelConfig, images: Images, key: str, seed: int, *, weights:
     file, record = source_of(config, key)
     torch.manual_seed(seed_of(seed, "initialisation", key))
     if record is not None:
-        net = from_record(record, config, images, key)
+        net = from_record(record, config, inputs, key)
     elif config.source == "own":
-        net = own_net(config, images, key)
+        net = own_net(config, inputs, key)
     else:
-        net = build_net(config, len(images.classes), images.image_size, key)
+        net = inputs.build(config, key)
     if file is not None and weights:
         if record is not None and not config.new_head:
-            check_classes(record.classes, images.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
+            check_classes(record.classes, inputs.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
         load_weights(
             net.module, read_weights(file, f"{key}.checkpoint"), f"{key}.checkpoint", file, name=net.name, new_head=config.new_head
         )
-    mean, std = (record.preprocessing["mean"], record.preprocessing["std"]) if record else (net.mean, net.std)
-    resolution = net.input_size if net.input_size != images.image_size else None
-    hooks = tap(net.module, taps, net.input_size, key) if taps else None
-    return Obtained(Classifier(net.module, mean or images.mean, std or images.std, resolution, hooks), net, record, file)
+    classifier = inputs.adapt(net)
+    seen = inputs.seen_by(classifier)
+    classifier.taps = tap(net.module, taps, seen.net_example, key) if taps else None
+    return Obtained(classifier, net, seen, record, file)
 
 
-def check_obtainable(config: ModelConfig, images: Images, key: str, taps: Sequence[str] = ()) -> None:
+def check_obtainable(config: ModelConfig, inputs: Contract, key: str, taps: Sequence[str] = ()) -> None:
     """Find before any training what would make `obtain` fail, without memory, download or reading all weights."""
     file, record = source_of(config, key)
     if record is not None:
         if not config.new_head:
-            check_classes(record.classes, images.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
-        if taps:
-            net = planned(config, record, images, key)
-            tap(net.module, taps, net.input_size, key)
-        return
-    net = planned(config, record, images, key)
-    tap(net.module, taps, net.input_size, key)
-    if file is not None and config.source != "own":
+            check_classes(record.classes, inputs.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
+        if not taps:
+            return
+    net = planned(config, record, inputs, key)
+    tap(net.module, taps, inputs.seen_by(net).net_example, key)
+    if record is None and file is not None and config.source != "own":
         weights = read_weights(file, f"{key}.checkpoint")
         load_weights(net.module, weights, f"{key}.checkpoint", file, name=config.name, new_head=config.new_head)
 
 
-def planned(config: ModelConfig, record: Record | None, images: Images, key: str) -> Net:
+def planned(config: ModelConfig, record: Record | None, inputs: Contract, key: str) -> Net:
     """The architecture alone, its weights worth nothing: on the meta device where there is no record of it."""
     if record is not None:
-        return from_record(record, config, images, key)
-    return own_net(config, images, key) if config.source == "own" else plan_net(config, len(images.classes), images.image_size, key)
+        return from_record(record, config, inputs, key)
+    return own_net(config, inputs, key) if config.source == "own" else inputs.plan(config, key)
 
 
 def source_of(config: ModelConfig, key: str) -> tuple[Path | None, Record | None]:
@@ -121,7 +112,7 @@ def source_of(config: ModelConfig, key: str) -> tuple[Path | None, Record | None
     return file, record
 
 
-def from_record(record: Record, config: ModelConfig, images: Images, key: str) -> Net:
+def from_record(record: Record, config: ModelConfig, inputs: Contract, key: str) -> Net:
     """The architecture as it was, with as many classes as are asked for now."""
     architecture = record.architecture
     source, name, edits = architecture.source, architecture.name, architecture.edits
@@ -129,37 +120,34 @@ def from_record(record: Record, config: ModelConfig, images: Images, key: str) -
     try:
         if source == "own":
             node = {"_target_": config._target_ or name, **args}
-            module = build(node, nn.Module, key, num_classes=len(images.classes))
+            module = build(node, nn.Module, key, num_classes=len(inputs.classes))
             apply_edits(module, edits)
         elif catalogue.has(source, name.partition(".")[0]):
-            module = rebuild(source, name, len(images.classes), architecture.args, edits, key, added=config.args)
+            module = rebuild(source, name, len(inputs.classes), architecture.args, edits, key, added=config.args)
         else:
             raise CheckpointError(f"its record names {name[:60]!r} of {source}, which is not known here")
     except CheckpointError as error:
         raise CheckpointError(f"{key}.checkpoint={config.checkpoint}: {error}") from None
-    size = config.image_size or architecture.image_size or images.image_size
-    preprocessing = record.preprocessing
-    return Net(
-        module,
-        source,
-        name,
-        architecture.stem,
-        edits,
-        args,
-        tuple(preprocessing["mean"]),
-        tuple(preprocessing["std"]),
-        size,
-    )
+    theirs = kinds.from_record(record)
+    if theirs.kind != inputs.kind:
+        raise CheckpointError(
+            f"{key}.checkpoint={config.checkpoint} takes {theirs.noun}, and the data set has {inputs.noun}; give a {key} of these"
+        )
+    size = config.image_size or architecture.image_size or inputs.size
+    told = record.preprocessing
+    mean, std = (tuple(told[name]) if name in told else None for name in ("mean", "std"))
+    return Net(module, source, name, architecture.stem, edits, args, mean, std, size)
 
 
-def own_net(config: ModelConfig, images: Images, key: str) -> Net:
-    """A class of the user's own: it is given `num_classes` and `<role>.args`, and images normalised by the data set."""
-    module = build({"_target_": config._target_, **config.args}, nn.Module, key, num_classes=len(images.classes))
-    size = config.image_size or images.image_size
-    problem = trace(module, size)[1]
+def own_net(config: ModelConfig, inputs: Contract, key: str) -> Net:
+    """A class of the user's own: it is given `num_classes` and `<role>.args`, and inputs as their kind prepares them: images are normalised by the data set."""
+    module = build({"_target_": config._target_, **config.args}, nn.Module, key, num_classes=len(inputs.classes))
+    net = Net(module, "own", str(config._target_), "large", (), dict(config.args), None, None, config.image_size or inputs.size)
+    problem = trace(module, inputs.seen_by(net).net_example)[1]
     if problem is not None:
-        raise ConfigError(f"{key}._target_={config._target_}: it cannot take images of {size} px ({problem})")
-    return Net(module, "own", str(config._target_), "large", (), dict(config.args), None, None, size)
+        side = f" of {net.input_size} px" if net.input_size else ""
+        raise ConfigError(f"{key}._target_={config._target_}: it cannot take {inputs.noun}{side} ({problem})")
+    return net
 
 
 def check_classes(theirs: Sequence[str], ours: Sequence[str], config: ModelConfig, where: str, key: str) -> None:

@@ -14,9 +14,9 @@ from distillctl.config import FinetuneStageConfig, StageConfig
 from distillctl.draws import seed_of
 from distillctl.errors import ConfigError
 from distillctl.models import lora
-from distillctl.models.adapter import Classifier
+from distillctl.models.adapter import Adapter
 from distillctl.models.taps import STAGES, short_names
-from distillctl.models.trace import Seen, trace
+from distillctl.models.trace import Example, Seen, trace
 from distillctl.models.weights import head_names
 
 
@@ -28,7 +28,7 @@ class Part:
     lr_factors: dict[nn.Parameter, float] = field(default_factory=dict)
 
 
-def select(classifier: Classifier, image_size: int, budget: StageConfig, seed: int, name: str) -> Part:
+def select(classifier: Adapter, example: Example, budget: StageConfig, seed: int, name: str) -> Part:
     """Freeze what `finetune.train` leaves out, add adapters where it asks for them; to be called before there is an optimizer.
 
     Frozen weights lose `requires_grad`, and frozen layers stay in eval mode: no batch statistics move, no dropout. `name` is the
@@ -37,10 +37,10 @@ def select(classifier: Classifier, image_size: int, budget: StageConfig, seed: i
     if not isinstance(budget, FinetuneStageConfig) or trains_all_alike(budget):
         return Part()
     net = classifier.net
-    check(net, image_size, budget, name)
-    depths = Depths(net, image_size)
+    check(net, example, budget, name)
+    depths = Depths(net, example)
     fixed = {parameter for parameter in net.parameters() if not parameter.requires_grad}  # by the net itself
-    layers = adaptable(net, image_size) if budget.train == "lora" else []
+    layers = adaptable(net, example) if budget.train == "lora" else []
     if layers:
         lora.adapt(net, layers, budget.lora, seed_of(seed, "initialisation", "lora"))
     trains = what_trains(budget, depths)
@@ -61,21 +61,21 @@ def trains_all_alike(budget: FinetuneStageConfig) -> bool:
     return budget.train == "all" and budget.layer_decay == 1
 
 
-def check(net: nn.Module, image_size: int, budget: FinetuneStageConfig, name: str) -> None:
+def check(net: nn.Module, example: Example, budget: FinetuneStageConfig, name: str) -> None:
     """Find before any training what would make `select` fail; `net` may lie on the meta device. Raises ConfigError."""
     if trains_all_alike(budget):
         return
     if not head_names(net):
         raise ConfigError(f"finetune.train={budget.train}: {name} has no linear layer for a classifier; use finetune.train=all")
     if budget.train == "last":
-        count = Depths(net, image_size).stages
+        count = Depths(net, example).stages
         if count == 0:
             raise ConfigError(f"finetune.train=last: {name} has no stages that can be told apart; use finetune.train=head or all")
         if budget.stages > count:
             raise ConfigError(f"finetune.stages={budget.stages}: {name} has {count} stages; lower it, or use finetune.train=all")
     if budget.train == "lora":
         lora.require_peft()
-        if not adaptable(net, image_size):
+        if not adaptable(net, example):
             raise ConfigError(
                 f"finetune.train=lora: {name} has no blocks with linear layers, as transformers have them; use finetune.train=last"
             )
@@ -87,15 +87,15 @@ class Depths:
     Found by watching one image pass, so it needs no table of names: stages are those that taps know as stage1 to stage4.
     """
 
-    def __init__(self, net: nn.Module, image_size: int):
-        seen, _ = trace(net, image_size, leaves=False)
+    def __init__(self, net: nn.Module, example: Example):
+        seen, _ = trace(net, example, leaves=False)
         self.first: dict[str, int] = {}  # when the image leaves the first part of a module, and when the module itself
         self.last: dict[str, int] = {}
         for moment, call in enumerate(seen):
             self.last[call.module] = moment
             for module in lineage(call.module):
                 self.first.setdefault(module, moment)
-        ends = sorted(stage_modules(net, image_size, seen), key=self.last.__getitem__)
+        ends = sorted(stage_modules(net, example, seen), key=self.last.__getitem__)
         self.stages = len(ends)
         # the moments at which the first stage begins, the second, ..., and what follows the last
         self.bounds = [self.beginning(ends[0]), *(self.last[end] + 1 for end in ends)] if ends else []
@@ -122,9 +122,9 @@ class Depths:
         return self.stages + 1 - bisect_right(self.bounds, moment)
 
 
-def stage_modules(net: nn.Module, image_size: int, seen: list[Seen]) -> list[str]:
+def stage_modules(net: nn.Module, example: Example, seen: list[Seen]) -> list[str]:
     """The last module of each stage. Blocks of tokens that follow the last map are a transformer's: at most four stages of them."""
-    ends = [place.module for name, place in short_names(net, image_size).items() if re.fullmatch(r"stage\d+", name)]
+    ends = [place.module for name, place in short_names(net, example).items() if re.fullmatch(r"stage\d+", name)]
     moments = {call.module: moment for moment, call in enumerate(seen)}
     after = max((moments[end] for end in ends), default=-1)
     blocks = [call.module for call in seen[after + 1 :] if len(call.outputs) == 3 and re.fullmatch(r"(\D+\.)?(\D*_)?\d+", call.module)]
@@ -132,13 +132,13 @@ def stage_modules(net: nn.Module, image_size: int, seen: list[Seen]) -> list[str
     return [blocks[math.ceil(len(blocks) * number / count) - 1] for number in range(1, count + 1)] or ends
 
 
-def adaptable(net: nn.Module, image_size: int) -> list[str]:
+def adaptable(net: nn.Module, example: Example) -> list[str]:
     """Linear layers that work on each position of [B, T, D] or [B, H, W, D]: qkv, proj, fc1 and fc2 of a transformer's blocks.
 
     torchvision's attention computes its projections without a layer of their own; there it is the two of each MLP.
     """
-    heads = Depths(net, image_size).heads
-    calls = trace(net, image_size)[0]
+    heads = Depths(net, example).heads
+    calls = trace(net, example)[0]
     found = [call.module for call in calls if type(net.get_submodule(call.module)) is nn.Linear and len(call.inputs) > 2]
     return [name for name in dict.fromkeys(found) if name not in heads]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 from distillctl.models.catalogue import CIFAR
 from distillctl.models.edits import change_of
@@ -11,9 +12,22 @@ from distillctl.models.net import Net
 from distillctl.models.record import Record
 
 
-def load_script(net: Net, role: str, record: Record) -> str:
+class Reading(NamedTuple):
+    """What a script says of its inputs, which their kind knows: the name of an example's file, the libraries it needs, imports that go
+    before and behind torch's, constants, the function `preprocess` from what was opened to what the net takes, and how `path` is opened."""
+
+    file: str
+    needs: str
+    imports: str
+    more_imports: str
+    constants: str
+    preprocess: str
+    opened: str
+
+
+def load_script(net: Net, role: str, record: Record, reading: Reading) -> str:
     """Python that needs torch, safetensors and the architecture's own library, and nothing of ours."""
-    architecture, preprocessing = record.architecture, record.preprocessing
+    architecture = record.architecture
     arguments = "".join(f", {name}={value!r}" for name, value in architecture.args.items())
     count = len(record.classes)
     source, name = net.source, net.name
@@ -40,16 +54,13 @@ def load_script(net: Net, role: str, record: Record) -> str:
         edits=f"\n{edits}" if edits else "",
         parts=parts,
         classes=json.dumps(record.classes, ensure_ascii=True),
-        size=preprocessing["image_size"],
-        resize=preprocessing["resize"],
-        mean=tuple(preprocessing["mean"]),
-        std=tuple(preprocessing["std"]),
+        **reading._asdict(),
     )
 
 
-SCRIPT = '''"""Load the {role} that lies beside this file: `python load_{role}.py image.png` prints its answer.
+SCRIPT = '''"""Load the {role} that lies beside this file: `python load_{role}.py {file}` prints its answer.
 
-Needs torch, safetensors, Pillow and numpy, and the library of the architecture.
+Needs torch, safetensors, {needs}, and the library of the architecture.
 """
 
 from __future__ import annotations
@@ -57,15 +68,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy
-import torch
-from PIL import Image
-from safetensors.torch import load_file
+{imports}import torch
+{more_imports}from safetensors.torch import load_file
 
 {definition}
 
 CLASSES = {classes}
-SIZE, RESIZE, MEAN, STD = {size}, {resize}, {mean}, {std}
+{constants}
 
 
 def replace(net, path, part):
@@ -80,23 +89,13 @@ def load(weights=Path(__file__).with_name("{role}.safetensors")):
     return net.eval()
 
 
-def preprocess(image):
-    """A PIL image as float [1, 3, SIZE, SIZE], normalised: the middle of it, as it was evaluated in training."""
-    image = image.convert("RGB")
-    width, height = image.size
-    short = min(width, height)
-    side = min(short * SIZE / RESIZE, short) if short > SIZE else short
-    left, top = (width - side) // 2, (height - side) // 2
-    image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-    pixels = torch.from_numpy(numpy.asarray(image).copy()).permute(2, 0, 1).float() / 255
-    return ((pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1))[None]
-
+{preprocess}
 
 if __name__ == "__main__":
     net = load()
     for path in sys.argv[1:]:
         with torch.inference_mode():
-            probabilities = net(preprocess(Image.open(path))).softmax(-1)[0]
+            probabilities = net(preprocess({opened})).softmax(-1)[0]
         best = int(probabilities.argmax())
         print(path, CLASSES[best], round(float(probabilities[best]), 4))
 '''

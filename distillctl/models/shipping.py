@@ -13,9 +13,9 @@ from typing import Any
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from distillctl import state
+from distillctl import inputs, state
 from distillctl.errors import CheckpointError
-from distillctl.models.record import Malformed, Record, numbers, size
+from distillctl.models.record import Malformed, Record
 
 
 def ship(folder: Path, role: str, weights: Mapping[str, Tensor], record: Record, script: str) -> Record:
@@ -35,7 +35,7 @@ def read_record(weights: Path, key: str) -> Record | None:
         return None
     try:
         record = Record.from_json(parsed(file))
-        check_images(record.preprocessing)
+        inputs.from_record(record)
     except state.NewerFormat as error:
         raise state.NewerFormat(f"{key}: {file} {error}") from None
     except Malformed as error:
@@ -53,14 +53,6 @@ def parsed(file: Path) -> Any:
         raise Malformed(str(error.strerror)) from None
     except (ValueError, RecursionError):
         raise Malformed("no JSON that can be read") from None
-
-
-def check_images(preprocessing: Mapping[str, Any], inside: str = "preprocessing.") -> None:
-    """What models of images need to know of them: sizes in px, mean and standard deviation of each channel."""
-    for key in ("image_size", "resize"):
-        size(preprocessing, key, inside=inside)
-    for key in ("mean", "std"):
-        numbers(preprocessing, key, 3, inside)
 
 
 @cache

@@ -6,7 +6,7 @@ from torch import nn
 
 from distillctl.errors import ConfigError
 from distillctl.models.edits import Change, Edit, NoStride, NoStrideSamePadding, Removed, ThreeByThree, apply_edits
-from distillctl.models.trace import Seen, trace
+from distillctl.models.trace import Seen, pixels, trace
 
 REMOVED = 4  # the classical CIFAR stem: conv1 at stride 1 (2) and no max pool (2)
 
@@ -20,7 +20,7 @@ def small_stem(module: nn.Module, image_size: int, keep_kernels: bool, key: str 
     edits: list[Edit] = []
     removed = 1
     while removed < REMOVED:
-        seen, _ = trace(module, image_size)  # a net that runs out of pixels further down still shows its first layers
+        seen, _ = trace(module, pixels(image_size))  # a net that runs out of pixels further down still shows its first layers
         strided = [call for call in seen if _is_full(call, image_size) and _factor(module, call) > 1]
         factor = max((_factor(module, call) for call in strided), default=1)
         if factor == 1 or removed * factor > REMOVED:
@@ -31,7 +31,7 @@ def small_stem(module: nn.Module, image_size: int, keep_kernels: bool, key: str 
         apply_edits(module, step)
         edits += step
         removed *= factor
-    if trace(module, image_size)[1] is not None:
+    if trace(module, pixels(image_size))[1] is not None:
         raise ConfigError(f"{key}.stem=small: this net does not run with its first strides removed; set {key}.stem=large")
     return tuple(edits)
 

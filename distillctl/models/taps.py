@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from distillctl.errors import ConfigError, did_you_mean
-from distillctl.models.trace import Seen, trace
+from distillctl.models.trace import Example, Seen, trace
 from distillctl.models.weights import head_names
 
 STAGES = 4  # the last four resolutions of a net, or quarters of its blocks, are stage1 to stage4
@@ -65,12 +65,12 @@ class Catch:
         self.taps.caught[self.name] = values.mean((2, 3)) if values.ndim == 4 else values
 
 
-def tap(net: nn.Module, names: Iterable[str], image_size: int, key: str) -> Taps:
+def tap(net: nn.Module, names: Iterable[str], example: Example, key: str) -> Taps:
     """Hooks for `names`: paths of modules, or short names. Raises ConfigError with the nearest names for one that is neither."""
     wanted = [name for name in dict.fromkeys(names) if name != LOGITS]
-    known = short_names(net, image_size) if wanted else {}
+    known = short_names(net, example) if wanted else {}
     modules = {name for name, _ in net.named_modules() if name}
-    outputs = dict(shapes(net, image_size)) if modules & set(wanted) else {}
+    outputs = dict(shapes(net, example)) if modules & set(wanted) else {}
     points = {}
     for name in wanted:
         if name in known:
@@ -84,9 +84,9 @@ def tap(net: nn.Module, names: Iterable[str], image_size: int, key: str) -> Taps
     return Taps(points).attach(net)
 
 
-def short_names(net: nn.Module, image_size: int) -> dict[str, TapPoint]:
+def short_names(net: nn.Module, example: Example) -> dict[str, TapPoint]:
     """stage1 to stage4, last and pooled: the end of each resolution (or of each quarter of the blocks), and what the classifier sees."""
-    calls, _ = trace(net, image_size, leaves=False)
+    calls, _ = trace(net, example, leaves=False)
     # attention weights [B, heads, T, T] look like maps, and show where they are dropped or normalised
     seen = [call for call in calls if not isinstance(net.get_submodule(call.module), (nn.Dropout, nn.Softmax))]
     outputs = {call.module: call.outputs for call in seen}
@@ -129,22 +129,22 @@ def map_size(shape: tuple[int, ...]) -> int | None:
     return shape[1] if shape[1] == shape[2] > 1 else None
 
 
-def shapes(net: nn.Module, image_size: int) -> list[tuple[str, tuple[int, ...]]]:
-    """Every module that can be tapped, with the shape of its output for one image."""
-    seen, _ = trace(net, image_size, leaves=False)
+def shapes(net: nn.Module, example: Example) -> list[tuple[str, tuple[int, ...]]]:
+    """Every module that can be tapped, with the shape of its output for one sample."""
+    seen, _ = trace(net, example, leaves=False)
     return [(call.module, call.outputs) for call in seen if call.module]
 
 
-def tapped_shapes(net: nn.Module, image_size: int) -> list[tuple[str, tuple[int, ...]]]:
+def tapped_shapes(net: nn.Module, example: Example) -> list[tuple[str, tuple[int, ...]]]:
     """The same as a tap gives it: with the channels of a map in front."""
-    found = shapes(net, image_size)
+    found = shapes(net, example)
     return [(path, (shape[0], shape[3], *shape[1:3]) if output_of(path, shape).last_is_channels else shape) for path, shape in found]
 
 
-def short_shapes(net: nn.Module, image_size: int) -> list[tuple[str, TapPoint, tuple[int, ...]]]:
-    """Every short name but `logits`, its point, and the shape of what is caught there of one image. Leaves its hooks in the net."""
-    known = short_names(net, image_size)
+def short_shapes(net: nn.Module, example: Example) -> list[tuple[str, TapPoint, tuple[int, ...]]]:
+    """Every short name but `logits`, its point, and the shape of what is caught there of one sample. Leaves its hooks in the net."""
+    known = short_names(net, example)
     taps = Taps(known).attach(net)
-    trace(net, image_size, leaves=False)
+    trace(net, example, leaves=False)
     caught = taps.collect()
     return [(name, point, tuple(caught[name].shape)) for name, point in known.items()]

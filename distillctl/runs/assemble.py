@@ -75,7 +75,7 @@ def assemble(session: Session, step: Step) -> Assembly:
         teacher = keeping.kept(session, bundle, step, teacher, batches)
     pupils = pupils_of(bundle, step, teacher)
     own = pupils["student"]
-    part = partial.select(own.classifier, own.net.input_size, step.budget, step.seed, own.net.name)
+    part = partial.select(own.classifier, own.inputs.net_example, step.budget, step.seed, own.net.name)
     method = make_method(session, bundle, step, loss, teacher, pupils)
     training = make_training(session, step, method, teacher, part)
     schedule = build(config.schedule, Schedule, "schedule")  # type: ignore[type-abstract]
@@ -111,7 +111,7 @@ def pupils_of(bundle: Bundle, step: Step, teacher: Frozen | None) -> dict[str, O
 def make_method(
     session: Session, bundle: Bundle, step: Step, loss: WeightedSum, teacher: Frozen | None, pupils: dict[str, Obtained]
 ) -> Method:
-    """The method with its students on the device. What its constructor names of attack, images, peers and seed is given to it."""
+    """The method with its students on the device. What its constructor names of attack, inputs, peers and seed is given to it."""
     samples = bundle.few(PREPARING)
     guide = teacher(samples) if teacher is not None else None
 
@@ -124,7 +124,7 @@ def make_method(
         offers: dict[str, Callable[[], Any]] = {
             "attack": lambda: training_attack(session.config, step.seed),
             "peers": lambda: [ready(name, copy.deepcopy(loss)) for name in step.peers()],
-            "images": lambda: bundle.inputs,
+            "inputs": lambda: bundle.inputs,
             "seed": lambda: step.seed,
         }
         asked = inspect.signature(find_class(node, Method, "method")).parameters

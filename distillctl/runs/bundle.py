@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distillctl.config import DatasetConfig, ImageSetConfig
-from distillctl.data import sets
-from distillctl.data.augment import Augment
-from distillctl.data.loader import Place, PlainLoader, ReadOptions, TrainLoader
-from distillctl.data.split import Split
-from distillctl.models.obtain import Images
-from distillctl.ranks import Rank
+from distillctl.config import DatasetConfig
+from distillctl.data.loader import Place, PlainLoader, TrainLoader
+from distillctl.data.split import DataSet, Split
+from distillctl.inputs import kind_of
+from distillctl.inputs.contract import Contract
 from distillctl.types import Batch
 
 LEAST_AT_ONCE = 128  # samples that are measured together, however small the batches of training are
@@ -23,32 +20,25 @@ LEAST_AT_ONCE = 128  # samples that are measured together, however small the bat
 class Bundle:
     """config: what it was loaded from. place: which part of each batch is this process's."""
 
-    config: ImageSetConfig
-    data: sets.DataSet
-    inputs: Images
+    config: DatasetConfig
+    data: DataSet
+    inputs: Contract
     batch_size: int
     place: Place
 
-    @property
-    def reading(self) -> ReadOptions:
-        asked = workers(self.config.workers, self.data.train)
-        return ReadOptions(self.data.image_size, asked, self.config.timeout_s, self.config.max_pixels)
-
     def train_batches(self, seed: int) -> TrainLoader:
         """`seed` decides order and views, of which `dataset.view_seed` takes the latter over."""
-        view_seed = seed if self.config.view_seed is None else self.config.view_seed
-        augment = Augment(self.config.augment, self.data.image_size, len(self.inputs.classes), view_seed)
-        return TrainLoader(self.data.train, augment, self.batch_size, seed, self.place, self.reading, self.config.views)
+        return self.inputs.train_loader(self.config, self.data.train, self.batch_size, seed, self.place)
 
     def plain_batches(self, split: Split, at_most: int | None = None) -> PlainLoader:
         size = max(self.batch_size, LEAST_AT_ONCE)
-        return PlainLoader(split, min(size, at_most or size), self.place, self.reading)
+        return self.inputs.plain_loader(self.config, split, min(size, at_most or size), self.place)
 
     def few(self, count: int) -> Batch:
         """The first samples of the training split, to see what nets make of them; read in this process."""
         split = self.data.train
         samples = split.take(range(min(count, len(split))))
-        [batch] = PlainLoader(samples, count, Place(self.place.device), replace(self.reading, workers=0))
+        [batch] = self.inputs.plain_loader(self.config, samples, count, Place(self.place.device), at_once=True)
         return batch
 
     def record(self) -> dict[str, Any]:
@@ -59,16 +49,5 @@ class Bundle:
 
 def load(config: DatasetConfig, batch_size: int, place: Place, class_names: list[str] | None = None) -> Bundle:
     """`class_names`: of samples without labels, which may have no others."""
-    assert isinstance(config, ImageSetConfig)
-    data = sets.load(config, class_names)
-    return Bundle(config, data, Images(data.classes, data.image_size, data.mean, data.std), batch_size, place)
-
-
-def workers(asked: int | None, split: Split) -> int:
-    """Decoding processes: none for samples in memory, else one a core that this process may use."""
-    if not isinstance(split.images, list):
-        return 0
-    if asked is not None:
-        return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return max(1, cores // Rank.here().local_world)
+    data, inputs = kind_of(config).load(config, class_names)
+    return Bundle(config, data, inputs, batch_size, place)

@@ -13,12 +13,14 @@ from torch import nn
 from distillctl.build import build, find_class
 from distillctl.config import DatasetConfig, Distils, Finetunes, FinetuneStageConfig, ModelConfig, Pretrains
 from distillctl.errors import ConfigError, UserError
+from distillctl.inputs.contract import Contract
+from distillctl.inputs.image import Images
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
 from distillctl.models import catalogue, partial
 from distillctl.models.adapter import Classifier
 from distillctl.models.committee import in_any_order, taps_of
-from distillctl.models.obtain import Images, check_obtainable, planned, source_of
+from distillctl.models.obtain import check_obtainable, planned, source_of
 from distillctl.models.taps import LOGITS
 from distillctl.optimizers import make_optimizer
 from distillctl.runs import choose, keeping, unlabelled
@@ -65,6 +67,7 @@ def preflight(session: Session, plan: Plan) -> None:
         problems.attempt(lambda step=step: check_part(plan, step, session.bundle(step.data).inputs))
     for data in plan.data:
         problems.attempt(lambda data=data: check_batches(session, session.bundle(data)))
+    problems.attempt(lambda: check_attack(session, plan))
     problems.report()
     if line := unlabelled.remark(session.config):
         session.console.say(line)
@@ -112,19 +115,31 @@ def nets_of(plan: Plan) -> list[NetToCome]:
     return list(found.values())
 
 
-def check_part(plan: Plan, step: Step, inputs: Images) -> None:
+def check_attack(session: Session, plan: Plan) -> None:
+    """Only what varies without steps can be changed a little."""
+    config, inputs = session.config, session.bundle(plan.test).inputs
+    if isinstance(config, (Distils, Finetunes)) and config.attack.name != "none" and inputs.kind != Images.kind:
+        raise ConfigError(f"attack={config.attack.name} changes images a little, and the data set has {inputs.noun}; leave attack out")
+
+
+def check_part(plan: Plan, step: Step, inputs: Contract) -> None:
     """Whether a student has the parts that fine-tuning is to train."""
     budget = step.budget
     if isinstance(budget, FinetuneStageConfig) and not partial.trains_all_alike(budget):
         assert not isinstance(step.model, Several), step.name
         config = plan.base(step.model)
         net = planned(config, source_of(config, step.role)[1], inputs, step.role)
-        partial.check(net.module, net.input_size, budget, net.name)
+        partial.check(net.module, inputs.seen_by(net).net_example, budget, net.name)
 
 
-def check_net(method: Mapping[str, Any], net: NetToCome, inputs: Images) -> None:
-    """What a method asks of a net, if anything."""
-    find_class(method, Method, "method").check_net(lambda: planned(net.model, source_of(net.model, net.key)[1], inputs, net.key), net.key)
+def check_net(node: Mapping[str, Any], net: NetToCome, inputs: Contract) -> None:
+    """What a method asks of a net and of what it sees, if anything."""
+    method = find_class(node, Method, "method")
+    if method.kinds and inputs.kind not in method.kinds:
+        raise ConfigError(
+            f"method: {method.__name__} is about {' and '.join(method.kinds)}, and the data set has {inputs.noun}; take method=distill"
+        )
+    method.check_net(lambda: planned(net.model, source_of(net.model, net.key)[1], inputs, net.key), net.key, inputs)
 
 
 def check_settings(config: Any) -> None:
@@ -204,7 +219,7 @@ def rehearse(config: Any) -> None:
     teacher = Frozen(classifier, torch.float32, torch.device("cpu"), channels_last=False)
     stand_ins: dict[str, Any] = {
         "attack": training_attack(config, seed=0) if "attack" in asked else None,
-        "images": Images(("a", "b"), 8, classifier.mean, classifier.std),  # type: ignore[arg-type]
+        "inputs": Images(("a", "b"), 8, (0.0,) * 3, (1.0,) * 3),
         "peers": [],
         "seed": 0,
     }

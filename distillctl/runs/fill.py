@@ -30,6 +30,7 @@ from distillctl.teachers.cached import Cached
 from distillctl.teachers.frozen import Frozen
 from distillctl.teachers.records import Layout
 from distillctl.teachers.store import Store, folder_of, open_store, record_bytes
+from distillctl.types import dtypes_of
 
 TIMED = 3  # batches, and at least one of each data worker
 GO_ON, STOP, FULL = range(3)
@@ -46,6 +47,7 @@ class Work:
     parts: Mapping[str, Any]
     batches: TrainLoader
     views: int
+    dtypes: tuple[torch.dtype, ...]  # of the inputs that views have
 
     @property
     def rows(self) -> int:
@@ -60,7 +62,7 @@ class Work:
         return open_store(self.root, self.parts, self.layout, self.rows, self.session.console.warn, writes)
 
     def cached(self, store: Store) -> Cached:
-        return Cached(self.teacher, self.layout, store, self.batches.split.index, like=self.like)
+        return Cached(self.teacher, self.layout, store, self.batches.split.index, like=self.like, dtypes=self.dtypes)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def prepared(session: Session) -> Work:
         session.console.say(keeping.room_of_features(found.layout, len(bundle.data.train), views))
     batches = bundle.train_batches(step.seed)
     parts = parts_of(session, bundle, teacher, batches, found.layout)
-    return Work(session, teacher, found.like, found.layout, parts, batches, views)
+    return Work(session, teacher, found.like, found.layout, parts, batches, views, dtypes_of(bundle.few(1).inputs))
 
 
 def looked_through(work: Work) -> Lack:
@@ -156,7 +158,7 @@ def measured(work: Work, store: Store, numbers: list[list[int]]) -> tuple[float,
     view = next((view for view, found in enumerate(numbers) if found), None)
     if view is None:
         return 0.0, 0
-    workers = work.batches.reading.workers
+    workers = work.batches.workers
     warm, rows = max(1, workers), work.batches.covering(view)
     chosen = [rows[number] for number in numbers[view][: warm + max(TIMED, workers)]]
     teacher, times = work.cached(store), [time.monotonic()]

@@ -31,7 +31,7 @@ from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.frozen import Frozen
 from distillctl.teachers.records import Layout, layout_for
 from distillctl.teachers.store import SPARE, WAY_OUT, Store, folder_of, nearest, open_store, record_bytes
-from distillctl.types import Batch
+from distillctl.types import Batch, dtypes_of
 
 MAPS = (*(f"stage{number + 1}" for number in range(STAGES)), "last")  # short names of what is a map, or tokens, in any net
 MORE_ROOM = "free some space, set teacher.cache.dir, or keep fewer: dataset.views or teacher.cache.top_k"
@@ -70,7 +70,8 @@ def kept(session: Session, bundle: Bundle, step: Step, teacher: Frozen, batches:
     if found.layout.features and not strict:
         session.console.say(room_of_features(found.layout, rows, min(epochs, batches.views or epochs)))
     store, lacking = opened(session, epochs, batches, found.layout, parts)
-    return Cached(teacher, found.layout, store, batches.split.index, strict, found.like, lacking)
+    dtypes = dtypes_of(bundle.few(1).inputs)
+    return Cached(teacher, found.layout, store, batches.split.index, strict, found.like, lacking, dtypes)
 
 
 def keepable(session: Session, bundle: Bundle, step: Step, teacher: Frozen) -> Keepable:

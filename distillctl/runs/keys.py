@@ -6,16 +6,14 @@ import hashlib
 import json
 import re
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from distillctl import models, outputs
-from distillctl.data.augment import VIEW_SCHEME
 from distillctl.data.loader import TrainLoader
-from distillctl.models.adapter import Classifier
+from distillctl.models.adapter import Adapter
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.session import Session
 from distillctl.runtime import precision_name
@@ -29,7 +27,7 @@ DECIDING_VERSIONS = ("distillctl", *PUBLISHED)
 
 def parts_of(session: Session, bundle: Bundle, teacher: Frozen, batches: TrainLoader, layout: Layout) -> dict[str, Any]:
     """Everything that decides an answer, by names that a person understands. Whatever is not here must not matter."""
-    augment, versions = batches.augment, outputs.versions()
+    versions = outputs.versions()
     return {
         "format": f"{FORMAT_VERSION}, {sys.byteorder} endian",
         "teacher": teacher.name,
@@ -45,10 +43,7 @@ def parts_of(session: Session, bundle: Bundle, teacher: Frozen, batches: TrainLo
         "data": bundle.data.fingerprint,
         "split": "train",
         "samples": len(batches.split),
-        "augment": asdict(augment.config),
-        "image_size": augment.image_size,
-        "view_scheme": VIEW_SCHEME,
-        "view_seed": augment.seed,
+        **batches.deciding(),
         "teachers": layout.teachers,
         "classes": layout.classes,
         "dtype": layout.dtype,
@@ -75,7 +70,7 @@ def preprocessing(model: nn.Module) -> list[Any]:
     """What a state dict does not hold: means, deviations, orders of classes, the resolutions that nets see."""
     kept = model.state_dict()
     buffers = [[name, value.flatten().tolist()] for name, value in model.named_buffers() if name not in kept]
-    return [buffers, [[name, part.resolution] for name, part in model.named_modules() if isinstance(part, Classifier)]]
+    return [buffers, [[name, part.settings()] for name, part in model.named_modules() if isinstance(part, Adapter)]]
 
 
 def digest(content: Any) -> str:

@@ -18,6 +18,7 @@ from distillctl.runs.choose import Ranking
 from distillctl.runs.session import Session
 from distillctl.runs.steps import Plan
 from distillctl.runs.teachers import ready_to_answer
+from distillctl.types import Inputs
 
 
 def validation(logits: Tensor, targets: Tensor | None, teacher: Tensor | None, ranking: Ranking | None) -> dict[str, float]:
@@ -61,16 +62,15 @@ def measure(session: Session, plan: Plan, bundle: Bundle, made: dict[str, Path])
         if row.name == "teacher":
             teacher_logits = logits
         if machine.is_main:
-            found |= costs(model, bundle.data.image_size, machine.device)
+            found |= costs(model, bundle.inputs.example(1, machine.device))
         rows.append(found)
         machine.barrier()
     return rows
 
 
-def costs(model: nn.Module, image_size: int, device: torch.device) -> dict[str, float]:
+def costs(model: nn.Module, example: Inputs) -> dict[str, float]:
     """Parameters, MACs, MB on disk and latency of one sample, in fp32 as it ships."""
     model.eval()
-    example = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=device)
     latency = cost.latency(model, example)
     return {
         "parameters": cost.parameters(model),

@@ -38,19 +38,13 @@ def ship_step(session: Session, assembly: Assembly) -> None:
 
 def ship_one(session: Session, assembly: Assembly, pupil: Obtained, best: Mapping[str, Any], folder: Path) -> Record:
     """A student's weights and its record, which it returns."""
-    step, data, net, classifier = assembly.step, assembly.bundle.data, pupil.net, pupil.classifier
-    size = classifier.resolution or data.image_size
+    step, net, inputs = assembly.step, pupil.net, pupil.inputs
     record = Record(
         role=step.role,
         stage=step.name,
-        architecture=Architecture(net.source, net.name, net.stem, net.args, net.edits, size),
-        classes=tuple(data.classes),
-        preprocessing={
-            "image_size": size,
-            "resize": round(size / 0.875) if isinstance(data.test.images, list) else size,
-            "mean": [float(value) for value in classifier.mean.flatten()],
-            "std": [float(value) for value in classifier.std.flatten()],
-        },
+        architecture=Architecture(net.source, net.name, net.stem, net.args, net.edits, inputs.size),
+        classes=inputs.classes,
+        preprocessing=inputs.record(),
         dataset=assembly.bundle.record(),
         metrics=best["metrics"],
         epoch=best["epoch"],
@@ -63,4 +57,4 @@ def ship_one(session: Session, assembly: Assembly, pupil: Obtained, best: Mappin
         versions=outputs.versions(),
     )
     folder.mkdir(exist_ok=True)
-    return ship(folder, step.role, best["weights"], record, load_script(net, step.role, record))
+    return ship(folder, step.role, best["weights"], record, load_script(net, step.role, record, inputs.script()))

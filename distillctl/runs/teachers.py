@@ -8,9 +8,10 @@ from torch import nn
 
 from distillctl.config import ENSEMBLE, Distils, ModelConfig, Pretrains, TeacherConfig
 from distillctl.errors import ConfigError
+from distillctl.inputs.contract import Contract
 from distillctl.losses.weighted import WeightedSum
 from distillctl.models.committee import class_order, gather
-from distillctl.models.obtain import Images, obtain
+from distillctl.models.obtain import obtain
 from distillctl.runs import unlabelled
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.session import Session
@@ -70,9 +71,9 @@ def temperature_of(loss: WeightedSum) -> float:
     return next((float(value) for value in found if isinstance(value, (int, float))), 1.0)
 
 
-def ready_to_answer(model: ModelConfig, images: Images, key: str, seed: int) -> tuple[nn.Module, str]:
+def ready_to_answer(model: ModelConfig, inputs: Contract, key: str, seed: int) -> tuple[nn.Module, str]:
     """A model with its weights, images -> Output, and what its architecture is called; several as one."""
     if isinstance(model, TeacherConfig) and model.name == ENSEMBLE:
-        return gather(model, images, key, seed)
-    obtained = obtain(model, images, key, seed)
+        return gather(model, inputs, key, seed)
+    obtained = obtain(model, inputs, key, seed)
     return obtained.classifier, obtained.net.name

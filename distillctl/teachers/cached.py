@@ -14,9 +14,10 @@ from distillctl.models.committee import tapped
 from distillctl.models.taps import LOGITS
 from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.frozen import Frozen
-from distillctl.teachers.records import NONE, Layout, Words, image_marks
+from distillctl.teachers.records import NONE, Layout, Words, input_marks
 from distillctl.teachers.store import Store
-from distillctl.types import Batch, Output
+from distillctl.types import Batch, Output, dtypes_of
+from distillctl.types import rows as rows_of
 
 FEWEST = 16  # images that are asked about at once: kernels for fewer round otherwise
 
@@ -29,7 +30,7 @@ class Cached(Frozen):
 
     An answer that is new is rounded as its record is, so that a run that asks and one that reads get the same. For records in fp32 the
     whole batch is asked where one is missing: a kernel for another batch size may round otherwise. `rows` is each sample's place in the
-    store by its index, int64; strict: a missing answer is an error. Without a store all is asked, and rounded.
+    store by its index, int64; strict: a missing answer is an error; dtypes: of the inputs that views have, to tell them from others. Without a store all is asked, and rounded.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Cached(Frozen):
         strict: bool = False,
         like: Mapping[str, Tensor] = NONE,
         lacking: int = 0,
+        dtypes: tuple[torch.dtype, ...] = (torch.uint8,),
     ):
         assert like.keys() == dict(layout.features).keys(), f"{list(like)} and {layout.features}"
         self.teacher, self.layout, self.store, self.strict = teacher, layout, store, strict
@@ -50,20 +52,21 @@ class Cached(Frozen):
         self.rows[index.cpu().numpy()] = np.arange(len(index))
         self.orders = {name: memory_order(feature) for name, feature in like.items()}
         self.asked = self.read = 0
+        self.dtypes = dtypes
         self.lacking = lacking  # answers of those that will be read, as far as this process was told, before any was asked for
 
     def __call__(self, batch: Batch) -> Output:
-        if batch.view < 0 or batch.inputs.dtype != torch.uint8:  # not a view of the training split
+        if batch.view < 0 or dtypes_of(batch.inputs) != self.dtypes:  # not a view of the training split
             return self.teacher(batch)
         payloads = self.payloads(batch) if self.store is not None else self.ask(batch, np.arange(len(batch.index)))
-        device, kept = batch.inputs.device, self.layout.decode_features(payloads)
+        device, kept = batch.targets.device, self.layout.decode_features(payloads)
         features = {name: lying(kept[name].to(device), order) for name, order in self.orders.items()}
         return self.output(self.layout.decode(payloads).to(device), features, batch.targets)
 
     def payloads(self, batch: Batch) -> Words:
         """uint32 [B, W]"""
         assert self.store is not None
-        rows, marks = self.rows[batch.index.cpu().numpy()], image_marks(batch.inputs)
+        rows, marks = self.rows[batch.index.cpu().numpy()], input_marks(batch.inputs)
         found, there = self.store.read(batch.view, rows, marks)
         if self.strict or there.all():
             return self.completed(batch, rows, marks, found, there)
@@ -101,8 +104,8 @@ class Cached(Frozen):
         """uint32 [n, W]: what the teacher, or each of several, says about some of the images."""
         self.asked += len(wanted)
         if len(wanted) < len(batch.index):
-            chosen = torch.from_numpy(wanted).to(batch.inputs.device)
-            batch = Batch(batch.inputs[chosen], batch.targets[chosen], batch.index[chosen], batch.view)
+            chosen = torch.from_numpy(wanted).to(batch.targets.device)
+            batch = Batch(rows_of(batch.inputs, chosen), batch.targets[chosen], batch.index[chosen], batch.view)
         answer = self.teacher(batch)
         if isinstance(self.teacher, Ensemble):
             logits = torch.stack([answer.features[f"{name}.{LOGITS}"] for name in self.teacher.model.names], dim=1)

@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from distillctl.types import Inputs
 
-def fold(model: nn.Module, images: Tensor) -> list[nn.Conv2d]:
+
+def fold(model: nn.Module, samples: Inputs) -> list[nn.Conv2d]:
     """Give each convolution the weights of itself and the batch norm behind it, which goes; the convolutions that changed.
 
-    The model is in eval mode. `images`, one will do, are answered once to see who reads what: a pair stays as it is where something else
+    The model is in eval mode. `samples`, one will do, are answered once to see who reads what: a pair stays as it is where something else
     reads what lies between, where a hook sits on either of the two, or where either is called more than once.
     """
     changed = []
-    for conv, norm in pairs(model, images):
+    for conv, norm in pairs(model, samples):
         conv.weight, conv.bias = (nn.Parameter(value, requires_grad=False) for value in folded(conv, norm))
         replace(model, norm, nn.Sequential(*norm.children()).eval())
         changed.append(conv)
@@ -83,7 +85,7 @@ class Reads(TorchDispatchMode):
         self.count((inputs, output))
 
 
-def pairs(model: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+def pairs(model: nn.Module, samples: Inputs) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Convolutions, and the batch norms that alone read what they give."""
     seen, handles = Reads(), []
     for part in model.modules():
@@ -96,7 +98,7 @@ def pairs(model: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNor
             handles.append(part.register_forward_hook(seen.after_hooked))
     try:
         with torch.no_grad(), seen:
-            seen.count(model(images))  # what it gives back is read by others
+            seen.count(model(samples))  # what it gives back is read by others
     finally:
         for handle in handles:
             handle.remove()

@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from distillctl.models.adapter import Classifier
+from distillctl.models.adapter import Adapter
 from distillctl.teachers.folding import fold
-from distillctl.types import Batch, Output
+from distillctl.types import Batch, Inputs, Output, count, pieces
 
 Answer = TypeVar("Answer")
 
@@ -21,13 +21,13 @@ FOLDED_IS_CLOSE = 0.01  # of the largest logit: rounding alone gives 1e-6, and 1
 
 
 class Frozen:
-    """Answers batches by a fixed model (images -> Output), which normalises them by its own statistics at its own resolution.
+    """Answers batches by a fixed model (inputs -> Output), which brings them to what its net takes: images by its own statistics, to its own resolution.
 
     It is no nn.Module on purpose: a method that holds one does not register it.
     """
 
     name = ""  # of its architecture, for people
-    micro_batch: int | None = None  # images that it answers at once; None: the whole batch
+    micro_batch: int | None = None  # samples that it answers at once; None: the whole batch
 
     def __init__(self, model: nn.Module, precision: torch.dtype, device: torch.device, channels_last: bool = True):
         model = model.to(device).eval().requires_grad_(False)
@@ -37,28 +37,28 @@ class Frozen:
     def __call__(self, batch: Batch) -> Output:
         return concatenated(self.in_pieces(self.model, batch.inputs))
 
-    def in_pieces(self, model: Callable[[Tensor], Answer], inputs: Tensor) -> list[Answer]:
+    def in_pieces(self, model: Callable[[Inputs], Answer], inputs: Inputs) -> list[Answer]:
         """What it answers to each piece of a batch. The pieces are nearly alike, so that none is tiny: its kernels would round otherwise."""
-        count = -(-len(inputs) // self.micro_batch) if self.micro_batch else 1
+        number = -(-count(inputs) // self.micro_batch) if self.micro_batch else 1
         with torch.inference_mode(), torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            return [model(piece) for piece in inputs.tensor_split(count)]
+            return [model(piece) for piece in pieces(inputs, number)]
 
     @cached_property
     def weights_mark(self) -> str:
         """The fingerprint of its weights as they were loaded."""
         return fingerprint(self.model)
 
-    def fold(self, images: Tensor) -> None:
-        """Put batch norm into the convolutions before it, where the answers to `images` stay as they are up to rounding.
+    def fold(self, samples: Inputs) -> None:
+        """Put batch norm into the convolutions before it, where the answers to `samples` stay as they are up to rounding.
 
         The new weights are kept in the precision that autocast would bring them to at every step. Others see another model, so only a
         teacher that nobody looks into may be folded.
         """
         self.weights_mark = fingerprint(self.model)
         model = copy.deepcopy(self.model)
-        convolutions = fold(model, images)
+        convolutions = fold(model, samples)
         with torch.no_grad():
-            before, after = self.model(images).logits, model(images).logits
+            before, after = self.model(samples).logits, model(samples).logits
         if (before - after).abs().max() <= FOLDED_IS_CLOSE * before.abs().max():  # never so for NaN
             self.model = model
             for convolution in convolutions:
@@ -67,14 +67,16 @@ class Frozen:
     def compile(self) -> None:
         """Each net by itself, so that what puts several together stays free to ask them one by one."""
         for part in self.model.modules():
-            if isinstance(part, Classifier):
+            if isinstance(part, Adapter):
                 part.compile()
 
 
 def concatenated(answers: Sequence[Output]) -> Output:
     """Answers to the pieces of a batch as one, logits in float32. Copies: tensors born in inference mode cannot be saved for a backward pass."""
     logits = torch.cat([answer.logits for answer in answers]).float()
-    return Output(logits, {name: torch.cat([answer.features[name] for answer in answers]) for name in answers[0].features})
+    features = {name: torch.cat([answer.features[name] for answer in answers]) for name in answers[0].features}
+    masks = [answer.mask for answer in answers if answer.mask is not None]
+    return Output(logits, features, mask=torch.cat(masks) if masks else None)
 
 
 def fingerprint(module: torch.nn.Module) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distillctl.draws import bits
+from distillctl.types import Inputs, columns
 
 Words = NDArray[np.uint32]
 Features = tuple[tuple[str, tuple[int, ...]], ...]  # (name, shape), by name
@@ -127,20 +128,26 @@ def packed(*columns: Tensor) -> Words:
     return F.pad(octets, (0, -octets.shape[1] % 4)).contiguous().numpy().view(np.uint32)
 
 
-def image_marks(images: Tensor) -> Words:
-    """uint32 [B], a hash of each image's bytes: uint8 [B, ...] on any device.
+def input_marks(inputs: Inputs) -> Words:
+    """uint32 [B], a hash of each sample's bytes: tensors [B, ...] of any type, on any device.
 
-    Σ k_i w_i over its 4-byte words with drawn 64-bit keys, the upper half of 64 bits: two images are alike by chance once in 2^32
+    Σ k_i w_i over its 4-byte words with drawn 64-bit keys, the upper half of 64 bits: two samples are alike by chance once in 2^32
     (Dietzfelbinger 1996, "Universal hashing and k-wise independent random variables via integer arithmetic without primes").
     """
-    assert images.dtype == torch.uint8, images.dtype
-    flat = images.flatten(1)
+    tensors = columns(inputs)
+    flat = torch.cat([bytes_of(tensor) for tensor in tensors], dim=1) if len(tensors) > 1 else bytes_of(tensors[0])
     flat = F.pad(flat, (0, -flat.shape[1] % 4)).contiguous()
     words, total = flat.view(torch.int32), torch.zeros(len(flat), dtype=torch.int64, device=flat.device)
-    keys = _image_keys(words.shape[1], images.device)
+    keys = _input_keys(words.shape[1], flat.device)
     for piece, own in zip(words.split(_PIECE, dim=1), keys.split(_PIECE), strict=True):
         total += piece.long().mul_(own).sum(1)
     return ((total >> 32) & 0xFFFFFFFF).cpu().numpy().astype(np.uint32)
+
+
+def bytes_of(values: Tensor) -> Tensor:
+    """uint8 [B, n]: the bytes of each row."""
+    flat = values.flatten(1) if values.ndim > 1 else values[:, None]
+    return flat if flat.dtype == torch.uint8 else flat.contiguous().view(torch.uint8)
 
 
 def record_keys(secret: int, words: int) -> NDArray[np.uint64]:
@@ -156,5 +163,5 @@ def checksums(words: Words, view: int, rows: NDArray[np.int64], keys: NDArray[np
 
 
 @lru_cache(maxsize=16)
-def _image_keys(count: int, device: torch.device) -> Any:
+def _input_keys(count: int, device: torch.device) -> Any:
     return bits(0, "image", torch.arange(count, device=device))

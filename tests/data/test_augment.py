@@ -13,9 +13,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
 from distillctl.config import AugmentConfig
-from distillctl.data import crops, policies
-from distillctl.data.augment import Augment
-from distillctl.data.policies import OPERATIONS, RANDAUGMENT, TRIVIALAUGMENT
+from distillctl.data.image import crops, policies
+from distillctl.data.image.augment import Augment
+from distillctl.data.image.policies import OPERATIONS, RANDAUGMENT, TRIVIALAUGMENT
 
 PLAIN: dict[str, Any] = {"crop": "none", "flip": 0.0}
 EVERYTHING: list[dict[str, Any]] = [

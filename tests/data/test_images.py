@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from distillctl.data import images
-from distillctl.data.images import BadImage, crop_and_resize, decode, open_image, open_with_remarks, resize_and_center_crop
+from distillctl.data.image import files as images
+from distillctl.data.image.files import BadImage, crop_and_resize, decode, open_image, open_with_remarks, resize_and_center_crop
 from distillctl.errors import DataError
 
 PIXELS = 50_000_000

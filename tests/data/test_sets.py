@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from distillctl.config import ImageSetConfig
-from distillctl.data import facts, sets
-from distillctl.data.sets import Split, known, load
+from distillctl.data.image import facts, sets
+from distillctl.data.image.sets import Split, known, load
 from distillctl.data.split import cut, shares, whole
 from distillctl.errors import ConfigError, DataError, MachineError
 
@@ -64,7 +64,7 @@ def lengths(data):
 
 def same(a, b):
     return a.fingerprint == b.fingerprint and all(
-        torch.equal(getattr(a, p).index, getattr(b, p).index) and torch.equal(getattr(a, p).images, getattr(b, p).images) for p in PARTS
+        torch.equal(getattr(a, p).index, getattr(b, p).index) and torch.equal(getattr(a, p).inputs, getattr(b, p).inputs) for p in PARTS
     )
 
 
@@ -95,7 +95,7 @@ def test_a_cut_parts_the_samples_and_keeps_their_order_and_names():
     assert sorted(rest.index.tolist() + part.index.tolist()) == list(range(30))
     assert rest.index.tolist() == sorted(rest.index.tolist())
     assert part.targets.tolist() == [0, 0, 1, 1, 1, 1]
-    assert part.images == [Path(str(n)) for n in part.index.tolist()]
+    assert part.inputs == [Path(str(n)) for n in part.index.tolist()]
 
 
 def test_a_cut_follows_its_key_and_nothing_else():
@@ -114,11 +114,11 @@ def test_digits_are_the_real_ones():
     assert data.classes == tuple("0123456789")
     assert data.image_size == 8
     assert isinstance(data.train, Split)
-    assert data.train.images.shape == (1294, 3, 8, 8)
-    assert data.train.images.dtype == torch.uint8
-    assert (data.train.images.min(), data.train.images.max()) == (0, 255)
+    assert data.train.inputs.shape == (1294, 3, 8, 8)
+    assert data.train.inputs.dtype == torch.uint8
+    assert (data.train.inputs.min(), data.train.inputs.max()) == (0, 255)
     assert data.train.targets.dtype == data.train.index.dtype == torch.int64
-    values = data.train.images.double() / 255
+    values = data.train.inputs.double() / 255
     torch.testing.assert_close(torch.tensor(data.mean).double(), values.mean((0, 2, 3)))
     torch.testing.assert_close(torch.tensor(data.std).double(), values.std((0, 2, 3), correction=0))
     indices = torch.cat([data.train.index, data.val.index, data.test.index])
@@ -144,9 +144,9 @@ def test_an_index_names_the_same_image_in_every_subset():
     plain, small = load(ImageSetConfig(name="digits")), load(ImageSetConfig(name="digits", subset=200, split_seed=3))
     pixels = {}
     for part in (plain.train, plain.val, plain.test):
-        pixels.update(zip(part.index.tolist(), part.images, strict=True))
+        pixels.update(zip(part.index.tolist(), part.inputs, strict=True))
     for part in (small.train, small.val, small.test):
-        assert all(torch.equal(pixels[i], image) for i, image in zip(part.index.tolist(), part.images, strict=True))
+        assert all(torch.equal(pixels[i], image) for i, image in zip(part.index.tolist(), part.inputs, strict=True))
 
 
 @pytest.mark.parametrize("subset", [20, 21, 999, 1438])
@@ -173,7 +173,7 @@ def test_an_impossible_subset_names_key_size_and_classes(subset):
 def test_another_size_is_made_by_resizing():
     data = load(ImageSetConfig(name="digits", image_size=16))
     assert data.image_size == 16
-    assert data.train.images.shape[1:] == (3, 16, 16)
+    assert data.train.inputs.shape[1:] == (3, 16, 16)
     assert data.fingerprint != load(ImageSetConfig(name="digits")).fingerprint
 
 
@@ -264,7 +264,7 @@ def test_cifar_files_are_read_in_order(cifar):
     assert data.classes == tuple(f"class {n}" for n in range(10))
     assert data.image_size == 32
     expected = np.concatenate([batch(n, list(range(10)) * 2, "labels")["data"] for n in range(1, 6)]).reshape(-1, 3, 32, 32)
-    assert torch.equal(data.train.images, torch.from_numpy(expected)[data.train.index])
+    assert torch.equal(data.train.inputs, torch.from_numpy(expected)[data.train.index])
     assert data.test.targets.tolist() == list(range(10))
 
 
@@ -379,9 +379,9 @@ def test_mnist_files_are_read_gzipped_or_not(tmp_path, monkeypatch, name, place,
     data = load(ImageSetConfig(name=name, root=str(tmp_path), download=False))
     assert lengths(data) == (30, 10, 20)
     assert data.image_size == 28
-    assert torch.equal(data.test.images[:, 0], data.test.images[:, 2])
+    assert torch.equal(data.test.inputs[:, 0], data.test.inputs[:, 2])
     expected = np.random.default_rng(20).integers(0, 256, (20, 28, 28), dtype=np.uint8)
-    assert torch.equal(data.test.images[:, 1], torch.from_numpy(expected))
+    assert torch.equal(data.test.inputs[:, 1], torch.from_numpy(expected))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -400,7 +400,7 @@ def test_train_and_test_folders_give_three_splits(tmp_path):
     assert lengths(data) == (27, 3, 7)
     assert data.classes == ("ant", "bee")
     assert data.image_size == 8
-    assert isinstance(data.train.images, torch.Tensor)
+    assert isinstance(data.train.inputs, torch.Tensor)
     assert data.test.index.tolist() == list(range(7))
     assert data.notes == []
 
@@ -448,10 +448,10 @@ def test_files_stay_on_disk_when_asked_or_when_large(tmp_path):
     make(tmp_path, ant=10, bee=10)
     small = images(tmp_path, in_memory="never")
     assert small.image_size == 8
-    assert all(isinstance(path, Path) for path in small.train.images)
+    assert all(isinstance(path, Path) for path in small.train.inputs)
     assert small.mean == sets.IMAGENET_MEAN
-    assert images(tmp_path, image_size=100).train.images[0] == small.train.images[0]
-    assert images(tmp_path, image_size=100, in_memory="always").train.images.shape[1:] == (3, 100, 100)
+    assert images(tmp_path, image_size=100).train.inputs[0] == small.train.inputs[0]
+    assert images(tmp_path, image_size=100, in_memory="always").train.inputs.shape[1:] == (3, 100, 100)
 
 
 def test_images_of_several_sizes_get_the_usual_one(tmp_path):
@@ -459,8 +459,8 @@ def test_images_of_several_sizes_get_the_usual_one(tmp_path):
     picture(tmp_path / "bee/odd.png", 1, edge=(8, 9))
     data = images(tmp_path)
     assert data.image_size == 224
-    assert isinstance(data.train.images, list)
-    assert images(tmp_path, image_size=8).train.images.shape[1:] == (3, 8, 8)
+    assert isinstance(data.train.inputs, list)
+    assert images(tmp_path, image_size=8).train.inputs.shape[1:] == (3, 8, 8)
 
 
 def test_too_much_for_the_memory_is_said_before_it_is_tried(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from distillctl.config import FitConfig, ImageSetConfig, check
-from distillctl.data.sets import load
+from distillctl.data.image.sets import load
 from distillctl.data.split import UNLABELLED, cut, few, whole
 from distillctl.errors import DataError
 
@@ -22,7 +22,7 @@ def test_each_class_has_exactly_so_many(shots):
     data = digits(shots=shots)
     assert data.train.sizes(10) == [shots] * 10
     assert data.train.labelled
-    assert len(data.train.images) == 10 * shots
+    assert len(data.train.inputs) == 10 * shots
 
 
 def test_validation_and_test_stay_the_images_that_they_were():

@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 
 from distillctl.config import AugmentConfig, ImageSetConfig
-from distillctl.data.augment import Augment
-from distillctl.data.loader import Place, ReadOptions, TrainLoader
-from distillctl.data.sets import load
+from distillctl.data.image.augment import Augment
+from distillctl.data.image.loader import ImageLoader, ReadOptions
+from distillctl.data.image.sets import load
+from distillctl.data.loader import Place
 from distillctl.data.split import UNLABELLED
 from distillctl.errors import DataError
 
@@ -122,7 +123,7 @@ def test_equal_files_give_equal_splits_and_labels_change_the_fingerprint(tmp_pat
 
 def test_files_that_stay_on_disk_need_no_labels_either(tmp_path):
     data = images(fill(tmp_path, _=12, test__ant=3), in_memory="never")
-    assert isinstance(data.train.images, list)
+    assert isinstance(data.train.inputs, list)
     assert known(data) == (False, False, True)
     assert len({data.fingerprint, images(tmp_path, in_memory="never", split_seed=1).fingerprint}) == 2
 
@@ -131,7 +132,7 @@ def test_digits_keep_their_splits_and_forget_the_labels_of_train_and_val():
     plain, bare = load(ImageSetConfig(name="digits")), load(ImageSetConfig(name="digits", labels=False))
     for part in ("train", "val", "test"):
         assert torch.equal(getattr(plain, part).index, getattr(bare, part).index)
-        assert torch.equal(getattr(plain, part).images, getattr(bare, part).images)
+        assert torch.equal(getattr(plain, part).inputs, getattr(bare, part).inputs)
     assert known(plain) == (True, True, True)
     assert known(bare) == (False, False, True)
     assert torch.equal(plain.test.targets, bare.test.targets)
@@ -144,14 +145,14 @@ def test_digits_keep_their_splits_and_forget_the_labels_of_train_and_val():
 
 def batch(**augment):
     data = load(ImageSetConfig(name="digits", labels=False, subset=100))
-    loader = TrainLoader(data.train, Augment(AugmentConfig(pad=1, **augment), 8, 10, 0), 16, 0, Place(torch.device("cpu")), ReadOptions(8))
+    loader = ImageLoader(data.train, Augment(AugmentConfig(pad=1, **augment), 8, 10, 0), 16, 0, Place(torch.device("cpu")), ReadOptions(8))
     return next(loader(0))
 
 
 def test_mixed_images_are_the_same_with_and_without_labels():
     data = load(ImageSetConfig(name="digits", subset=100))
     augment = Augment(AugmentConfig(pad=1, mixup=1.0, cutmix=1.0), 8, 10, 0)
-    labelled = next(TrainLoader(data.train, augment, 16, 0, Place(torch.device("cpu")), ReadOptions(8))(0))
+    labelled = next(ImageLoader(data.train, augment, 16, 0, Place(torch.device("cpu")), ReadOptions(8))(0))
     assert torch.equal(labelled.inputs, batch(mixup=1.0, cutmix=1.0).inputs)
 
 

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from distillctl.errors import ConfigError
+from distillctl.inputs.image import Images
 from distillctl.loop import Plan, Training, fit
 from distillctl.losses.logits import CrossEntropy, SoftTargets
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.data_free import DataFree, imbalance, one_hotness, statistics_gap
 from distillctl.models.adapter import Classifier
 from distillctl.models.generator import Generator, normal
-from distillctl.models.obtain import Images
 from distillctl.runtime import Runtime
 from distillctl.schedules import Constant
 from distillctl.teachers.frozen import Frozen, fingerprint
@@ -44,7 +44,7 @@ def frozen(norm: type[nn.Module] = nn.BatchNorm2d) -> Frozen:
 def method(teacher: Frozen | None = None, **given: float) -> DataFree:
     torch.manual_seed(3)
     loss = WeightedSum({"kd": SoftTargets(1.0)}, {"kd": 1.0})
-    made = DataFree(net(2), loss, teacher or frozen(), images=IMAGES, seed=0, **{"latent": 7, "width": 4, **given})
+    made = DataFree(net(2), loss, teacher or frozen(), inputs=IMAGES, seed=0, **{"latent": 7, "width": 4, **given})
     made.prepare(Output(torch.zeros(2, 5), {}), None)
     return made.train()
 

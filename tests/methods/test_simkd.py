@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from distillctl.config import ModelConfig
 from distillctl.errors import ConfigError
+from distillctl.inputs.image import Images
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.simkd import MAP, ReusedClassifier, SimKD, averages, head_of
 from distillctl.models.net import plan_net, rebuild
-from distillctl.models.obtain import Images, Obtained, obtain
+from distillctl.models.obtain import Obtained, obtain
 from distillctl.models.record import Record
 from distillctl.models.script import load_script
+from distillctl.models.trace import pixels
 from distillctl.runs.check import check_settings
 from distillctl.runs.execute import execute
 from distillctl.runs.session import session
@@ -42,7 +44,7 @@ def batch(count: int = 4) -> Batch:
 
 def method(student: Obtained, teacher: Frozen) -> SimKD:
     loss = WeightedSum({"simkd": ReusedClassifier()}, {"simkd": 1.0})
-    return SimKD(student.classifier, loss, teacher, images=IMAGES)
+    return SimKD(student.classifier, loss, teacher, inputs=IMAGES)
 
 
 # where a net ends
@@ -60,15 +62,15 @@ def method(student: Obtained, teacher: Frozen) -> SimKD:
 )
 def test_pool_and_classifier_are_found(name, source, ends):
     net = plan_net(ModelConfig(name=name, source=source), 5, 32)
-    assert head_of(net.module, 32) == ends
-    assert head_of(plan_net(ModelConfig(name=name, source=source), 5, 8).module, 8) == ends  # a last map of one position
+    assert head_of(net.module, pixels(32)) == ends
+    assert head_of(plan_net(ModelConfig(name=name, source=source), 5, 8).module, pixels(8)) == ends  # a last map of one position
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "mobilenet_v3_small", "convnext_tiny", "vgg11"])
 def test_a_net_that_ends_otherwise_has_none(name):
-    assert head_of(plan_net(ModelConfig(name=name), 5, 32).module, 32) is None
+    assert head_of(plan_net(ModelConfig(name=name), 5, 32).module, pixels(32)) is None
     with pytest.raises(ConfigError, match=f"method=simkd: student={name} does not end in"):
-        SimKD.check_net(lambda: plan_net(ModelConfig(name=name), 5, 32), "student")
+        SimKD.check_net(lambda: plan_net(ModelConfig(name=name), 5, 32), "student", IMAGES)
 
 
 def test_what_averages_over_positions():
@@ -224,7 +226,7 @@ def test_what_ships_loads_alone_and_answers_alike(distilled):
     )
     script = (stage / "load_student.py").read_text()
     assert "distillctl" not in script
-    assert script == load_script(found.net, "student", record)
+    assert script == load_script(found.net, "student", record, found.inputs.script())
     specification = importlib.util.spec_from_file_location("load_student", stage / "load_student.py")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
@@ -280,7 +282,7 @@ def test_its_loss_without_it_says_so():
 
 def test_several_teachers_are_refused():
     with pytest.raises(ConfigError, match="reuses the classifier of one teacher"):
-        SimKD.check_net(lambda: plan_net(ModelConfig(name="resnet8"), 5, 32), "teacher.members.a")
+        SimKD.check_net(lambda: plan_net(ModelConfig(name="resnet8"), 5, 32), "teacher.members.a", IMAGES)
 
 
 def test_a_net_that_does_not_suit_is_refused_before_any_training(distillctl, tmp_path):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from distillctl.errors import CheckpointError
+from distillctl.inputs.image import Images
 from distillctl.models.edits import CHANGES, BehindBottleneck, Edit, OtherFeatures, apply_edits, change_of
 from distillctl.models.net import Net
 from distillctl.models.record import Architecture, Record
@@ -100,7 +101,8 @@ def script_of(*edits: Edit) -> str:
     net = Net(module, "own", "ours.net.Net", "small", edits, {"width": 6}, None, None, 32)
     preprocessing = {"image_size": 32, "resize": 37, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.25, 0.125]}
     architecture = Architecture(net.source, net.name, net.stem, net.args, net.edits, 32)
-    return load_script(net, "student", Record(architecture, ("ant", "bée"), preprocessing))
+    record = Record(architecture, ("ant", "bée"), preprocessing)
+    return load_script(net, "student", record, Images.from_record(record).script())
 
 
 def test_a_script_without_edits_to_the_letter():

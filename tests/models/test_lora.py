@@ -9,6 +9,7 @@ from distillctl.config import FinetuneStageConfig, LoraConfig, ModelConfig
 from distillctl.models import lora, partial
 from distillctl.models.adapter import Classifier
 from distillctl.models.net import Net, build_net, rebuild
+from distillctl.models.trace import pixels
 
 pytest.importorskip("peft")
 STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -24,7 +25,7 @@ def tiny() -> Net:
 def adapted(seed: int = 0, **config) -> tuple[Classifier, partial.Part]:
     model = Classifier(tiny().module, *STATISTICS)
     budget = FinetuneStageConfig(train="lora", lora=LoraConfig(**config))
-    part = partial.select(model, 32, budget, seed, "vit")
+    part = partial.select(model, pixels(32), budget, seed, "vit")
     return model, part
 
 
@@ -107,7 +108,7 @@ def test_a_copy_of_an_adapted_model_is_its_own():
 
 def test_the_learning_rate_of_an_adapter_is_that_of_its_stage():
     model = Classifier(tiny().module, *STATISTICS)
-    part = partial.select(model, 32, FinetuneStageConfig(train="lora", layer_decay=0.5), 0, "vit")
+    part = partial.select(model, pixels(32), FinetuneStageConfig(train="lora", layer_decay=0.5), 0, "vit")
     factors = {name: part.lr_factors[parameter] for name, parameter in model.net.named_parameters() if parameter.requires_grad}
     assert {factor for name, factor in factors.items() if name.startswith("blocks.1")} == {0.5}
     assert {factor for name, factor in factors.items() if name.startswith("blocks.0")} == {0.25}
@@ -126,7 +127,7 @@ def test_nets_of_other_libraries_have_such_layers_too(name, inside):
     from distillctl.models.net import plan_net
 
     size = 64 if name == "swin_t" else 32
-    found = set(partial.adaptable(plan_net(ModelConfig(name=name), 10, size).module, size))
+    found = set(partial.adaptable(plan_net(ModelConfig(name=name), 10, size).module, pixels(size)))
     assert inside <= found
     assert not any("head" in layer or "classifier" in layer for layer in found)
 

@@ -13,6 +13,7 @@ from distillctl.loop import Ema
 from distillctl.models import partial
 from distillctl.models.adapter import Classifier
 from distillctl.models.net import build_net, plan_net
+from distillctl.models.trace import pixels
 from distillctl.optimizers import make_optimizer
 
 STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -25,7 +26,7 @@ def classifier(name: str, **args) -> Classifier:
 
 
 def select(model: Classifier, **budget) -> partial.Part:
-    return partial.select(model, 32, FinetuneStageConfig(**budget), 0, "this net")
+    return partial.select(model, pixels(32), FinetuneStageConfig(**budget), 0, "this net")
 
 
 def learning(model: Classifier) -> set[str]:
@@ -35,7 +36,7 @@ def learning(model: Classifier) -> set[str]:
 def depths(name: str, size: int = 32, **args) -> dict[str, int]:
     """Of each parameter of a net."""
     net = plan_net(ModelConfig(name=name, args=args), 10, size).module
-    found = partial.Depths(net, size)
+    found = partial.Depths(net, pixels(size))
     return {name: found.depth(name.rpartition(".")[0]) for name, _ in net.named_parameters()}
 
 
@@ -82,7 +83,7 @@ def test_attention_weights_are_no_stage():
 )
 def test_depths_fall_towards_the_head_on_nets_of_every_kind(name):
     net = plan_net(ModelConfig(name=name), 10, 32).module
-    found = partial.Depths(net, 32)
+    found = partial.Depths(net, pixels(32))
     assert found.stages >= 3
     placed = [(found.first[owner], found.depth(owner)) for owner, part in net.named_modules() if list(part.parameters(recurse=False))]
     assert {depth for _, depth in placed} >= set(range(found.stages + 1))
@@ -96,7 +97,7 @@ def test_depths_fall_towards_the_head_on_nets_of_every_kind(name):
 def test_all_alike_touches_nothing():
     for budget in (StageConfig(epochs=1), FinetuneStageConfig(epochs=1)):
         model = classifier("resnet8")
-        assert partial.select(model, 32, budget, 0, "this net") == partial.Part()
+        assert partial.select(model, pixels(32), budget, 0, "this net") == partial.Part()
         assert model.still == ()
         assert len(learning(model)) == len(list(model.net.parameters()))
 

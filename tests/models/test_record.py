@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 
 from distillctl.config import ModelConfig
 from distillctl.errors import CheckpointError
+from distillctl.inputs.image import Images
 from distillctl.models.cifar.resnet import resnet8
 from distillctl.models.edits import Edit
-from distillctl.models.obtain import Images, obtain
+from distillctl.models.obtain import obtain
 from distillctl.models.record import Record
 from distillctl.models.shipping import read_record, ship
 from distillctl.state import NewerFormat

@@ -11,7 +11,7 @@ from distillctl.errors import ConfigError
 from distillctl.models.edits import apply_edits
 from distillctl.models.net import build_net, plan_net, rebuild
 from distillctl.models.stem import small_stem
-from distillctl.models.trace import trace
+from distillctl.models.trace import pixels, trace
 
 CONVOLUTIONAL = [
     *("resnet18", "resnet152", "mobilenet_v2", "efficientnet_b0", "regnet_y_400mf", "densenet121", "shufflenet_v2_x0_5"),
@@ -29,7 +29,7 @@ def config(name: str, **given) -> ModelConfig:
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_a_net_keeps_a_map_of_4x4_at_32_px(name):
     net = plan_net(config(name), 10, 32)
-    calls, problem = trace(net.module, 32)
+    calls, problem = trace(net.module, pixels(32))
     assert problem is None
     assert net.stem == "small"
     assert net.edits
@@ -55,7 +55,7 @@ def test_trained_kernels_stay_where_they_are_wanted(name):
     edits = small_stem(large, 32, keep_kernels=True)
     assert edits
     assert shapes == {entry: tensor.shape for entry, tensor in large.state_dict().items()}
-    assert trace(large, 32)[1] is None
+    assert trace(large, pixels(32))[1] is None
 
 
 def test_a_vision_transformer_gets_smaller_patches_and_no_edits():
@@ -80,7 +80,7 @@ def test_looking_at_a_net_changes_nothing():
     net(torch.rand(2, 3, 8, 8))
     net[1].eval()
     before, state = {entry: tensor.clone() for entry, tensor in net.state_dict().items()}, torch.get_rng_state()
-    assert trace(net, 8)[1] is None
+    assert trace(net, pixels(8))[1] is None
     assert [part.training for part in net] == [True, False, True, True, True]
     assert all(torch.equal(before[entry], tensor) for entry, tensor in net.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())

@@ -11,13 +11,14 @@ from distillctl.errors import ConfigError
 from distillctl.models.adapter import Classifier
 from distillctl.models.net import build_net, plan_net
 from distillctl.models.taps import short_names, short_shapes, tap, tapped_shapes
+from distillctl.models.trace import pixels
 
 STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def tapped(name: str, *names: str, size: int = 32) -> Classifier:
     net = build_net(ModelConfig(name=name), 10, size).module
-    return Classifier(net, *STATISTICS, taps=tap(net, names, size, "student")).eval()
+    return Classifier(net, *STATISTICS, taps=tap(net, names, pixels(size), "student")).eval()
 
 
 def test_the_stages_of_a_residual_net_are_its_stages():
@@ -42,7 +43,7 @@ def test_what_the_classifier_sees_gives_the_logits():
     ],
 )
 def test_a_stage_ends_where_its_resolution_does(name: str, places: list[str]):
-    known = short_names(plan_net(ModelConfig(name=name), 10, 64).module, 64)
+    known = short_names(plan_net(ModelConfig(name=name), 10, 64).module, pixels(64))
     assert [known[f"stage{number}"].module for number in range(1, 5)] == places
     assert known["last"] == known["stage4"]
 
@@ -82,7 +83,7 @@ def test_an_unknown_tap_names_the_command_that_lists_all():
 @pytest.mark.parametrize(("name", "size"), [("resnet8", 32), ("vit_tiny_patch16_224", 64), ("swin_t", 64)])
 def test_the_listed_shapes_are_those_that_are_caught(name: str, size: int):
     net = plan_net(ModelConfig(name=name), 10, size).module
-    listed = {tap: shape[1:] for tap, _, shape in short_shapes(net, size)}
+    listed = {tap: shape[1:] for tap, _, shape in short_shapes(net, pixels(size))}
     some = dict(tapped_shapes(plan_net(ModelConfig(name=name), 10, size).module, size)[:12:5])
     answer = tapped(name, *listed, *some, size=size)(torch.zeros(2, 3, size, size))
     assert {tap: tuple(answer.features[tap].shape[1:]) for tap in listed} == listed
@@ -90,7 +91,7 @@ def test_the_listed_shapes_are_those_that_are_caught(name: str, size: int):
 
 
 def test_stages_that_give_several_maps_at_once_are_passed_over():
-    known = short_names(plan_net(ModelConfig(name="hrnet_w18_small"), 10, 64).module, 64)
+    known = short_names(plan_net(ModelConfig(name="hrnet_w18_small"), 10, 64).module, pixels(64))
     assert [known[f"stage{number}"].module for number in (1, 2, 3)] == ["incre_modules.0", "incre_modules.1", "incre_modules.2"]
 
 
@@ -98,7 +99,7 @@ def test_stages_that_give_several_maps_at_once_are_passed_over():
 def test_a_compiled_net_is_tapped_as_any_other(backend: str):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
-    taps = tap(net, ["1", "pooled"], 8, "student")
+    taps = tap(net, ["1", "pooled"], pixels(8), "student")
     model = Classifier(net, *STATISTICS, taps=taps)
     images = torch.rand(2, 3, 8, 8)
     answers, gradients = [], []

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from distillctl.config import AugmentConfig
-from distillctl.data.augment import Augment
-from distillctl.data.loader import Place, ReadOptions, TrainLoader
+from distillctl.data.image.augment import Augment
+from distillctl.data.image.loader import ImageLoader, ReadOptions
+from distillctl.data.loader import Place
 from distillctl.data.split import Split
 from distillctl.errors import DataError, Interrupted
 from distillctl.losses.logits import CrossEntropy, SoftTargets
@@ -25,6 +26,7 @@ from distillctl.losses.weighted import WeightedSum
 from distillctl.models.adapter import Classifier
 from distillctl.models.committee import Committee
 from distillctl.models.taps import tap
+from distillctl.models.trace import pixels
 from distillctl.runs import keeping
 from distillctl.runs.execute import execute
 from distillctl.runs.session import session
@@ -52,9 +54,9 @@ def split(seed: int = 0) -> Split:
     return Split(images, torch.arange(COUNT) % CLASSES, torch.arange(COUNT) * 3 + 1)
 
 
-def loader(views: int | None = 2, config: AugmentConfig = PLAIN, data: int = 0, rank: int = 0, world: int = 1) -> TrainLoader:
+def loader(views: int | None = 2, config: AugmentConfig = PLAIN, data: int = 0, rank: int = 0, world: int = 1) -> ImageLoader:
     augment = Augment(config, SIZE, CLASSES, seed=4)
-    return TrainLoader(split(data), augment, BATCH, 9, Place(CPU, rank, world), ReadOptions(SIZE), views)
+    return ImageLoader(split(data), augment, BATCH, 9, Place(CPU, rank, world), ReadOptions(SIZE), views)
 
 
 class Counting(Frozen):
@@ -227,7 +229,7 @@ SHAPES = {MAP: (8, 6, 6), VECTOR: (32,)}
 def looked_into(seed: int = 1, precision: torch.dtype = torch.float32) -> Frozen:
     """A teacher with a map and a vector tapped, whose maps have their channels last in memory."""
     whole = net(seed)
-    whole.taps = tap(whole.net, (VECTOR, MAP), SIZE, "teacher")
+    whole.taps = tap(whole.net, (VECTOR, MAP), pixels(SIZE), "teacher")
     return Frozen(whole, precision, CPU)
 
 
@@ -309,7 +311,7 @@ FP32 = "teacher.cache.dtype=fp32"
 @pytest.fixture
 def distil(distillctl, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """`distil("folder", "key=value")`: what the shell saw, and the student's weights. The table at the end is not what is tested here."""
-    monkeypatch.setattr("distillctl.runs.execute.conclude", lambda session, candidates: 0.0)
+    monkeypatch.setattr("distillctl.runs.execute.conclude", lambda session, plan, made: 0.0)
 
     def run(name: str, *words: str):
         teacher = f"teacher.checkpoint={tiny_run / 'pretrain'}"
@@ -355,7 +357,7 @@ def run_until(folder: Path, cache: Path, teacher: Path, asked: int = 10**9) -> N
 
 def test_a_killed_run_that_is_resumed_reads_what_it_had_asked(tiny_run, tmp_path, monkeypatch):
     """It lost two steps: the answers to them are there, rounded, and the run that was never killed computed them."""
-    monkeypatch.setattr("distillctl.runs.execute.conclude", lambda session, candidates: 0.0)
+    monkeypatch.setattr("distillctl.runs.execute.conclude", lambda session, plan, made: 0.0)
     teacher, whole, killed = tiny_run / "pretrain", tmp_path / "whole", tmp_path / "killed"
     run_until(whole, tmp_path / "one", teacher)
     run_until(killed, tmp_path / "other", teacher, asked=1)
@@ -502,6 +504,7 @@ def test_whatever_decides_an_answer_has_a_cache_of_its_own(distil, tmp_path, mon
 
 def test_other_weights_and_other_versions_have_a_cache_of_their_own(distil, tiny_run, tmp_path, monkeypatch):
     from distillctl import outputs
+    from distillctl.data.image import loader
     from distillctl.runs import keys
     from distillctl.teachers import store as files
 
@@ -513,7 +516,7 @@ def test_other_weights_and_other_versions_have_a_cache_of_their_own(distil, tiny
         [
             (outputs, "versions", lambda whole=outputs.versions: {**whole(), "torch": "99"}),
             (keys, "FORMAT_VERSION", files.FORMAT_VERSION + 1),
-            (keys, "VIEW_SCHEME", 99),
+            (loader, "VIEW_SCHEME", 99),
         ]
     ):
         with monkeypatch.context() as patch:

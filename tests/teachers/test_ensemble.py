@@ -15,6 +15,7 @@ from distillctl.metrics import cost
 from distillctl.models.adapter import Classifier
 from distillctl.models.committee import Committee, mixture, taps_of
 from distillctl.models.taps import tap
+from distillctl.models.trace import pixels
 from distillctl.runs.teachers import temperature_of
 from distillctl.teachers.ensemble import Ensemble, certainty, confidence
 from distillctl.teachers.frozen import fingerprint
@@ -216,7 +217,7 @@ def test_a_member_with_another_order_of_classes_is_put_into_ours():
 
 def test_features_are_named_by_their_member():
     each, data = nets(), batch()
-    members = {name: Classifier(each[name], *STATISTICS[name], taps=tap(each[name], ["1"], 8, name)) for name in "ab"}
+    members = {name: Classifier(each[name], *STATISTICS[name], taps=tap(each[name], ["1"], pixels(8), name)) for name in "ab"}
     found = Ensemble(Committee(members), torch.float32, CPU)(data).features
     assert set(found) == {"a.1", "b.1", "a.logits", "b.logits"}
     alone = members["b"].eval()(data.inputs).features["1"]
@@ -226,10 +227,10 @@ def test_features_are_named_by_their_member():
 
 def test_taps_find_their_members():
     config = TeacherConfig(name="ensemble", members={"a": MemberConfig(), "b": MemberConfig()})
-    assert taps_of(config, ["b.stage1", "a.layer1.0", "logits", "b.pooled"]) == {"a": ("layer1.0",), "b": ("stage1", "pooled")}
+    assert taps_of(config.members, ["b.stage1", "a.layer1.0", "logits", "b.pooled"]) == {"a": ("layer1.0",), "b": ("stage1", "pooled")}
     for wrong in ("stage1", "c.stage1"):
         with pytest.raises(ConfigError, match=rf"no tap '{wrong}'.*a\.stage1; members: a, b"):
-            taps_of(config, [wrong])
+            taps_of(config.members, [wrong])
 
 
 # ------------------------------------------------------------------------------------------------------ in training

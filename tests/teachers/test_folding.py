@@ -14,6 +14,7 @@ from distillctl.models.adapter import Classifier
 from distillctl.models.committee import Committee
 from distillctl.models.net import build_net
 from distillctl.models.taps import tap
+from distillctl.models.trace import pixels
 from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.folding import fold, folded
 from distillctl.teachers.frozen import Frozen, fingerprint
@@ -49,7 +50,7 @@ def batch(count: int = 8, size: int = 8) -> Batch:
 
 def classifier(*layers: nn.Module, taps: tuple[str, ...] = ()) -> Classifier:
     net = lived(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)))
-    return Classifier(net, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), taps=tap(net, taps, 8, "teacher") if taps else None).eval()
+    return Classifier(net, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), taps=tap(net, taps, pixels(8), "teacher") if taps else None).eval()
 
 
 def conv(channels: int = 3, **more: int | bool) -> nn.Conv2d:
@@ -210,7 +211,7 @@ ONE = ("student=resnet8", "dataset.subset=200", "trainer.batch_size=64", "traine
 @pytest.fixture
 def distil(distillctl, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """`distil("folder", "key=value")`: the folder of the stage. The table at the end is not what is tested here."""
-    monkeypatch.setattr("distillctl.runs.execute.conclude", lambda session, candidates: 0.0)
+    monkeypatch.setattr("distillctl.runs.execute.conclude", lambda session, plan, made: 0.0)
 
     def run(name: str, *words: str) -> Path:
         teacher = f"teacher.checkpoint={tiny_run / 'pretrain'}"

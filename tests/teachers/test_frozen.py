@@ -11,6 +11,7 @@ from distillctl.methods.distill import Distill
 from distillctl.models.adapter import Classifier
 from distillctl.models.committee import Committee
 from distillctl.models.taps import tap
+from distillctl.models.trace import pixels
 from distillctl.runtime import Runtime
 from distillctl.schedules import Constant
 from distillctl.teachers.ensemble import Ensemble
@@ -144,7 +145,7 @@ def tapped(seed: int, seen: list[int] | None = None) -> Classifier:
     inner = net(seed)
     if seen is not None:
         inner.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    return Classifier(inner, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), taps=tap(inner, ("2", "pooled"), 8, "teacher"))
+    return Classifier(inner, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), taps=tap(inner, ("2", "pooled"), pixels(8), "teacher"))
 
 
 @pytest.mark.parametrize(("size", "pieces"), [(8, [8]), (9, [8]), (3, [3, 3, 2]), (7, [4, 4]), (1, [1] * 8)])

@@ -15,7 +15,7 @@ import torch
 
 from distillctl.errors import MachineError
 from distillctl.teachers import store as files
-from distillctl.teachers.records import KEPT, Layout, image_marks, layout_for
+from distillctl.teachers.records import KEPT, Layout, input_marks, layout_for
 from distillctl.teachers.store import Store, caches, fingerprint_of, folder_of, nearest, open_store
 
 ROWS, CLASSES = 40, 7
@@ -30,7 +30,7 @@ def answers(seed: int = 0, count: int = ROWS) -> torch.Tensor:
 
 def marks(seed: int = 0, count: int = ROWS) -> np.ndarray:
     images = torch.randint(0, 256, (count, 3, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-    return image_marks(images)
+    return input_marks(images)
 
 
 def fresh(folder: Path, secret: str = "one", said: list[str] | None = None, writes: bool = True) -> Store:
@@ -81,15 +81,15 @@ def test_many_classes_are_cut_and_few_are_not():
 @pytest.mark.parametrize("shape", [(3, 4, 4), (3, 5, 5), (3, 80, 81)])
 def test_every_bit_of_an_image_counts_in_its_mark(shape):
     images = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
-    before = image_marks(images)
+    before = input_marks(images)
     assert len({*before.tolist()}) == 3
-    assert image_marks(images[1:2]).tolist() == before[1:2].tolist()  # whatever the batch
-    assert image_marks(images.contiguous(memory_format=torch.channels_last)).tolist() == before.tolist()
+    assert input_marks(images[1:2]).tolist() == before[1:2].tolist()  # whatever the batch
+    assert input_marks(images.contiguous(memory_format=torch.channels_last)).tolist() == before.tolist()
     for position in torch.randint(0, images[0].numel(), (40,)).tolist():
         for bit in range(8):
             changed = images.clone()
             changed[0].view(-1)[position] ^= 1 << bit
-            assert image_marks(changed)[0] != before[0]
+            assert input_marks(changed)[0] != before[0]
 
 
 def test_the_mark_is_the_hash_it_is_said_to_be():
@@ -98,7 +98,7 @@ def test_the_mark_is_the_hash_it_is_said_to_be():
     image = torch.randint(0, 256, (1, 3, 4, 4), dtype=torch.uint8)
     keys = [key % 2**64 for key in bits(0, "image", torch.arange(12)).tolist()]
     words = [int.from_bytes(image.flatten()[i : i + 4].numpy().tobytes(), "little", signed=True) for i in range(0, 48, 4)]
-    assert image_marks(image).tolist() == [sum(key * word for key, word in zip(keys, words, strict=True)) % 2**64 >> 32]
+    assert input_marks(image).tolist() == [sum(key * word for key, word in zip(keys, words, strict=True)) % 2**64 >> 32]
 
 
 # ------------------------------------------------------------------------------------------------ files

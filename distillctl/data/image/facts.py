@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distillctl.data.reading import heads
+from distillctl.data.image.reading import heads
 from distillctl.data.split import Split
 
 MOST_HEADS = 200_000  # files opened to look for duplicates

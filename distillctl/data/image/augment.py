@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distillctl import draws
 from distillctl.config import AugmentConfig
-from distillctl.data import crops, mixing, policies
+from distillctl.data.image import crops, mixing, policies
 
 VIEW_SCHEME = 1  # goes up whenever equal (seed, view, index) come to mean other bytes; kept answers are for one scheme only
 

@@ -13,8 +13,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from distillctl.data.images import BadImage, open_with_remarks, resize_and_center_crop, to_tensor
+from distillctl.data.image.files import BadImage, open_with_remarks, resize_and_center_crop, to_tensor
 from distillctl.errors import MachineError
+from distillctl.rank import processors
 
 Answer = TypeVar("Answer")
 CHUNK = 128  # files a task
@@ -88,11 +89,6 @@ def in_threads(work: Callable[[int], Answer], files: Sequence[Path]) -> Iterator
             yield from answers
     finally:  # also where whoever asked has seen enough
         pool.shutdown(cancel_futures=True)
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_memory(count: int, size: int, key: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distillctl.data.images import SUFFIXES, shown
+from distillctl.data.image.files import SUFFIXES, shown
 from distillctl.errors import DataError
 
 PARTS = ("train", "val", "test")

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distillctl.config import ImageSetConfig
-from distillctl.data import facts, folder, official, reading
-from distillctl.data.images import BadImage, shown
-from distillctl.data.split import Split, cut, few, unlabelled, whole
+from distillctl.data.image import facts, folder, official, reading
+from distillctl.data.image.files import BadImage, shown
+from distillctl.data.split import DataSet, Split, cut, few, unlabelled, whole
 from distillctl.errors import ConfigError, DataError, did_you_mean
 
-__all__ = ["DataSet", "Split", "check_size", "known", "load"]
+__all__ = ["ImageSet", "Split", "check_size", "known", "load"]
 
 OFFICIAL = ("cifar10", "cifar100", "digits", "fashion_mnist", "mnist")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -32,25 +32,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """A set that is ready for training.
+class ImageSet(DataSet):
+    """mean, std: of the training split in [0, 1], by channel; ImageNet's for files on disk, whose fingerprint is of relative names and sizes."""
 
-    train, val, test: each with or without labels, as dataset.labels, dataset.shots and the folders say
-    mean, std:   of the training split in [0, 1], by channel; ImageNet's for files on disk
-    fingerprint: SHA-256 over the content (pixels in memory; relative names and sizes on disk), the classes, the size and the split
-    notes:       lines to show the user
-    """
-
-    name: str
-    classes: tuple[str, ...]
     image_size: int
-    train: Split
-    val: Split
-    test: Split
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    fingerprint: str
-    notes: list[str]
 
 
 def known() -> tuple[str, ...]:
@@ -64,7 +51,7 @@ def check_size(image_size: int | None) -> None:
         raise ConfigError(f"dataset.image_size={image_size}: must be at least 4")
 
 
-def load(config: ImageSetConfig, teacher_classes: Sequence[str] | None = None) -> DataSet:
+def load(config: ImageSetConfig, teacher_classes: Sequence[str] | None = None) -> ImageSet:
     """The set that `config` describes. The same files and config give the same splits, everywhere.
 
     `teacher_classes` are the class names where images without labels have none of their own.
@@ -82,14 +69,14 @@ def load(config: ImageSetConfig, teacher_classes: Sequence[str] | None = None) -
     else:
         source = official.mnist(config.name, root, config.download)
     parts = _divide(source.train, None, source.test, source.classes, config)
-    pixels = [part.images for part in parts if isinstance(part.images, Tensor)]
+    pixels = [part.inputs for part in parts if isinstance(part.inputs, Tensor)]
     size = config.image_size or pixels[0].shape[-1]
     if size != pixels[0].shape[-1]:
         pixels = [_resized(images, size) for images in pixels]
     return _in_memory(config.name, source.classes, size, parts, pixels, [])
 
 
-def _load_folder(config: ImageSetConfig, teacher_classes: Sequence[str] | None) -> DataSet:
+def _load_folder(config: ImageSetConfig, teacher_classes: Sequence[str] | None) -> ImageSet:
     root, said = _root(config)
     if config.labels:
         found = folder.layout(root, said)
@@ -118,7 +105,7 @@ def _load_folder(config: ImageSetConfig, teacher_classes: Sequence[str] | None) 
             notes.append("val/ is the test split; a validation split is cut out of train/")
     parts = _divide(pool, val, test, classes, config)
 
-    paths = [part.images for part in parts if not isinstance(part.images, Tensor)]
+    paths = [part.inputs for part in parts if isinstance(part.inputs, list)]
     files = [path for part in paths for path in part]
     try:
         size, pixels, remarks = _read(files, config)
@@ -129,7 +116,7 @@ def _load_folder(config: ImageSetConfig, teacher_classes: Sequence[str] | None) 
         return _in_memory(config.name, classes, size, parts, pixels.split([len(part) for part in parts]), notes)
     mark = facts.fingerprint(config.name, classes, size, parts, facts.file_digest(files, sizes, root))
     notes.extend(facts.duplicate_files(paths, sizes))
-    return DataSet(config.name, classes, size, *parts, IMAGENET_MEAN, IMAGENET_STD, mark, notes)
+    return ImageSet(config.name, classes, *parts, mark, notes, size, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _names_of_all(listings: Mapping[str, folder.Listing]) -> tuple[str, ...]:
@@ -265,12 +252,12 @@ def _resized(images: Tensor, size: int) -> Tensor:
 
 def _in_memory(
     name: str, classes: tuple[str, ...], size: int, parts: Sequence[Split], pixels: Sequence[Tensor], notes: list[str]
-) -> DataSet:
+) -> ImageSet:
     """A set whose splits have the images `pixels`."""
     train, val, test = (Split(images, part.targets, part.index) for part, images in zip(parts, pixels, strict=True))
     mean, std = facts.statistics(pixels[0])
     mark = facts.fingerprint(name, classes, size, parts, facts.pixel_digest(pixels))
-    return DataSet(name, classes, size, train, val, test, mean, std, mark, notes + facts.duplicate_pixels(*pixels))
+    return ImageSet(name, classes, train, val, test, mark, notes + facts.duplicate_pixels(*pixels), size, mean, std)
 
 
 def _scan_notes(listings: dict[str, folder.Listing], unused: list[str]) -> list[str]:

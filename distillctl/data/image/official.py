@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from distillctl.data.download import fetch, unpack
+from distillctl.data.image.download import fetch, unpack
 from distillctl.data.split import Split, whole
 from distillctl.errors import DataError, MachineError
 

@@ -1,0 +1,26 @@
+"""The kinds of inputs: what nets are given, how that is batched, recorded, shipped and read, each kind in a file of its own.
+
+A kind is a `Contract` in `KINDS` and its schema of `dataset` in `config.DATA_KINDS`, both under the same name. Nothing above knows more.
+"""
+
+from __future__ import annotations
+
+from distillctl.config import DATA_KINDS, DatasetConfig
+from distillctl.inputs.contract import Contract
+from distillctl.inputs.image import Images
+from distillctl.models.record import Malformed, Record
+
+KINDS: dict[str, type[Contract]] = {"images": Images}
+
+
+def kind_of(config: DatasetConfig) -> type[Contract]:
+    """The kind of a data set, by the schema that its config has."""
+    return KINDS[next(name for name, schema in DATA_KINDS.items() if type(config) is schema)]
+
+
+def from_record(record: Record) -> Contract:
+    """What a shipped model's inputs were. Raises Malformed where that is not known here."""
+    kind = record.preprocessing.get("kind", "images")  # images came first, and say nothing of it
+    if kind not in KINDS:
+        raise Malformed(f"its inputs are {str(kind)[:40]!r}, which is not known here; known: {', '.join(KINDS)}")
+    return KINDS[kind].from_record(record)

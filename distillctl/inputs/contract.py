@@ -1,0 +1,96 @@
+"""What every kind of input has to say of itself, so that the loop, methods, losses, teachers, kept answers and reports need not know it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from distillctl.config import DatasetConfig, ModelConfig, PredictConfig
+from distillctl.data.loader import Place, PlainLoader, TrainLoader
+from distillctl.data.split import DataSet, Split
+from distillctl.errors import ConfigError
+from distillctl.models.adapter import Adapter
+from distillctl.models.net import Net
+from distillctl.models.record import Record
+from distillctl.models.script import Reading
+from distillctl.types import Inputs
+
+
+@dataclass(frozen=True)
+class Contract(ABC):
+    """What models of a data set see and name. A frozen value; a kind is a class of it in `inputs.KINDS`.
+
+    noun: what people call samples. suffixes: of files of one sample each, for `predict` on a folder; empty where there are none.
+    """
+
+    classes: tuple[str, ...]
+
+    kind: ClassVar[str]
+    noun: ClassVar[str] = "samples"
+    suffixes: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    @abstractmethod
+    def load(cls, config: DatasetConfig, class_names: Sequence[str] | None) -> tuple[DataSet, Contract]:
+        """The data set that a config describes, and its contract. class_names: of samples without labels, which may have no others."""
+
+    @classmethod
+    @abstractmethod
+    def from_record(cls, record: Record) -> Contract:
+        """As a shipped model's record has it, whose `preprocessing` is what `record` gave. Raises Malformed where it is not."""
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """What student.json says of preprocessing; `kind` among it."""
+
+    @abstractmethod
+    def script(self) -> Reading:
+        """How the loading script reads a sample and brings it to what the net takes."""
+
+    @abstractmethod
+    def example(self, count: int, device: torch.device) -> Inputs:
+        """Samples as batches hold them, to see what nets make of them; what they hold does not matter."""
+
+    @abstractmethod
+    def net_example(self, device: torch.device, dtype: torch.dtype) -> Inputs:
+        """One sample as a net of this contract is given it."""
+
+    @abstractmethod
+    def read(self, files: Sequence[Path], config: PredictConfig) -> Inputs:
+        """Files of a sample each, as batches hold them. Raises DataError that names one."""
+
+    def train_loader(self, config: DatasetConfig, split: Split, batch_size: int, seed: int, place: Place) -> TrainLoader:
+        """Views of a split; here the samples as they are."""
+        return TrainLoader(split, batch_size, seed, place, config.views)
+
+    def plain_loader(self, config: DatasetConfig, split: Split, batch_size: int, place: Place, at_once: bool = False) -> PlainLoader:
+        """A split as it is measured. at_once: by this process, without workers."""
+        return PlainLoader(split, batch_size, place)
+
+    def build(self, config: ModelConfig, key: str) -> Net:
+        """A net by its name; kinds without a catalogue of nets take one's own alone. Raises ConfigError."""
+        raise ConfigError(
+            f"{key}={config.name}: no nets by name for {self.noun}; give a class of your own: {key}=own {key}._target_=package.Class"
+        )
+
+    def plan(self, config: ModelConfig, key: str) -> Net:
+        """As `build`, for its architecture alone: without memory or download."""
+        return self.build(config, key)
+
+    def adapt(self, net: Net) -> Adapter:
+        """A net that answers samples of this data set."""
+        return Adapter(net.module)
+
+    def seen_by(self, model: Adapter | Net) -> Contract:
+        """The contract as one model has it, which may see samples at a size or by statistics of its own."""
+        return self
+
+    @property
+    def size(self) -> int | None:
+        """The side of a sample in px, where it has one."""
+        return None
