@@ -97,7 +97,7 @@ def test_a_package_that_begins_like_a_trusted_one_is_another(prefix: str, no_imp
 
 
 @pytest.mark.parametrize(
-    "path", ["distillctl.compose.FileConfigSource", "distillctl.compose.ConfigSource", "distillctl.runs.sweep.Callback"]
+    "path", ["distillctl.compose.sources.FileConfigSource", "distillctl.compose.sources.ConfigSource", "distillctl.runs.sweep.Callback"]
 )
 def test_a_class_that_lives_elsewhere_is_refused_whatever_name_leads_to_it(path: str):
     with pytest.raises(ConfigError, match="lives in hydra"):

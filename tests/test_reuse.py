@@ -4,12 +4,13 @@ import contextlib
 import json
 import shutil
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from processes import SMALL, Attempt, StopAfter, checkpoint, configured, metrics, record, run, step, steps
 
+from distillctl.config import TrainerConfig, value
 from distillctl.errors import Interrupted
 from distillctl.runs import reuse
 from distillctl.runs.session import session
@@ -94,9 +95,10 @@ def test_a_run_that_reused_is_whole_without_the_other(before, after):
     assert attempt.code == 0, attempt.output
 
 
-def key(tmp_path: Path, *words: str) -> str:
+def key(tmp_path: Path, *words: str, trainer: TrainerConfig | None = None) -> str:
     folder = tmp_path / "key"
     config = configured("train", folder, *WORDS, *words)
+    config.trainer = trainer or config.trainer
     with session(config, folder, lambda: False) as running:
         found = reuse.key_of(running, step(config))
     shutil.rmtree(folder)
@@ -113,6 +115,18 @@ def test_whatever_decides_the_weights_makes_another_key(tmp_path):
     words = [["trainer.precision=fp32", word] for word in ("seed=0", *DECIDING.split())]
     keys = [*(key(tmp_path, *each) for each in words), key(tmp_path, *words[0], "teacher=wrn_16_1", "+teacher.args.drop_rate=0.1")]
     assert len(set(keys)) == len(keys)
+
+
+def test_a_new_key_of_the_trainer_makes_another_key_by_itself(tmp_path):
+    @dataclass
+    class Tomorrow(TrainerConfig):
+        warmup_epochs: int = value(0, decides="weights")
+        patience_s: int = value(0, decides="cost")
+
+    usual = {"device": "cpu", "threads": 1}
+    plain = key(tmp_path, trainer=Tomorrow(**usual))
+    assert key(tmp_path, trainer=Tomorrow(**usual, warmup_epochs=2)) != plain
+    assert key(tmp_path, trainer=Tomorrow(**usual, patience_s=2)) == plain
 
 
 def test_with_classes_of_ones_own_nothing_is_reused(tmp_path):
