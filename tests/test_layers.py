@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "distillctl"
 # lowest first; a module may import from its own layer and from those below
 LAYERS = (
     ("__init__", "errors"),
-    ("averages", "draws", "locks", "modes", "types", "config", "build", "schedules", "optimizers", "state", "interruption"),
-    ("data", "losses", "models", "teachers", "batchnorm"),
+    ("averages", "draws", "locks", "modes", "rank", "types", "config", "build", "schedules", "optimizers", "state", "interruption"),
+    ("data", "inputs", "losses", "models", "teachers", "batchnorm"),
     ("methods",),
     ("runtime", "loop", "metrics", "outputs", "ranks"),
     ("compose", "report", "runs"),

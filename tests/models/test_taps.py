@@ -84,7 +84,7 @@ def test_an_unknown_tap_names_the_command_that_lists_all():
 def test_the_listed_shapes_are_those_that_are_caught(name: str, size: int):
     net = plan_net(ModelConfig(name=name), 10, size).module
     listed = {tap: shape[1:] for tap, _, shape in short_shapes(net, pixels(size))}
-    some = dict(tapped_shapes(plan_net(ModelConfig(name=name), 10, size).module, size)[:12:5])
+    some = dict(tapped_shapes(plan_net(ModelConfig(name=name), 10, size).module, pixels(size))[:12:5])
     answer = tapped(name, *listed, *some, size=size)(torch.zeros(2, 3, size, size))
     assert {tap: tuple(answer.features[tap].shape[1:]) for tap in listed} == listed
     assert {tap: tuple(answer.features[tap].shape) for tap in some} == {tap: (2, *shape[1:]) for tap, shape in some.items()}
