@@ -25,8 +25,12 @@ TINY = (
 )
 
 
-# Each takes a minute or so. Begun first, they leave the small files to the end, and workers side by side end together.
-SLOW = ("test_ranks.py", "test_resume.py", "test_cached.py", "test_options.py", "test_reuse.py", "test_cli.py", "test_methods_on_ranks.py")
+# They start processes or train again and again. Begun first, they leave the small files to the end, and workers side by side end together.
+SLOW = (
+    *("test_ranks.py", "test_resume.py", "test_options.py", "test_cli.py", "test_bad_input.py", "test_reuse.py", "test_cached.py"),
+    *("test_ensemble_runs.py", "test_finetune.py", "test_methods_on_ranks.py", "test_unlabelled_runs.py", "test_simkd.py", "test_state.py"),
+    *("test_wheel.py", "test_robust_runs.py", "test_checks.py", "test_folding.py", "test_build.py", "test_filling.py", "test_outputs.py"),
+)
 
 
 def pytest_configure() -> None:
@@ -37,6 +41,9 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
+    for item in items:
+        if item.path.name in SLOW and not item.get_closest_marker("quick"):
+            item.add_marker("slow")
 
 
 class Finished(NamedTuple):

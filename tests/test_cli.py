@@ -115,6 +115,7 @@ def digit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.quick
 def test_evaluate_writes_what_it_prints(distillctl, tiny_run: Path, tmp_path: Path):
     options = [f"checkpoint={tiny_run}", f"teacher.checkpoint={tiny_run}", "trainer.device=cpu", "trainer.precision=fp32"]
     finished = distillctl("evaluate", *options, "hydra.run.dir=out", cwd=tmp_path)
