@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-quick check bench clean
 
 demo: $(READY)
 	$(BIN)/distillctl train
@@ -11,6 +11,10 @@ demo: $(READY)
 # two workers of one thread each: threads that wait for each other on shared cores cost more than they bring
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# the inner loop, in under a minute: every unit test and a tiny run, without the files that start processes or train again and again
+test-quick: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 check: $(READY)
 	$(BIN)/ruff check .

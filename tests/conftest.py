@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+import hypothesis
 import pytest
 
 # Two threads that spin for small tensors are slower than one beside other work, and data workers are forked from this process.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The same examples every time, and no clock: the machine may be busy. `--hypothesis-profile=default` looks for others.
+hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("fixed")
 
 # A run of seconds on one thread: what is tested is the command line, not the accuracy.
 TINY = (
@@ -21,12 +25,25 @@ TINY = (
 )
 
 
-# Each takes a minute or so. Begun first, they leave the small files to the end, and workers side by side end together.
-SLOW = ("test_ranks.py", "test_resume.py", "test_cached.py", "test_options.py", "test_reuse.py", "test_cli.py", "test_methods_on_ranks.py")
+# They start processes or train again and again. Begun first, they leave the small files to the end, and workers side by side end together.
+SLOW = (
+    *("test_ranks.py", "test_resume.py", "test_options.py", "test_cli.py", "test_bad_input.py", "test_reuse.py", "test_cached.py"),
+    *("test_ensemble_runs.py", "test_finetune.py", "test_methods_on_ranks.py", "test_unlabelled_runs.py", "test_simkd.py", "test_state.py"),
+    *("test_wheel.py", "test_robust_runs.py", "test_checks.py", "test_folding.py", "test_build.py", "test_filling.py", "test_outputs.py"),
+)
+
+
+def pytest_configure() -> None:
+    from processes import store_schemas_once  # it imports torch, which reads the variable above
+
+    store_schemas_once()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
+    for item in items:
+        if item.path.name in SLOW and not item.get_closest_marker("quick"):
+            item.add_marker("slow")
 
 
 class Finished(NamedTuple):
@@ -40,11 +57,11 @@ class Finished(NamedTuple):
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real images and sentences, which a fresh clone does not have."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("DISTILLCTL_TEST_DATA", beside))
-    if not folder.is_dir():
-        pytest.skip(f"no real data: {folder} is not there, and DISTILLCTL_TEST_DATA names no folder")
-    return folder
+    folder = os.environ.get("DISTILLCTL_TEST_DATA")
+    if not folder:
+        pytest.skip("no real data: DISTILLCTL_TEST_DATA names no folder")
+    assert Path(folder).is_dir(), f"DISTILLCTL_TEST_DATA={folder}: no such folder"
+    return Path(folder)
 
 
 def call(*argv: str, cwd: Path, env: dict[str, str] | None = None) -> Finished:

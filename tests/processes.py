@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -33,6 +36,8 @@ PRELOADED = [
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
 TIMES = ("images_per_s", "seconds")
+# A busy machine may take as long as it likes over what takes a second alone: this only ends a test that hangs.
+CEILING_S = 600.0
 # a run of seconds: a few hundred digits, nets of some ten thousand parameters
 SMALL = ["teacher=resnet8", "dataset.subset=300", "trainer.batch_size=32", "trainer.threads=1", "trainer.device=cpu"]
 
@@ -62,7 +67,7 @@ class Attempt:
     def send_to_group(self, number: int) -> None:
         os.killpg(self.pid, number)
 
-    def wait(self, timeout_s: float = 60) -> int:
+    def wait(self, timeout_s: float = CEILING_S) -> int:
         """Its exit code, negative for a signal."""
         self.process.join(timeout_s)
         if self.process.exitcode is None:
@@ -71,12 +76,17 @@ class Attempt:
             raise AssertionError(f"still there after {timeout_s} s: {self.output}")
         return self.process.exitcode
 
-    def until(self, happened, timeout_s: float = 60, pause_s: float = 0.005) -> None:
+    def until(self, happened, pause_s: float = 0.005) -> None:
         """Wait for something to be true, or for the process to end."""
-        deadline = time.monotonic() + timeout_s
-        while not happened() and self.process.is_alive():
-            assert time.monotonic() < deadline, self.output
-            time.sleep(pause_s)
+        until(lambda: happened() or not self.process.is_alive(), lambda: self.output, pause_s)
+
+
+def until(happened, otherwise=lambda: "", pause_s: float = 0.005) -> None:
+    """Wait for something to be true."""
+    deadline = time.monotonic() + CEILING_S
+    while not happened():
+        assert time.monotonic() < deadline, f"not in {CEILING_S:.0f} s: {otherwise()}"
+        time.sleep(pause_s)
 
 
 def be(arguments: tuple[str, ...], log: str, environment: dict[str, str], group: bool, ignoring: tuple[int, ...]) -> None:
@@ -106,7 +116,19 @@ def run(*arguments: str, **more) -> Attempt:
     return attempt
 
 
-def shell(*words: str, timeout_s: float = 120, **more) -> subprocess.CompletedProcess[str]:
+def run_on_two_ranks(*arguments: str, environment: dict[str, str] | None = None) -> list[Attempt]:
+    """Both ranks of a run, to their ends, as torchrun starts them: `trainer.devices=2` would import all of torch twice first."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **(environment or {})}
+    attempts = [Attempt(*arguments, environment={**place, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
+    for attempt in attempts:
+        attempt.code = attempt.wait()
+    return attempts
+
+
+def shell(*words: str, timeout_s: float = CEILING_S, **more) -> subprocess.CompletedProcess[str]:
     """A command as it is typed."""
     return subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, check=False, **more)
 
@@ -116,6 +138,17 @@ def shell(*words: str, timeout_s: float = 120, **more) -> subprocess.CompletedPr
 
 def configured(command: str, folder: Path, *overrides: str):
     """The config of a command; one that goes on where a run is in the folder already."""
+    if command == "train":  # in a working folder that tests share
+        overrides = ("pretrain.reuse=false", *overrides)
+    config = copy.deepcopy(composed(command, overrides))
+    if (folder / "run.json").exists():
+        config.resume = str(folder)
+    return config
+
+
+@cache
+def composed(command: str, overrides: tuple[str, ...]):
+    """A config by its words, once: to compose it takes as long as to train by it."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -124,13 +157,22 @@ def configured(command: str, folder: Path, *overrides: str):
 
     GlobalHydra.instance().clear()
     compose.prepare()
-    if command == "train":  # in a working folder that tests share
-        overrides = ("pretrain.reuse=false", *overrides)
     with initialize_config_dir(str(compose.conf_dir()), version_base="1.3"):
-        config = compose.typed(hydra_compose(command, list(overrides)))
-    if (folder / "run.json").exists():
-        config.resume = str(folder)
-    return config
+        return compose.typed(hydra_compose(command, list(overrides)))
+
+
+def store_schemas_once() -> None:
+    """Hydra is told the same schemas before each command of a process; to build them anew is half of what a composition takes."""
+    from hydra.core.config_store import ConfigStore
+
+    store, known = ConfigStore.store, set()
+
+    def once(self, name: str, node, *more, **named) -> None:
+        if (name, id(node)) not in known:
+            store(self, name, node, *more, **named)
+        known.add((name, id(node)))
+
+    ConfigStore.store = once
 
 
 def step(config, name: str = "pretrain"):

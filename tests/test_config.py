@@ -170,6 +170,7 @@ def valid(draw: st.DrawFn, key: str) -> str:
     return f"{key}={draw(st.floats(low, high, exclude_min=rules.get('above') is not None, allow_subnormal=False))!r}"
 
 
+@pytest.mark.slow
 @examples(20)
 @given(data=st.data(), keys=st.lists(st.sampled_from(FREE), min_size=1, max_size=12, unique=True))
 def test_whatever_is_within_its_ranges_composes(data: st.DataObject, keys: list[str]):
@@ -185,6 +186,7 @@ def broken(draw: st.DrawFn) -> tuple[str, str]:
     return key, draw(st.sampled_from(values + (["2.5"] if kind is int else [])))
 
 
+@pytest.mark.slow
 @examples(30)
 @given(mistake=broken())
 def test_one_broken_value_is_named_with_its_key(mistake: tuple[str, str]):
@@ -220,6 +222,7 @@ def test_a_slip_of_one_letter_is_understood(data: st.DataObject):
         assert key in offered or len(rivals) > 3 or ".args." in typo
 
 
+@pytest.mark.slow
 @examples(20)
 @given(data=st.data())
 def test_a_slip_on_the_command_line_is_understood(data: st.DataObject):
@@ -236,6 +239,7 @@ def test_a_slip_on_the_command_line_is_understood(data: st.DataObject):
 SYNTAX = "=+~[]{}()$:,'\"\\ .@/|*#%&;-_0123456789aeinftlrsu\n\t"
 
 
+@pytest.mark.slow
 @examples(50)
 @given(word=st.text(SYNTAX, max_size=12))
 def test_whatever_word_is_typed_there_is_a_line_for_it(word: str):
@@ -243,6 +247,7 @@ def test_whatever_word_is_typed_there_is_a_line_for_it(word: str):
     assert problem is None or str(problem)
 
 
+@pytest.mark.slow
 @examples(50)
 @given(
     key=st.sampled_from(["seed", "search", "source", "classes", "debug", "student", "hydra.run.dir"]), value=st.text(SYNTAX, max_size=10)

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from conftest import Finished
-from processes import StopAfter, configured
+from processes import CEILING_S, StopAfter, configured
 from safetensors.torch import load_file
 
 from distillctl import compose
@@ -239,24 +239,26 @@ def record(folder: Path) -> Store:
     return Store(folder, "secret", Layout(1, 5), 9, print)
 
 
-def hold(folder: Path, holds) -> None:
+def hold(folder: Path, holds, go_on) -> None:
     """Ask about row 3, slowly, and keep the answer."""
     kept = record(folder)
     with kept.claimed(0, 3):
         holds.set()
-        time.sleep(0.3)
+        go_on.wait()
+        time.sleep(0.1)
         kept.write(0, np.array([3]), np.array([7], np.uint32), kept.layout.encode(torch.ones(1, 1, 5)))
 
 
 def test_who_misses_what_another_asks_for_waits_and_finds_it(tmp_path):
     fork = multiprocessing.get_context("fork")
-    holds = fork.Event()
-    other = fork.Process(target=hold, args=(tmp_path, holds))
+    holds, go_on = fork.Event(), fork.Event()
+    other = fork.Process(target=hold, args=(tmp_path, holds, go_on))
     other.start()
-    assert holds.wait(20)
+    assert holds.wait(CEILING_S)
     mine = record(tmp_path)
     with mine.claimed(0, 4):  # another place is free
         assert not mine.read(0, np.array([3]), np.array([7], np.uint32))[1].any()
+    go_on.set()
     with mine.claimed(0, 3):
         assert mine.read(0, np.array([3]), np.array([7], np.uint32))[1].all()
     other.join()
@@ -265,10 +267,10 @@ def test_who_misses_what_another_asks_for_waits_and_finds_it(tmp_path):
 def test_nobody_waits_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "PATIENCE_S", 0.05)
     fork = multiprocessing.get_context("fork")
-    holds = fork.Event()
-    other = fork.Process(target=hold, args=(tmp_path, holds))
+    holds, go_on = fork.Event(), fork.Event()
+    other = fork.Process(target=hold, args=(tmp_path, holds, go_on))
     other.start()
-    assert holds.wait(20)
+    assert holds.wait(CEILING_S)
     os.kill(other.pid, 19)  # SIGSTOP
     try:
         with record(tmp_path).claimed(0, 3):

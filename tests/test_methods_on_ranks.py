@@ -1,11 +1,11 @@
 """A method on two processes takes the steps that it takes on one."""
 
 import pytest
-from processes import metrics, run
+from processes import metrics, run, run_on_two_ranks
 from test_options import MORE, QUICK
 
 SMOOTH = ["student=resnet8", "distill.epochs=1", "optimizer.lr=0.0005", "schedule=constant", "trainer.log_every=1"]
-# one of each kind: peers, two players, an average that follows; a start of two processes takes its time
+# one of each kind: peers, two players, an average that follows
 METHODS = ("mutual", "critic", "self")
 
 
@@ -25,11 +25,10 @@ def teacher(tmp_path_factory):
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_take_the_steps_of_one(name, teacher, tmp_path):
     given = [f"method={name}", f"teacher.checkpoint={teacher}", *QUICK, *SMOOTH, *MORE.get(f"method/{name}", [])]
-    found = {}
-    for devices in (1, 2):
-        attempt = run("distill", *given, f"trainer.devices={devices}", f"hydra.run.dir={tmp_path / str(devices)}")
-        assert attempt.code == 0, attempt.output
-        found[devices] = [line for line in metrics(tmp_path / str(devices) / "distill") if line["kind"] == "step"]
-    assert len(found[1]) == len(found[2]) >= 4
-    for ours, theirs in zip(found[1], found[2], strict=True):
+    attempts = [run("distill", *given, f"hydra.run.dir={tmp_path / 'one'}")]
+    attempts += run_on_two_ranks("distill", *given, f"hydra.run.dir={tmp_path / 'two'}")
+    assert [attempt.code for attempt in attempts] == [0, 0, 0], [attempt.output for attempt in attempts]
+    one, two = ([line for line in metrics(tmp_path / name / "distill") if line["kind"] == "step"] for name in ("one", "two"))
+    assert len(one) == len(two) >= 4
+    for ours, theirs in zip(one, two, strict=True):
         assert theirs["loss"] == pytest.approx(ours["loss"], rel=2e-4), (ours, theirs)

@@ -13,7 +13,21 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from processes import SMALL, Attempt, StopAfter, checkpoint, configured, differences, metrics, record, run, same_stage, step, steps
+from processes import (
+    CEILING_S,
+    SMALL,
+    Attempt,
+    StopAfter,
+    checkpoint,
+    configured,
+    differences,
+    metrics,
+    record,
+    run,
+    same_stage,
+    step,
+    steps,
+)
 
 from distillctl import state
 from distillctl.loop import PLAIN_STATE, Training
@@ -53,7 +67,7 @@ pytestmark = pytest.mark.usefixtures("logs")
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path, capsys):
-    seed = int(os.environ.get("DISTILLCTL_SOAK_SEED", time.time_ns() % 10**6))
+    seed = int(os.environ.get("DISTILLCTL_SOAK_SEED", "0"))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     began = time.monotonic()
     assert run("train", *EVERYTHING, f"hydra.run.dir={whole}").code == 0
@@ -73,7 +87,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path, 
                 attempt.until(lambda: list(killed.glob("*/.last.pt.*.tmp")), pause_s=0.0005)
             with contextlib.suppress(ProcessLookupError):  # it was faster
                 attempt.send_to_group(signal.SIGKILL)
-        code = attempt.wait(300)
+        code = attempt.wait()
         if code == 0:
             break
         assert code == -signal.SIGKILL, attempt.output
@@ -285,7 +299,7 @@ def test_the_second_ctrl_c_leaves_at_once(tmp_path):
     attempt.send(signal.SIGINT)
     attempt.send(signal.SIGTERM)
     os.kill(attempt.pid, signal.SIGCONT)
-    assert attempt.wait(5) in (130, 143)
+    assert attempt.wait() in (130, 143)
     assert attempt.output.count("once more leaves at once") == 1
 
 
@@ -486,24 +500,24 @@ def test_a_file_that_breaks_while_training_is_named_after_a_save(tmp_path):
 
 def test_a_broken_loss_is_not_waited_for_by_the_workers(tmp_path):
     root = images(tmp_path / "images")
-    began = time.monotonic()
-    attempt = run(*from_files(root, epochs=200), "optimizer.lr=1e30", f"hydra.run.dir={tmp_path / 'run'}")
+    long = f"dataset.timeout_s={10 * CEILING_S:.0f}"
+    attempt = run(*from_files(root, epochs=200), "optimizer.lr=1e30", long, f"hydra.run.dir={tmp_path / 'run'}")
     assert attempt.code == 6, attempt.output
     assert len(attempt.problems) == 1, attempt.output
     assert attempt.problems[0].startswith("error: loss is ")
-    assert time.monotonic() - began < 20
 
 
 def test_a_worker_that_dies_is_one_line_after_a_save(tmp_path):
     root, folder = images(tmp_path / "images"), tmp_path / "run"
     attempt = Attempt(*from_files(root, epochs=200), f"hydra.run.dir={folder}")
     attempt.until(lambda: steps(folder / "pretrain") > 2)
-    deadline = time.monotonic() + 20
-    while attempt.process.is_alive() and time.monotonic() < deadline:  # workers come and go with the epochs
+
+    def kill_a_worker() -> None:  # they come and go with the epochs
         with contextlib.suppress(OSError):
             for worker in Path(f"/proc/{attempt.pid}/task/{attempt.pid}/children").read_text().split()[:1]:
                 os.kill(int(worker), signal.SIGKILL)
-        time.sleep(0.1)
+
+    attempt.until(kill_a_worker, pause_s=0.1)
     assert attempt.wait() == 5, attempt.output
     assert len(attempt.problems) == 1, attempt.output
     assert "a data worker died" in attempt.problems[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from processes import SMALL, Attempt, StopAfter, checkpoint, configured, metrics, record, run, step, steps
+from processes import SMALL, Attempt, StopAfter, checkpoint, configured, metrics, record, run, run_on_two_ranks, step, steps
 
 from distillctl.config import TrainerConfig, value
 from distillctl.errors import Interrupted
@@ -208,9 +208,12 @@ def test_what_was_trained_on_other_threads_in_part_is_not_offered(tmp_path, monk
 
 def test_two_side_by_side_train_once(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    first = Attempt("train", *WORDS, "pretrain.epochs=30", f"hydra.run.dir={one}")
+    first = Attempt("train", *WORDS, "pretrain.epochs=9", f"hydra.run.dir={one}")
     first.until(lambda: (one / "pretrain" / "metrics.jsonl").exists())
-    second = Attempt("train", *WORDS, "pretrain.epochs=30", f"hydra.run.dir={two}")
+    first.send(signal.SIGSTOP)  # it must not be done before the other looks
+    second = Attempt("train", *WORDS, "pretrain.epochs=9", f"hydra.run.dir={two}")
+    second.until(lambda: WAITING in second.output)
+    first.send(signal.SIGCONT)
     assert (first.wait(), second.wait()) == (0, 0), first.output + second.output
     assert second.output.count(WAITING) == 1
     assert AGAIN in second.output
@@ -224,6 +227,7 @@ def test_who_waits_can_be_stopped_and_takes_over_from_who_dies(tmp_path):
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))
     first = Attempt("train", *WORDS, "pretrain.epochs=80", f"hydra.run.dir={one}")
     first.until(lambda: (one / "pretrain" / "metrics.jsonl").exists())
+    first.send(signal.SIGSTOP)
     waiting = [Attempt("train", *WORDS, "pretrain.epochs=80", f"hydra.run.dir={folder}") for folder in (two, three)]
     for attempt in waiting:
         attempt.until(lambda: WAITING in attempt.output)  # noqa: B023
@@ -259,9 +263,8 @@ def test_the_cache_command_counts_and_forgets(before, distillctl, tmp_path):
 
 def test_two_ranks_reuse_together(tmp_path):
     """Rank 0 looks and copies, the other follows."""
-    words = (*WORDS, "trainer.devices=2")
     folders = [tmp_path / name for name in ("one", "two")]
-    attempts = [run("train", *words, f"hydra.run.dir={folder}") for folder in folders]
-    assert [attempt.code for attempt in attempts] == [0, 0], attempts[-1].output
-    assert AGAIN in attempts[1].output
+    attempts = [run_on_two_ranks("train", *WORDS, f"hydra.run.dir={folder}") for folder in folders]
+    assert [attempt.code for both in attempts for attempt in both] == [0] * 4, [attempt.output for both in attempts for attempt in both]
+    assert AGAIN in attempts[1][0].output
     assert weights(folders[0], "distill/student") == weights(folders[1], "distill/student")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from processes import CEILING_S
 
 from distillctl import state
 from distillctl.errors import CheckpointError, Diverged, MachineError
@@ -316,7 +317,7 @@ for at in range(1, 1000):
 
 
 def test_a_kill_at_any_point_of_a_save_leaves_the_last_one_that_returned(tmp_path):
-    subprocess.run([sys.executable, "-c", CRASHING, str(tmp_path)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", CRASHING, str(tmp_path)], check=True, timeout=CEILING_S)
     folders = sorted(tmp_path.iterdir(), key=lambda folder: int(folder.name))
     assert len(folders) == 3 * 12 + 2 * 2 + 1  # six in writing, two for each fsync and rename; the first save has nothing to rotate
     left_behind = 0
@@ -351,7 +352,7 @@ except UserError as error:
 
 def fill(folder: Path, limit: int) -> str:
     found = subprocess.run(
-        [sys.executable, "-c", FILLING, str(folder), str(limit)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", FILLING, str(folder), str(limit)], capture_output=True, text=True, timeout=CEILING_S, check=False
     )
     assert found.returncode == MachineError.exit_code == 5, found.stderr
     assert len(found.stdout.splitlines()) == 1
