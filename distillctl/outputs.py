@@ -19,9 +19,10 @@ from typing import Any
 from distillctl import __version__
 from distillctl.errors import CheckpointError, MachineError
 from distillctl.locks import NAME, lock_file
-from distillctl.state import finite, write_json
+from distillctl.state import NewerFormat, finite, write_json
 
 RUN_FILE = "run.json"
+FORMAT_VERSION = 1  # of run.json
 
 
 class RunFolder:
@@ -91,6 +92,13 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder / RUN_FILE}: cannot be read ({error})") from None
     if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):
         raise CheckpointError(f"{folder / RUN_FILE}: not the record of a run")
+    version, writer = content.get("format_version", FORMAT_VERSION), content.get("versions")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        known = writer.get("distillctl") if isinstance(writer, dict) else None
+        raise NewerFormat(
+            f"{folder / RUN_FILE}: written by distillctl {str(known or '(unknown)')[:40]} in format {str(version)[:20]}, "
+            f"this one reads format {FORMAT_VERSION}; upgrade"
+        )
     return content
 
 
@@ -108,7 +116,7 @@ def record_failure(folder: Path, reason: str, exit_code: int) -> None:
 
 def first_record(command: str, seed: int) -> dict[str, Any]:
     return {
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "command": command,
         "arguments": sys.argv[1:],
         "seed": seed,

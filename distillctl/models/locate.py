@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from distillctl import state
 from distillctl.errors import CheckpointError
 
-# where a role's model lies in a run folder, the most finished first
-STAGES = {
-    "teacher": ("pretrain/teacher", "finetune/student", "distill/student"),
-    "student": ("finetune/student", "distill/student", "alone/student", "pretrain/teacher"),
-    "model": ("finetune/student", "distill/student", "pretrain/teacher", "alone/student"),
-}
+# the rows of runs whose record has no plan: those of the versions before plans were recorded
+BEFORE_PLANS = (
+    {"name": "teacher", "own": False, "file": "pretrain/teacher.safetensors"},
+    {"name": "distilled", "own": True, "file": "distill/student.safetensors"},
+    {"name": "fine-tuned", "own": True, "file": "finetune/student.safetensors"},
+    {"name": "alone", "own": False, "file": "alone/student.safetensors"},
+)
 
 
 def locate(given: str, role: str, key: str) -> Path:
@@ -25,9 +29,32 @@ def locate(given: str, role: str, key: str) -> Path:
     in_stage = sorted(path.glob("*.safetensors"))
     if len(in_stage) == 1:
         return in_stage[0]
-    kind, _, member = role.partition(".members.")
-    for place in (f"pretrain-{member}/teacher", *STAGES[kind]) if member else STAGES[kind]:
-        file = path / f"{place}.safetensors"
-        if file.is_file():
+    for file in candidates(path, role):
+        if file.is_file() and file.resolve().is_relative_to(path.resolve()):  # the record may be anybody's
             return file
+    kind = role.partition(".members.")[0]
     raise CheckpointError(f"{key}={given}: the folder holds no trained {kind}; give a run folder, a stage's folder or a file")
+
+
+def candidates(folder: Path, role: str) -> Iterator[Path]:
+    """The files of a run's folder that a role may mean, the most finished first: as the plan in its record has them."""
+    kind, _, member = role.partition(".members.")
+    rows, final = recorded_rows(folder)
+    own = [row["name"] for row in rows if row["own"]][::-1]
+    own.sort(key=lambda name: name != final)
+    if member:
+        yield folder / f"pretrain-{member}" / "teacher.safetensors"
+    names = {"teacher": ["teacher", *own], "student": [*own, "alone", "teacher"], "model": [*own, "teacher", "alone"]}[kind]
+    files = {row["name"]: row["file"] for row in rows}
+    yield from (folder / files[name] for name in names if files.get(name))
+
+
+def recorded_rows(folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """The rows of a run's table with their files, and the final one. A record that says nothing of it, or nonsense, is as good as none."""
+    try:
+        plan = json.loads((folder / "run.json").read_text())["plan"]
+        rows = [{"name": str(row["name"]), "own": bool(row["own"]), "file": row["file"]} for row in plan["rows"]]
+        assert all(row["file"] is None or isinstance(row["file"], str) for row in rows)
+        return rows, str(plan["final"])
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        return [dict(row) for row in BEFORE_PLANS], "fine-tuned"

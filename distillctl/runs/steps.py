@@ -116,7 +116,9 @@ class Plan:
         return tuple(found)
 
     def file(self, source: Source) -> str | None:
-        """Where in the run's folder a model will lie; None of one that is given, or that is several."""
+        """Where in the run's folder a model will lie; None of one that is given, or that is really several."""
+        if isinstance(source, Several) and len(source.members) == 1:
+            [source] = source.members.values()
         if not isinstance(source, MadeBy):
             return None
         return "/".join(filter(None, (source.step, source.peer, f"{self.step(source.step).role}.safetensors")))

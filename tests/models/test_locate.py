@@ -1,0 +1,84 @@
+"""A run's folder, a stage's folder or a file: which weights are meant."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distillctl.errors import CheckpointError
+from distillctl.models.locate import locate
+
+
+def run(folder: Path, *stages: str, rows: list[dict] | None = None, final: str = "fine-tuned") -> Path:
+    for stage in stages:
+        place = folder / stage
+        place.mkdir(parents=True)
+        role = "teacher" if stage.startswith("pretrain") else "student"
+        (place / f"{role}.safetensors").write_bytes(b"")
+    if rows is not None:
+        (folder / "run.json").write_text(json.dumps({"stages": {}, "plan": {"rows": rows, "final": final}}))
+    return folder
+
+
+def row(name: str, stage: str, own: bool = False) -> dict:
+    return {"name": name, "role": "student", "own": own, "file": f"{stage}/{'teacher' if stage == 'pretrain' else 'student'}.safetensors"}
+
+
+ALL = [row("teacher", "pretrain"), row("distilled", "distill", own=True), row("fine-tuned", "finetune", own=True), row("alone", "alone")]
+STAGES = ("pretrain", "distill", "finetune", "alone")
+
+
+def found(folder: Path, role: str) -> str:
+    return locate(str(folder), role, f"{role}.checkpoint").parent.name
+
+
+@pytest.mark.parametrize("rows", [None, ALL], ids=["before plans", "planned"])
+def test_a_run_s_folder_gives_what_is_most_finished(rows, tmp_path):
+    folder = run(tmp_path, *STAGES, rows=rows)
+    assert [found(folder, role) for role in ("teacher", "student", "model")] == ["pretrain", "finetune", "finetune"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "role", "expected"),
+    [
+        (("pretrain", "distill"), "student", "distill"),
+        (("pretrain", "alone"), "student", "alone"),
+        (("pretrain", "alone"), "model", "pretrain"),
+        (("distill", "alone"), "teacher", "distill"),
+        (("pretrain", "other"), "student", "pretrain"),
+    ],
+)
+def test_a_run_that_is_half_done_gives_what_there_is(stages, role, expected, tmp_path):
+    assert found(run(tmp_path, *stages, rows=ALL), role) == expected
+
+
+def test_the_final_student_goes_first_whichever_that_is(tmp_path):
+    assert found(run(tmp_path, *STAGES, rows=ALL, final="distilled"), "model") == "distill"
+
+
+def test_of_generations_the_last_is_meant(tmp_path):
+    rows = [row("teacher", "pretrain"), row("generation 1", "distill"), row("distilled", "distill-2", own=True)]
+    assert found(run(tmp_path, "pretrain", "distill", "distill-2", rows=rows, final="distilled"), "student") == "distill-2"
+
+
+def test_a_member_is_found_by_its_name(tmp_path):
+    folder = run(tmp_path, "pretrain-a", "pretrain-b", "distill", rows=[row("distilled", "distill", own=True)], final="distilled")
+    assert found(folder, "teacher.members.b") == "pretrain-b"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"plan": 3}', '{"plan": {"rows": [{"name": "x"}], "final": "x"}}', '{"plan": {"rows": 1, "final": 2}}']
+)
+def test_a_record_of_nonsense_is_as_good_as_none(text, tmp_path):
+    folder = run(tmp_path, *STAGES)
+    (folder / "run.json").write_text(text)
+    assert found(folder, "model") == "finetune"
+
+
+def test_a_record_cannot_lead_out_of_its_folder(tmp_path):
+    run(tmp_path / "elsewhere", "distill")
+    rows = [{"name": "distilled", "role": "student", "own": True, "file": "../elsewhere/distill/student.safetensors"}]
+    (tmp_path / "run").mkdir()
+    folder = run(tmp_path / "run", rows=rows, final="distilled")
+    with pytest.raises(CheckpointError, match="holds no trained student"):
+        locate(str(folder), "student", "student.checkpoint")
