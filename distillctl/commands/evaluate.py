@@ -12,9 +12,11 @@ from rich import box
 from rich.table import Table
 
 from distillctl import runtime, state
-from distillctl.config import ENSEMBLE, AugmentConfig, EvaluateConfig, ImageSetConfig, ModelConfig
+from distillctl.config import DATA_KINDS, ENSEMBLE, DatasetConfig, EvaluateConfig, ModelConfig
 from distillctl.data.loader import Place
 from distillctl.errors import CheckpointError, ConfigError
+from distillctl.inputs import from_record
+from distillctl.inputs.image import Images
 from distillctl.interruption import StopRequest
 from distillctl.metrics import cost, quality, robustness
 from distillctl.metrics.answers import answers
@@ -25,6 +27,7 @@ from distillctl.runs import bundle
 from distillctl.runs.teachers import check_is_trained, members_of, ready_to_answer
 
 CLASSES_SHOWN = 20
+HOW_READ = ("workers", "timeout_s", "max_pixels")  # of a data set: what this command says, whatever the record does
 
 
 def run(config: EvaluateConfig, folder: Path | None) -> float | None:
@@ -34,7 +37,6 @@ def run(config: EvaluateConfig, folder: Path | None) -> float | None:
 
 
 def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
-    assert isinstance(config.dataset, ImageSetConfig)
     model = with_checkpoint(config.model, config.checkpoint)
     if config.teacher.name == ENSEMBLE:
         for key, member in members_of(config.teacher).items():
@@ -53,6 +55,8 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
                 f"split={config.split}: these images have no labels; to measure agreement set teacher.checkpoint=<run folder>"
             )
         attacked = config.attack.name != "none"
+        if attacked and inputs.kind != Images.kind:
+            raise ConfigError(f"attack={config.attack.name} changes images a little, and the data set has {inputs.noun}; leave attack out")
         if attacked and not split.labelled:
             raise ConfigError(f"attack={config.attack.name}: the images of split={config.split} have no labels to attack; leave attack out")
         batches = found.plain_batches(split, at_most=config.trainer.batch_size)
@@ -66,7 +70,7 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
         if attacked:
             measured |= robustness.measure(obtained.classifier, batches, config.attack, seed=0, runtime=machine)
         classes = quality.per_class(logits, targets, data.classes) if split.labelled else []
-        show(console, obtained, f"{data.name} {config.split}, {len(targets):,} images", measured, classes)
+        show(console, obtained, f"{data.name} {config.split}, {len(targets):,} {inputs.noun}", measured, classes)
         if machine.is_main and folder is not None:
             report: dict[str, Any] = {
                 "checkpoint": str(obtained.weights),
@@ -108,30 +112,30 @@ def recorded_classes(model: ModelConfig) -> list[str] | None:
     return list(record.classes) if record is not None else None
 
 
-def dataset_of(named: ImageSetConfig, checkpoint: str, model: ModelConfig) -> ImageSetConfig:
+def dataset_of(named: DatasetConfig, checkpoint: str, model: ModelConfig) -> DatasetConfig:
     """The data set that is named, or the one that the checkpoint's record names."""
     if named.name != "recorded":
         return named
     _, record = source_of(model, "model")
     if record is None or record.dataset is None:
         raise ConfigError(f"checkpoint={checkpoint}: no record beside it says which data set it is for; pass dataset=<name>")
-    found = replace(dataset_from(record.dataset), workers=named.workers, timeout_s=named.timeout_s)
-    return replace(found, max_pixels=named.max_pixels)
+    schema = DATA_KINDS[from_record(record).kind]
+    kept = {entry.name for entry in fields(schema)} & {entry.name for entry in fields(named)} & set(HOW_READ)
+    return replace(dataset_from(record.dataset, schema), **{name: getattr(named, name) for name in kept})
 
 
-def dataset_from(recorded: Mapping[str, Any]) -> ImageSetConfig:
+def dataset_from(recorded: Mapping[str, Any], schema: type[DatasetConfig]) -> DatasetConfig:
     """A recorded data set as config: known keys alone, since a record may come from anywhere."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    known = {entry.name for entry in fields(ImageSetConfig)} - {"augment"}
+    known = {entry.name for entry in fields(schema)} - {"augment"}
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(ImageSetConfig), {key: value for key, value in recorded.items() if key in known})
+        merged = OmegaConf.merge(OmegaConf.structured(schema), {key: value for key, value in recorded.items() if key in known})
         found = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(f"the recorded data set cannot be used ({str(error).splitlines()[0]}); pass dataset=<name>") from None
-    assert isinstance(found, ImageSetConfig)
-    found.augment = AugmentConfig()
+    assert isinstance(found, schema)
     return found
 
 

@@ -25,13 +25,14 @@ from distillctl.types import Inputs
 class Contract(ABC):
     """What models of a data set see and name. A frozen value; a kind is a class of it in `inputs.KINDS`.
 
-    noun: what people call samples. suffixes: of files of one sample each, for `predict` on a folder; empty where there are none.
+    noun, rate: what people call samples, and how many of them a second. suffixes: of files of one sample each, for `predict` on a folder; empty where there are none.
     """
 
     classes: tuple[str, ...]
 
     kind: ClassVar[str]
     noun: ClassVar[str] = "samples"
+    rate: ClassVar[str] = "samples/s"
     suffixes: ClassVar[tuple[str, ...]] = ()
 
     @classmethod

@@ -38,6 +38,7 @@ class Images(Contract):
 
     kind: ClassVar[str] = "images"
     noun: ClassVar[str] = "images"
+    rate: ClassVar[str] = "img/s"
     suffixes: ClassVar[tuple[str, ...]] = files.SUFFIXES
 
     @classmethod

@@ -32,13 +32,15 @@ class Console:
     def table(self, table: Table) -> None:
         self.rich.print(table)
 
-    def start_stage(self, name: str, what: str, epochs: int, batches_per_epoch: int, done: int, unit: str = "epoch") -> None:
-        """Announce a stage; `done` batches of it were taken before, by the run that this one resumes. `unit` is what epochs are called."""
+    def start_stage(
+        self, name: str, what: str, epochs: int, batches_per_epoch: int, done: int, unit: str = "epoch", rate: str = "img/s"
+    ) -> None:
+        """Announce a stage; `done` batches of it were taken before, by the run that this one resumes. `unit` is what epochs are called, `rate` samples a second."""
         if self.live:
             self.rich.print(Rule(Text.assemble((name, "bold"), f"  {what}"), align="left", style="dim"))
         else:
             self.say(f"{name}: {what}")
-        self.name, self.epochs, self.batches_per_epoch = name, epochs, batches_per_epoch
+        self.name, self.epochs, self.batches_per_epoch, self.rate = name, epochs, batches_per_epoch, rate
         self.started, self.done_before = time.monotonic(), done
         if self.live:
             self.progress = Progress(
@@ -64,15 +66,13 @@ class Console:
             self.task,
             completed=report.epoch * self.batches_per_epoch + report.batch,
             epoch=f"{report.epoch + 1}/{self.epochs}",
-            parts=f"{report.images_per_s:,.0f} img/s  {parts}",
+            parts=f"{report.images_per_s:,.0f} {self.rate}  {parts}",
         )
 
     def epoch(self, epoch: int, parts: dict[str, float], score: str, images_per_s: float, best: bool) -> None:
         """One line for an epoch that is done."""
         shown = "  ".join(f"{name} {value:.4f}" for name, value in parts.items())
-        text = (
-            f"  epoch {epoch:>3}/{self.epochs}  {shown}  {score}{' *' if best else '  '} {images_per_s:>8,.0f} img/s  eta {self.eta(epoch)}"
-        )
+        text = f"  epoch {epoch:>3}/{self.epochs}  {shown}  {score}{' *' if best else '  '} {images_per_s:>8,.0f} {self.rate}  eta {self.eta(epoch)}"
         if self.live:
             self.rich.print(Text(text, style="" if best else "dim"))
         else:

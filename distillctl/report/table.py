@@ -17,11 +17,15 @@ ALONE, TEACHER = "alone", "teacher"  # rows that others are compared with
 
 @dataclass(frozen=True)
 class Results:
-    """rows: what was measured, a model each. final: the row that the run is about. own: the rows of the run's student on its way."""
+    """rows: what was measured, a model each. final: the row that the run is about. own: the rows of the run's student on its way.
+
+    noun: what the samples are called.
+    """
 
     rows: Sequence[dict[str, Any]]
     final: str
     own: tuple[str, ...] = ()
+    noun: str = "images"
 
     def row(self, name: str) -> dict[str, Any] | None:
         return next((row for row in self.rows if row["model"] == name), None)
@@ -89,7 +93,7 @@ class Results:
         teacher, alone = self.row(TEACHER), self.row(ALONE)
         if final["top1"] is None:
             if final.get("agreement") is not None:
-                found.append(f"these images have no labels: the student answers {final['agreement']:.1%} of them as its teacher does")
+                found.append(f"these {self.noun} have no labels: the student answers {final['agreement']:.1%} of them as its teacher does")
             return found
         if teacher is not None and alone is not None and teacher["top1"] <= alone["top1"]:
             found.append(
@@ -107,7 +111,7 @@ class Results:
         if self.gain is not None:
             error = 100 * (final["top1"] * (1 - final["top1"]) / final["n"]) ** 0.5
             found.append(
-                f"one seed, standard error ±{error:.2f} points on {final['n']:,} images; over seeds: distillctl train -m seed=0,1,2,3,4"
+                f"one seed, standard error ±{error:.2f} points on {final['n']:,} {self.noun}; over seeds: distillctl train -m seed=0,1,2,3,4"
             )
         return found
 

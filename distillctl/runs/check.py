@@ -262,7 +262,7 @@ def check_model(model: ModelConfig, role: str) -> None:
 def check_batches(session: Session, bundle: Bundle) -> None:
     size, count = session.config.trainer.batch_size, len(bundle.data.train)
     if size > count:
-        raise ConfigError(f"trainer.batch_size={size} is more than the {count} training images; lower it")
+        raise ConfigError(f"trainer.batch_size={size} is more than the {count} training {bundle.inputs.noun}; lower it")
     least = size // session.runtime.world // session.config.trainer.accumulate
     if least < 2 and size > 1:
         raise ConfigError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distillctl.config import TrainerConfig
+from distillctl.data.split import Split
 from distillctl.metrics.metric import by_key
 
 BY_TEACHER = ("val_agreement", "val_kl")  # what compares a student with its teacher
@@ -48,9 +49,9 @@ def is_stale(epoch: int, best: Mapping[str, Any] | None, patience: int | None) -
     return best is not None and patience is not None and epoch - best["epoch"] >= patience
 
 
-def in_words(ranked: Ranking | None, trainer: TrainerConfig, step: str, count: int, labelled: bool) -> str:
-    """How the epoch that ships is chosen, where the `count` validation samples have no labels to choose it by; else nothing."""
-    if trainer.select == "last" or labelled:
+def in_words(ranked: Ranking | None, trainer: TrainerConfig, step: str, val: Split, noun: str) -> str:
+    """How the epoch that ships is chosen, where the validation samples have no labels to choose it by; else nothing."""
+    if trainer.select == "last" or val.labelled:
         return ""
     how = "the last epoch ships" if ranked is None else "the best epoch is chosen by agreement with the teacher"
-    return f"{step}: {how}, as the {count:,} validation images have no labels"
+    return f"{step}: {how}, as the {len(val):,} validation {noun} have no labels"

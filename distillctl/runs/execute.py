@@ -51,7 +51,7 @@ def conclude(session: Session, plan: Plan, made: dict[str, Path]) -> float:
     """Measure on the test split, print the table, close the run."""
     bundle = session.bundle(plan.test)
     rows = measure(session, plan, bundle, made)
-    results = table.Results(rows, plan.final, tuple(row.name for row in plan.rows if row.own))
+    results = table.Results(rows, plan.final, tuple(row.name for row in plan.rows if row.own), bundle.inputs.noun)
     if session.run is not None:
         show(session, results, bundle.data)
         session.run.finish(results.summary(session.config.seed))
@@ -60,7 +60,8 @@ def conclude(session: Session, plan: Plan, made: dict[str, Path]) -> float:
 
 
 def show(session: Session, results: table.Results, data: Any) -> None:
-    held_out = "test, {:,} images" if data.test.labelled else "held out, {:,} images without labels"
-    session.console.table(results.table(f"{data.name} {held_out.format(len(data.test))}"))
+    count = f"{len(data.test):,} {results.noun}"
+    held_out = f"test, {count}" if data.test.labelled else f"held out, {count} without labels"
+    session.console.table(results.table(f"{data.name} {held_out}"))
     for line in results.remarks():
         session.console.say(line)

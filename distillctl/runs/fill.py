@@ -48,6 +48,7 @@ class Work:
     batches: TrainLoader
     views: int
     dtypes: tuple[torch.dtype, ...]  # of the inputs that views have
+    noun: str  # of the samples
 
     @property
     def rows(self) -> int:
@@ -132,7 +133,7 @@ def prepared(session: Session) -> Work:
         session.console.say(keeping.room_of_features(found.layout, len(bundle.data.train), views))
     batches = bundle.train_batches(step.seed)
     parts = parts_of(session, bundle, teacher, batches, found.layout)
-    return Work(session, teacher, found.like, found.layout, parts, batches, views, dtypes_of(bundle.few(1).inputs))
+    return Work(session, teacher, found.like, found.layout, parts, batches, views, dtypes_of(bundle.few(1).inputs), bundle.inputs.noun)
 
 
 def looked_through(work: Work) -> Lack:
@@ -174,7 +175,7 @@ def measured(work: Work, store: Store, numbers: list[list[int]]) -> tuple[float,
 def described(work: Work, lack: Lack) -> str:
     """What is there and what is lacking, in one line."""
     missing, needed, one = sum(lack.missing), work.views * work.rows, record_bytes(work.layout)
-    count = f"{work.views} view{'s' * (work.views > 1)} x {work.rows:,} images"
+    count = f"{work.views} view{'s' * (work.views > 1)} x {work.rows:,} {work.noun}"
     place = f"{in_bytes(needed * one)} in {folder_of(work.root, work.parts)}, where {in_bytes(free_bytes(work))} are free"
     line = f"cache: {count}, {place}; {needed - missing:,} answers are there and {missing:,} to be asked for"
     if not missing:

@@ -69,7 +69,7 @@ def kept(session: Session, bundle: Bundle, step: Step, teacher: Frozen, batches:
     parts = parts_of(session, bundle, teacher, batches, found.layout)
     if found.layout.features and not strict:
         session.console.say(room_of_features(found.layout, rows, min(epochs, batches.views or epochs)))
-    store, lacking = opened(session, epochs, batches, found.layout, parts)
+    store, lacking = opened(session, bundle, epochs, batches, found.layout, parts)
     dtypes = dtypes_of(bundle.few(1).inputs)
     return Cached(teacher, found.layout, store, batches.split.index, strict, found.like, lacking, dtypes)
 
@@ -111,7 +111,7 @@ def obstacle(method: Mapping[str, Any] | None, lost: Sequence[str], features: st
 
 
 def features_read(bundle: Bundle, teacher: Frozen, taps: Sequence[str]) -> dict[str, Tensor]:
-    """What a teacher answers besides logits, [2, ...] each, to two training images: names, order and shapes are those of any answer.
+    """What a teacher answers besides logits, [2, ...] each, to two training samples: names, order and shapes are those of any answer.
 
     Empty, and nothing is asked, where no tap is read.
     """
@@ -179,7 +179,9 @@ def root_of(folder: str | None) -> Path:
     return Path(folder or os.environ.get("DISTILLCTL_CACHE") or "outputs/.cache")
 
 
-def opened(session: Session, epochs: int, batches: TrainLoader, layout: Layout, parts: dict[str, Any]) -> tuple[Store | None, int]:
+def opened(
+    session: Session, bundle: Bundle, epochs: int, batches: TrainLoader, layout: Layout, parts: dict[str, Any]
+) -> tuple[Store | None, int]:
     """The store, looked at and announced, and how many answers it lacks. None where there is no place for one and none was demanded."""
     config: CacheConfig = session.config.teacher.cache
     root, warn = root_of(config.dir), session.console.warn
@@ -194,7 +196,7 @@ def opened(session: Session, epochs: int, batches: TrainLoader, layout: Layout, 
         first_on_main(session.runtime, lambda: check_complete(store, root, parts, batches, epochs))
         session.console.say(f"teacher: all answers are read from {store.folder}")
         return store, 0
-    lacking = first_on_main(session.runtime, lambda: announce(session, store, batches, epochs, config.mode == "fill"))
+    lacking = first_on_main(session.runtime, lambda: announce(session, bundle, store, batches, epochs, config.mode == "fill"))
     return store, lacking or 0
 
 
@@ -210,7 +212,7 @@ def on_all_ranks(session: Session, make: Callable[[], Store]) -> Store | Machine
     return result
 
 
-def announce(session: Session, store: Store, batches: TrainLoader, epochs: int, demanded: bool) -> int:
+def announce(session: Session, bundle: Bundle, store: Store, batches: TrainLoader, epochs: int, demanded: bool) -> int:
     """How many answers the stage will need, keep and find, and the room they take; returns how many are lacking.
 
     Raises MachineError where a demanded cache has no room.
@@ -225,7 +227,7 @@ def announce(session: Session, store: Store, batches: TrainLoader, epochs: int, 
             raise MachineError(f"{problem}; {MORE_ROOM}")
         session.console.warn(f"{problem}; what does not fit is asked for again")
     session.console.say(
-        f"teacher: its answers to {views} view{'s' * (views > 1)} x {store.rows:,} images are kept, {in_bytes(views * store.view_bytes)} in {store.folder}; "
+        f"teacher: its answers to {views} view{'s' * (views > 1)} x {store.rows:,} {bundle.inputs.noun} are kept, {in_bytes(views * store.view_bytes)} in {store.folder}; "
         f"{there:,} are there and {lacking:,} to be asked for, where every step would ask for {asked_live(batches, epochs):,}"
     )
     return lacking
@@ -274,7 +276,7 @@ class Stopwatch:
 
     def __init__(self, batches: Iterable[Batch], device: torch.device):
         self.batches, self.device = batches, device
-        self.seconds: list[tuple[float, int]] = []  # and images
+        self.seconds: list[tuple[float, int]] = []  # and samples
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.batches:
@@ -287,8 +289,8 @@ class Stopwatch:
     @property
     def seconds_per_image(self) -> float:
         """The first batch warms up, and counts only where it is alone."""
-        seconds, images = zip(*(self.seconds[1:] or self.seconds), strict=True)
-        return sum(seconds) / sum(images)
+        seconds, samples = zip(*(self.seconds[1:] or self.seconds), strict=True)
+        return sum(seconds) / sum(samples)
 
 
 def time_saved(teacher: Frozen, batches: TrainLoader, epochs: int, seconds_per_image: float) -> str:

@@ -49,6 +49,7 @@ class Stage:
     def __init__(self, session: Session, assembly: Assembly, folder: Path):
         self.session, self.machine, self.folder = session, session.runtime, folder
         self.assembly, self.step, self.data = assembly, assembly.step, assembly.bundle.data
+        self.inputs = assembly.bundle.inputs
         self.training = assembly.training
         self.shadow = copy.deepcopy(self.training.method.averaged()) if self.training.ema else None
         self.log = outputs.MetricsLog(folder / "metrics.jsonl")
@@ -63,11 +64,13 @@ class Stage:
         plan, teacher, say = assembly.plan(session.config.trainer), assembly.teacher, session.console.say
         if teacher is not None:
             self.measure_teacher(teacher)
-        chosen = choose.in_words(self.ranking, session.config.trainer, self.step.name, len(self.data.val), self.data.val.labelled)
+        chosen = choose.in_words(self.ranking, session.config.trainer, self.step.name, self.data.val, self.inputs.noun)
         before = fingerprint(teacher.model) if teacher is not None else None
         for line in filter(None, (chosen, assembly.part.summary)):
             say(line)
-        session.console.start_stage(self.step.name, self.describe(), plan.epochs, plan.batches_per_epoch, training.step)
+        session.console.start_stage(
+            self.step.name, self.describe(), plan.epochs, plan.batches_per_epoch, training.step, rate=self.inputs.rate
+        )
         if not self.finished():
             fit(
                 training,
@@ -91,9 +94,11 @@ class Stage:
 
     def describe(self) -> str:
         nets = [pupil.net for pupil in self.assembly.pupils.values()]
-        named = " and ".join(net.name + (f" ({net.stem} stem)" if net.source != "cifar" else "") for net in nets)
+        named = " and ".join(net.name + (f" ({net.stem} stem)" if net.source != "cifar" and self.inputs.size else "") for net in nets)
         guided = " by its teacher" if self.assembly.teacher is not None else ""
-        return f"{named}{guided}, {len(self.data.train):,} images, {precision_name(self.machine.precision)} on {self.machine.name}"
+        return (
+            f"{named}{guided}, {len(self.data.train):,} {self.inputs.noun}, {precision_name(self.machine.precision)} on {self.machine.name}"
+        )
 
     def measure_teacher(self, teacher: Frozen) -> None:
         """The teacher's answers to the validation samples through the student's own pipeline, before step 1."""
@@ -106,7 +111,7 @@ class Stage:
         if not self.data.val.labelled:
             return
         accuracy, chance = top_k_accuracy(self.teacher_val, targets, 1), 1 / len(self.data.classes)
-        console.say(f"teacher: top-1 {accuracy:.2%} on {len(targets)} validation images")
+        console.say(f"teacher: top-1 {accuracy:.2%} on {len(targets)} validation {self.inputs.noun}")
         if accuracy < 2 * chance:
             console.warn(f"the teacher is near chance ({chance:.2%}): are its classes and its preprocessing those of this data set?")
 
