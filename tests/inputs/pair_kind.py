@@ -33,6 +33,7 @@ class PairsConfig(DatasetConfig):
 class Pairs(Contract):
     kind: ClassVar[str] = "pairs"
     noun: ClassVar[str] = "pairs"
+    rate: ClassVar[str] = "pairs/s"
     suffixes: ClassVar[tuple[str, ...]] = (".json",)
 
     @classmethod
