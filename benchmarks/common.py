@@ -21,7 +21,7 @@ from distillctl.data.image.augment import Augment
 from distillctl.data.image.loader import ImageLoader, ReadOptions
 from distillctl.data.loader import Place
 from distillctl.data.split import Split, whole
-from distillctl.loop import Plan, Training, fit
+from distillctl.loop import FitSettings, Training, fit
 from distillctl.losses.logits import CrossEntropy, SoftTargets
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.distill import Distill
@@ -110,7 +110,7 @@ def run(training: Training, batches: ImageLoader, epochs: int, machine: runtime.
     fit(
         training,
         batches,
-        Plan(epochs, batches.batches_per_epoch, batches.batch_size, seed, Cosine()),
+        FitSettings(epochs, batches.batches_per_epoch, batches.batch_size, seed, Cosine()),
         machine,
         after_step=lambda report: None,
         after_epoch=lambda *_: go_on,

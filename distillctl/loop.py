@@ -87,8 +87,8 @@ class Ema:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a stage is to do."""
+class FitSettings:
+    """How long and by what rule `fit` trains, and how often it tells and saves."""
 
     epochs: int
     batches_per_epoch: int
@@ -116,7 +116,7 @@ class Report:
 def fit(
     training: Training,
     batches: Callable[[int, int], Iterable[Batch]],
-    plan: Plan,
+    settings: FitSettings,
     runtime: Runtime,
     *,
     after_step: Callable[[Report], None],
@@ -124,31 +124,31 @@ def fit(
     save: Callable[[Training], None],
     asked_to_stop: Callable[[], bool],
 ) -> None:
-    """Train until `plan.epochs` are done or `after_epoch`, which is given the epoch's mean loss parts, says False.
+    """Train until `settings.epochs` are done or `after_epoch`, which is given the epoch's mean loss parts, says False.
 
     `batches(epoch, first)` gives this rank's part of each batch of an epoch from batch `first` on, as a function of
-    nothing else. `save` is called after each epoch, every `plan.save_every_s`, and before leaving when
+    nothing else. `save` is called after each epoch, every `settings.save_every_s`, and before leaving when
     `asked_to_stop` or when no batch can be had. Raises Diverged before the step that would spoil the weights; on a GPU, where looking costs a
     sync, at the next log step at the latest, and always before anything is saved.
     """
     module = runtime.wrap(training.method)
-    watch = Watch(training, plan, runtime)
-    while training.epoch < plan.epochs:
+    watch = Watch(training, settings, runtime)
+    while training.epoch < settings.epochs:
         for batch in saving_on_failure(batches(training.epoch, training.batch), training, save, watch, runtime):
-            torch.manual_seed(seed_of(plan.seed, "dropout", training.step, runtime.rank))
-            progress = training.epoch + training.batch / plan.batches_per_epoch
-            factor = plan.schedule(progress, plan.epochs)
-            training.method.at(progress, plan.epochs)
+            torch.manual_seed(seed_of(settings.seed, "dropout", training.step, runtime.rank))
+            progress = training.epoch + training.batch / settings.batches_per_epoch
+            factor = settings.schedule(progress, settings.epochs)
+            training.method.at(progress, settings.epochs)
             for player in training.optimizers:
-                parts = backward(module, player, batch, training, plan, runtime)
+                parts = backward(module, player, batch, training, settings, runtime)
                 watch.look(parts)
-                descend(player, training, factor, plan)
+                descend(player, training, factor, settings)
             training.method.after_step()
             if training.ema:
                 training.ema.update(training.method.averaged())
-            training.batch, training.step, training.samples = training.batch + 1, training.step + 1, training.samples + plan.batch_size
-            last = training.batch == plan.batches_per_epoch
-            if last or training.step % plan.log_every == 0 or training.step == 1:
+            training.batch, training.step, training.samples = training.batch + 1, training.step + 1, training.samples + settings.batch_size
+            last = training.batch == settings.batches_per_epoch
+            if last or training.step % settings.log_every == 0 or training.step == 1:
                 after_step(watch.report(factor))
             wish = watch.wish(asked_to_stop())
             if wish != GO_ON and not last:
@@ -179,16 +179,18 @@ def saving_on_failure(
         raise
 
 
-def backward(module: nn.Module, player: str, batch: Batch, training: Training, plan: Plan, runtime: Runtime) -> dict[str, Tensor]:
+def backward(
+    module: nn.Module, player: str, batch: Batch, training: Training, settings: FitSettings, runtime: Runtime
+) -> dict[str, Tensor]:
     """Leave the whole batch's mean gradient behind, piece by piece; returns the loss parts, weighted alike.
 
     A piece weighs what it holds of the whole batch, so the pieces may differ in size; DDP divides by the ranks.
     """
     training.optimizers[player].zero_grad(set_to_none=True)
     parts: dict[str, Tensor] = {}
-    pieces = cut(batch, plan.accumulate)
+    pieces = cut(batch, settings.accumulate)
     for number, piece in enumerate(pieces):
-        share = len(piece.index) * runtime.world / plan.batch_size
+        share = len(piece.index) * runtime.world / settings.batch_size
         unsynced = runtime.world > 1 and number < len(pieces) - 1
         with module.no_sync() if unsynced else nullcontext():  # type: ignore[operator]
             with runtime.autocast():
@@ -203,18 +205,19 @@ def cut(batch: Batch, pieces: int) -> list[Batch]:
     """A batch as `pieces` smaller ones, equal up to one sample."""
     if pieces == 1:
         return [batch]
-    columns = types.pieces(batch.inputs, pieces), batch.targets.tensor_split(pieces), batch.index.tensor_split(pieces)
-    return [Batch(inputs, targets, index, batch.view) for inputs, targets, index in zip(*columns, strict=True) if len(index)]
+    answers = [None] * pieces if batch.answers is None else types.pieces(batch.answers, pieces)
+    columns = types.pieces(batch.inputs, pieces), batch.targets.tensor_split(pieces), batch.index.tensor_split(pieces), answers
+    return [Batch(inputs, targets, index, batch.view, kept) for inputs, targets, index, kept in zip(*columns, strict=True) if len(index)]  # type: ignore[arg-type]
 
 
-def descend(player: str, training: Training, factor: float, plan: Plan) -> None:
+def descend(player: str, training: Training, factor: float, settings: FitSettings) -> None:
     """One optimizer step at the scheduled learning rate, on clipped gradients."""
     optimizer = training.optimizers[player]
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
-    if plan.clip_norm is not None:
+    if settings.clip_norm is not None:
         training.scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(training.method.trainable(player), plan.clip_norm)
+        nn.utils.clip_grad_norm_(training.method.trainable(player), settings.clip_norm)
     training.scaler.step(optimizer)
     training.scaler.update()
 
@@ -225,9 +228,9 @@ GO_ON, SAVE, STOP = 0, 1, 2
 class Watch:
     """Looks at losses and clock without making the device wait: on a GPU only at log steps."""
 
-    def __init__(self, training: Training, plan: Plan, runtime: Runtime):
-        self.training, self.plan, self.runtime = training, plan, runtime
-        self.every = 1 if runtime.device.type == "cpu" else plan.log_every
+    def __init__(self, training: Training, settings: FitSettings, runtime: Runtime):
+        self.training, self.settings, self.runtime = training, settings, runtime
+        self.every = 1 if runtime.device.type == "cpu" else settings.log_every
         self.pending: list[tuple[int, int, list[str], Tensor]] = []
         self.logged_step = training.step  # by this process: the rate is its own
         self.since = self.last_save = time.monotonic()
@@ -263,7 +266,7 @@ class Watch:
             step=training.step,
             parts={name: value / (training.step - training.logged_step) for name, value in training.sums.items()},
             lr=optimizer.param_groups[0]["initial_lr"] * factor,
-            images_per_s=(training.step - self.logged_step) * self.plan.batch_size / max(now - self.since, 1e-9),
+            images_per_s=(training.step - self.logged_step) * self.settings.batch_size / max(now - self.since, 1e-9),
         )
         training.sums, training.logged_step = {}, training.step
         self.logged_step, self.since = training.step, now
@@ -271,9 +274,9 @@ class Watch:
 
     def wish(self, asked_to_stop: bool) -> int:
         """What all ranks do next: the most urgent wish of any of them, asked only where asking is cheap."""
-        if self.runtime.world > 1 and self.every > 1 and self.training.step % self.plan.log_every:
+        if self.runtime.world > 1 and self.every > 1 and self.training.step % self.settings.log_every:
             return GO_ON
-        due = self.runtime.is_main and time.monotonic() - self.last_save > self.plan.save_every_s
+        due = self.runtime.is_main and time.monotonic() - self.last_save > self.settings.save_every_s
         return self.runtime.highest(STOP if asked_to_stop else SAVE if due else GO_ON)
 
     def saved(self) -> None:

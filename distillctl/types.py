@@ -18,12 +18,15 @@ class Batch(NamedTuple):
     targets: int64 [B], or float [B, K] where samples are mixed
     index:   int64 [B], names each sample within its data set
     view:    which augmentation of the samples this is: equal (index, view) means equal inputs
+    answers: what was kept of a teacher's answers to these inputs, read ahead of the step: logits [B, M, K] of M teachers, and features
+             by name; None where the teacher is asked
     """
 
     inputs: Inputs
     targets: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     view: int
+    answers: dict[str, Tensor] | None = None
 
 
 class Output(NamedTuple):

@@ -25,6 +25,7 @@ from distillctl.data.image.loader import ImageLoader, ReadOptions
 from distillctl.data.loader import Place
 from distillctl.data.split import Split
 from distillctl.errors import UserError
+from distillctl.metrics import stopwatch
 from distillctl.runs import fill, keeping
 from distillctl.runs.execute import execute
 from distillctl.runs.plan import plan
@@ -335,10 +336,10 @@ def test_a_teacher_that_the_run_trains_itself_is_nobody_elses():
 
 def test_the_time_of_the_first_batch_counts_only_where_it_is_alone(monkeypatch):
     clock = iter([0.0, 10.0, 20.0, 21.0, 30.0, 33.0])
-    monkeypatch.setattr(keeping.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(stopwatch.time, "monotonic", lambda: next(clock))
     batch = SimpleNamespace(index=range(4))
-    timed = keeping.Stopwatch([batch, batch, batch], torch.device("cpu"))
+    timed = stopwatch.Stopwatch([batch, batch, batch], torch.device("cpu"))
     assert list(timed) == [batch] * 3
-    assert timed.seconds_per_image == 4.0 / 8
+    assert timed.seconds_per_sample == 4.0 / 8
     timed.seconds = timed.seconds[:1]
-    assert timed.seconds_per_image == 2.5
+    assert timed.seconds_per_sample == 2.5

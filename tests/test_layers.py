@@ -13,7 +13,7 @@ LAYERS = (
     ("averages", "draws", "locks", "modes", "rank", "types", "config", "build", "schedules", "optimizers", "state", "interruption"),
     ("data", "inputs", "losses", "models", "teachers", "batchnorm"),
     ("methods",),
-    ("runtime", "loop", "metrics", "outputs", "ranks"),
+    ("feed", "runtime", "loop", "metrics", "outputs", "ranks"),
     ("compose", "report", "runs"),
     ("commands",),
     ("cli", "__main__"),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distillctl.errors import Diverged
-from distillctl.loop import Ema, Plan, Training, Watch, backward, cut, fit
+from distillctl.loop import Ema, FitSettings, Training, Watch, backward, cut, fit
 from distillctl.losses.logits import CrossEntropy
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.distill import Distill, Method
@@ -50,11 +50,11 @@ def training(of: Method | None = None, lr: float = 0.1, ema: float = 0.0, scaler
     return Training(of, optimizers, scaler or CPU.scaler(), Ema(of.student, ema) if ema else None)
 
 
-def plan(epochs=2, batches=5, schedule=FLAT, **more) -> Plan:
-    return Plan(epochs, batches, batch_size=10, seed=3, schedule=schedule, **more)
+def plan(epochs=2, batches=5, schedule=FLAT, **more) -> FitSettings:
+    return FitSettings(epochs, batches, batch_size=10, seed=3, schedule=schedule, **more)
 
 
-def run(state: Training, what: Plan, runtime=CPU, batches=None, after_step=None, save=None, stop=None) -> Training:
+def run(state: Training, what: FitSettings, runtime=CPU, batches=None, after_step=None, save=None, stop=None) -> Training:
     def after_epoch(state: Training, parts: dict[str, float]) -> bool:
         state.history.append({"epoch": state.epoch, **parts})
         return True

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from distillctl.build import build, find_class
-from distillctl.config import Distils, Finetunes, TeacherConfig
+from distillctl.config import Distils, Finetunes, TeacherConfig, TrainerConfig
 from distillctl.data.loader import TrainLoader
 from distillctl.draws import seed_of
 from distillctl.errors import ConfigError
-from distillctl.loop import Ema, Plan, Training
+from distillctl.feed import AHEAD, Feed
+from distillctl.loop import Ema, FitSettings, Training
 from distillctl.losses.weighted import WeightedSum, build_loss
 from distillctl.methods.attack import Pgd
 from distillctl.methods.distill import Distill
@@ -30,6 +31,7 @@ from distillctl.runs.plan import Given, Step
 from distillctl.runs.session import Session
 from distillctl.runs.teachers import make_teacher
 from distillctl.schedules import Schedule
+from distillctl.teachers.cached import Cached
 from distillctl.teachers.frozen import Frozen
 from distillctl.types import Batch, Output
 
@@ -49,9 +51,15 @@ class Assembly:
     training: Training
     schedule: Schedule
 
-    def plan(self, trainer: Any) -> Plan:
+    def feed(self) -> Feed:
+        """The batches, with kept answers. A GPU is fed ahead; workers that read files are ahead by themselves."""
+        recall = self.teacher.recall if isinstance(self.teacher, Cached) else None
+        ahead = AHEAD if self.batches.place.device.type == "cuda" and self.batches.memory is not None else 0
+        return Feed(self.batches, recall, ahead)
+
+    def settings(self, trainer: TrainerConfig) -> FitSettings:
         """What `fit` is to do."""
-        return Plan(
+        return FitSettings(
             epochs=self.step.budget.epochs,
             batches_per_epoch=self.batches.batches_per_epoch,
             batch_size=trainer.batch_size,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from distillctl.build import find_class
@@ -31,7 +29,7 @@ from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.frozen import Frozen
 from distillctl.teachers.records import Layout, layout_for
 from distillctl.teachers.store import SPARE, WAY_OUT, Store, folder_of, nearest, open_store, record_bytes
-from distillctl.types import Batch, dtypes_of
+from distillctl.types import dtypes_of
 
 MAPS = (*(f"stage{number + 1}" for number in range(STAGES)), "last")  # short names of what is a map, or tokens, in any net
 MORE_ROOM = "free some space, set teacher.cache.dir, or keep fewer: dataset.views or teacher.cache.top_k"
@@ -271,32 +269,10 @@ def check_complete(store: Store, root: Path, parts: dict[str, Any], batches: Tra
         )
 
 
-class Stopwatch:
-    """Batches, and how long each was worked on by who iterates over them."""
-
-    def __init__(self, batches: Iterable[Batch], device: torch.device):
-        self.batches, self.device = batches, device
-        self.seconds: list[tuple[float, int]] = []  # and samples
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in self.batches:
-            begun = time.monotonic()
-            yield batch
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            self.seconds.append((time.monotonic() - begun, len(batch.index)))
-
-    @property
-    def seconds_per_image(self) -> float:
-        """The first batch warms up, and counts only where it is alone."""
-        seconds, samples = zip(*(self.seconds[1:] or self.seconds), strict=True)
-        return sum(seconds) / sum(samples)
-
-
-def time_saved(teacher: Frozen, batches: TrainLoader, epochs: int, seconds_per_image: float) -> str:
+def time_saved(teacher: Frozen, batches: TrainLoader, epochs: int, seconds_per_sample: float) -> str:
     """What is left of the teacher's time in a step, in words; empty where nothing is kept here."""
     if not isinstance(teacher, Cached) or teacher.store is None or teacher.strict:
         return ""
     counts = teacher.lacking, asked_live(batches, epochs)
-    kept, live = (in_time(count * seconds_per_image / batches.place.world) for count in counts)
+    kept, live = (in_time(count * seconds_per_sample / batches.place.world) for count in counts)
     return f"teacher: about {kept} for the answers to be asked for, where every step would take {live}"

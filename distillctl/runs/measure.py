@@ -13,11 +13,13 @@ from distillctl.config import Distils, Finetunes, Pretrains
 from distillctl.metrics import cost, quality, robustness
 from distillctl.metrics.answers import answers
 from distillctl.metrics.metric import VALIDATION
+from distillctl.metrics.stopwatch import Stopwatch
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.choose import Ranking
 from distillctl.runs.session import Session
 from distillctl.runs.steps import Plan
 from distillctl.runs.teachers import ready_to_answer
+from distillctl.teachers.frozen import Frozen
 from distillctl.types import Inputs
 
 
@@ -38,6 +40,20 @@ def validation(logits: Tensor, targets: Tensor | None, teacher: Tensor | None, r
     wanted = {"top1", "nll", "agreement", *(() if targets is not None else ("kl",))}
     wanted |= {key.removeprefix(VALIDATION) for key in (ranking.keys if ranking else ())}
     return {VALIDATION + key: measure() for key, measure in measures.items() if key in wanted}
+
+
+def examined(session: Session, bundle: Bundle, teacher: Frozen) -> tuple[Tensor, float]:
+    """A teacher's logits [N, K] for the validation samples, through the student's own pipeline, and the seconds that one takes. Says what it is worth."""
+    batches = Stopwatch(bundle.plain_batches(bundle.data.val, teacher.micro_batch), session.runtime.device)
+    logits, targets = answers(teacher.model, batches, session.runtime)
+    if bundle.data.val.labelled:
+        accuracy, chance = quality.top_k_accuracy(logits, targets, 1), 1 / len(bundle.data.classes)
+        session.console.say(f"teacher: top-1 {accuracy:.2%} on {len(targets)} validation {bundle.inputs.noun}")
+        if accuracy < 2 * chance:
+            session.console.warn(
+                f"the teacher is near chance ({chance:.2%}): are its classes and its preprocessing those of this data set?"
+            )
+    return logits, batches.seconds_per_sample
 
 
 def measure(session: Session, plan: Plan, bundle: Bundle, made: dict[str, Path]) -> list[dict[str, Any]]:

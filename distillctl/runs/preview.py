@@ -107,7 +107,7 @@ def seconds_a_step(session: Session, todo: Plan, step: Step) -> float:
     fit(
         assembly.training,
         assembly.batches,
-        assembly.plan(config.trainer),
+        assembly.settings(config.trainer),
         session.runtime,
         after_step=lambda report: None,
         after_epoch=lambda training, parts: False,

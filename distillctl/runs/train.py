@@ -14,17 +14,15 @@ from distillctl import outputs
 from distillctl.errors import CheckpointError
 from distillctl.loop import Report, Training, fit
 from distillctl.metrics.answers import answers
-from distillctl.metrics.quality import top_k_accuracy
+from distillctl.report import terms
 from distillctl.runs import checkpoints, choose, keeping
 from distillctl.runs.assemble import Assembly, assemble
-from distillctl.runs.measure import validation
+from distillctl.runs.measure import examined, validation
 from distillctl.runs.plan import Step
 from distillctl.runs.session import Session
 from distillctl.runs.ship import ship_step
 from distillctl.runtime import precision_name
 from distillctl.teachers.frozen import Frozen, fingerprint
-
-TERM_TOO_SMALL = 0.01  # of the total: such a term teaches nothing, and most often its weight is a mistake
 
 
 def train(session: Session, step: Step) -> Path:
@@ -61,7 +59,7 @@ class Stage:
     def run(self) -> None:
         session, assembly, training = self.session, self.assembly, self.training
         checkpoints.take_up(session, assembly, self.folder, self.log)
-        plan, teacher, say = assembly.plan(session.config.trainer), assembly.teacher, session.console.say
+        settings, teacher, say = assembly.settings(session.config.trainer), assembly.teacher, session.console.say
         if teacher is not None:
             self.measure_teacher(teacher)
         chosen = choose.in_words(self.ranking, session.config.trainer, self.step.name, self.data.val, self.inputs.noun)
@@ -69,13 +67,13 @@ class Stage:
         for line in filter(None, (chosen, assembly.part.summary)):
             say(line)
         session.console.start_stage(
-            self.step.name, self.describe(), plan.epochs, plan.batches_per_epoch, training.step, rate=self.inputs.rate
+            self.step.name, self.describe(), settings.epochs, settings.batches_per_epoch, training.step, rate=self.inputs.rate
         )
         if not self.finished():
             fit(
                 training,
-                assembly.batches,
-                plan,
+                assembly.feed(),
+                settings,
                 self.machine,
                 after_step=self.after_step,
                 after_epoch=self.after_epoch,
@@ -101,43 +99,21 @@ class Stage:
         )
 
     def measure_teacher(self, teacher: Frozen) -> None:
-        """The teacher's answers to the validation samples through the student's own pipeline, before step 1."""
-        console, batches = self.session.console, self.assembly.bundle.plain_batches(self.data.val, teacher.micro_batch)
-        timed = keeping.Stopwatch(batches, self.machine.device)
-        self.teacher_val, targets = answers(teacher.model, timed, self.machine)
-        epochs = self.step.budget.epochs
-        if not self.training.step and (line := keeping.time_saved(teacher, self.assembly.batches, epochs, timed.seconds_per_image)):
-            console.say(line)
-        if not self.data.val.labelled:
-            return
-        accuracy, chance = top_k_accuracy(self.teacher_val, targets, 1), 1 / len(self.data.classes)
-        console.say(f"teacher: top-1 {accuracy:.2%} on {len(targets)} validation {self.inputs.noun}")
-        if accuracy < 2 * chance:
-            console.warn(f"the teacher is near chance ({chance:.2%}): are its classes and its preprocessing those of this data set?")
+        """Its answers to the validation samples through the student's own pipeline, before step 1."""
+        step, batches = self.step, self.assembly.batches
+        self.teacher_val, seconds = examined(self.session, self.assembly.bundle, teacher)
+        if not self.training.step and (line := keeping.time_saved(teacher, batches, step.budget.epochs, seconds)):
+            self.session.console.say(line)
 
     def after_step(self, report: Report) -> None:
         self.session.console.step(report)
-        own = self.of_student(report.parts)
+        own = terms.of_student(report.parts, self.training.method.players)
         if self.session.run is not None:
             values = {"loss": sum(own.values()), **report.parts, "lr": report.lr, "images_per_s": report.images_per_s}
             self.log.write({"kind": "step", "epoch": report.epoch + 1, "step": report.step, **values})
             self.session.tracker.log(self.step.name, report.step, values)
         if report.step == 1 and len(report.parts) > 1:
-            self.say_sizes_of_terms(own)
-
-    def of_student(self, parts: Mapping[str, float]) -> dict[str, float]:
-        """The parts of the loss without those that other players minimise, which begin with their names."""
-        others = [player for player in self.training.method.players if player != "student"]
-        return {name: value for name, value in parts.items() if name.partition(".")[0] not in others}
-
-    def say_sizes_of_terms(self, parts: Mapping[str, float]) -> None:
-        total, console = sum(parts.values()) or 1.0, self.session.console
-        shown = ", ".join(f"{name} {value:.4f} ({value / total:.0%})" for name, value in parts.items())
-        console.say(f"  loss terms at step 1: {shown}")
-        for term in self.session.config.loss:
-            found = [value for name, value in parts.items() if name.rpartition(".")[2] == term]
-            if found and max(found) < TERM_TOO_SMALL * total:
-                console.warn(f"loss.{term} is under {TERM_TOO_SMALL:.0%} of the total at step 1; is loss.{term}.weight meant so?")
+            terms.say_sizes(own, self.session.config.loss, self.session.console)
 
     def after_epoch(self, training: Training, parts: Mapping[str, float]) -> bool:
         """Measure on the validation split, remember the best, log; False ends the step early."""

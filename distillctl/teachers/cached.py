@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 
 import numpy as np
@@ -52,19 +53,43 @@ class Cached(Frozen):
         self.rows[index.cpu().numpy()] = np.arange(len(index))
         self.orders = {name: memory_order(feature) for name, feature in like.items()}
         self.asked = self.read = 0
+        self.turn = threading.RLock()  # a feed may look up the next batch meanwhile
         self.dtypes = dtypes
         self.lacking = lacking  # answers of those that will be read, as far as this process was told, before any was asked for
 
     def __call__(self, batch: Batch) -> Output:
         if batch.view < 0 or dtypes_of(batch.inputs) != self.dtypes:  # not a view of the training split
             return self.teacher(batch)
-        payloads = self.payloads(batch) if self.store is not None else self.ask(batch, np.arange(len(batch.index)))
-        device, kept = batch.targets.device, self.layout.decode_features(payloads)
-        features = {name: lying(kept[name].to(device), order) for name, order in self.orders.items()}
-        return self.output(self.layout.decode(payloads).to(device), features, batch.targets)
+        if batch.answers is None:
+            payloads = self.payloads(batch) if self.store is not None else self.ask(batch, np.arange(len(batch.index)))
+            batch = batch._replace(answers=self.decoded(payloads, batch.targets.device))
+        assert batch.answers is not None
+        features = {name: lying(batch.answers[name], order) for name, order in self.orders.items()}
+        return self.output(batch.answers[LOGITS], features, batch.targets)
+
+    def recall(self, batch: Batch) -> Batch:
+        """The batch with what is kept of the answers to it, where all of it is there. Asks nothing."""
+        if self.store is None or batch.view < 0 or self.asked < self.lacking:  # while some are lacking, steps look for themselves
+            return batch
+        with self.turn:
+            rows = self.rows[batch.index.cpu().numpy()]
+            found, there = self.store.read(batch.view, rows, input_marks(batch.inputs))
+        if not there.all():
+            return batch
+        self.read += len(rows)
+        return batch._replace(answers=self.decoded(found, batch.targets.device))
+
+    def decoded(self, payloads: Words, device: torch.device) -> dict[str, Tensor]:
+        """What records hold, on the device: logits [B, M, K], and features by name."""
+        kept = {LOGITS: self.layout.decode(payloads), **self.layout.decode_features(payloads)}
+        return {name: value.to(device) for name, value in kept.items()}
 
     def payloads(self, batch: Batch) -> Words:
         """uint32 [B, W]"""
+        with self.turn:
+            return self.found_or_asked(batch)
+
+    def found_or_asked(self, batch: Batch) -> Words:
         assert self.store is not None
         rows, marks = self.rows[batch.index.cpu().numpy()], input_marks(batch.inputs)
         found, there = self.store.read(batch.view, rows, marks)

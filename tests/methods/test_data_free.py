@@ -9,7 +9,7 @@ from torch import nn
 
 from distillctl.errors import ConfigError
 from distillctl.inputs.image import Images
-from distillctl.loop import Plan, Training, fit
+from distillctl.loop import FitSettings, Training, fit
 from distillctl.losses.logits import CrossEntropy, SoftTargets
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.data_free import DataFree, imbalance, one_hotness, statistics_gap
@@ -229,7 +229,7 @@ def test_a_teacher_comes_out_as_it_went_in_and_the_student_comes_closer():
     fit(
         Training(made.train(), optimizers, runtime.scaler()),
         lambda epoch, first: (batch()._replace(view=number) for number in range(first, 40)),
-        Plan(1, 40, 8, 0, Constant()),
+        FitSettings(1, 40, 8, 0, Constant()),
         runtime,
         after_step=lambda report: None,
         after_epoch=lambda training, parts: True,

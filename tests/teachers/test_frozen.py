@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distillctl.loop import Plan, Training, fit
+from distillctl.loop import FitSettings, Training, fit
 from distillctl.losses.logits import CrossEntropy, SoftTargets
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.distill import Distill
@@ -48,7 +48,7 @@ def distilled(guide: Frozen, steps: int = 5) -> Training:
     fit(
         training,
         lambda epoch, first: (batch(number) for number in range(first, steps)),
-        Plan(1, steps, 8, 0, Constant()),
+        FitSettings(1, steps, 8, 0, Constant()),
         runtime,
         after_step=lambda report: None,
         after_epoch=lambda training, parts: True,
