@@ -79,7 +79,7 @@ def contents(cache: Cache) -> tuple[str, ...]:
     """Teacher, data, views, share of records filled, form; of another version, or damaged, nothing can be said."""
     store = cache.store(lambda problem: None)
     if store is None or cache.parts is None:
-        return "?", "?", str(len(cache.views)), "-", "another version, or damaged"
+        return "?", "?", str(len(cache.views)), "-", f"of distillctl {cache.writer}" if cache.writer else "another version, or damaged"
     views, parts = cache.views, cache.parts
     filled = sum(int(store.begun(view).sum()) for view in views) / max(1, len(views) * store.rows)
     kept = ", ".join([parts["dtype"], *([] if parts["top_k"] is None else [f"top {parts['top_k']}"]), *parts["features"]])
@@ -93,7 +93,8 @@ def verify(found: list[Cache], console: Console) -> None:
     for cache in found:
         store = cache.store(console.warn)
         if store is None:
-            console.warn(f"{cache.folder}: of another version of distillctl, or cache.json is damaged; nothing reads it")
+            writer = f"written by distillctl {cache.writer} in another format" if cache.writer else "of another version of distillctl"
+            console.warn(f"{cache.folder}: {writer}, or cache.json is damaged; nothing reads it")
             continue
         whole = damaged = 0
         for view in cache.views:

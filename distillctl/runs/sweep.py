@@ -78,6 +78,7 @@ def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
     from hydra import compose as hydra_compose
 
     from distillctl.runs.check import Problems, check_components, check_weights, given_models
+    from distillctl.runs.plan import plan
 
     found: dict[str, str] = {}
     models: set[str] = set()
@@ -87,6 +88,8 @@ def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
             config = compose.typed(hydra_compose(command, list(overrides)))
             if isinstance(config, FitConfig):
                 check_components(config, problems)
+                if not problems.found:
+                    plan(config)
                 used = repr(given_models(config))
                 if used not in models:  # large files are read, so once is enough
                     check_weights(config, problems)

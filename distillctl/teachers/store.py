@@ -217,6 +217,15 @@ class Cache:
     parts: dict[str, Any] | None
 
     @property
+    def writer(self) -> str:
+        """The version of distillctl that wrote it, as far as its file tells; anybody may have written that."""
+        try:
+            version = json.loads((self.folder / ABOUT).read_text())["parts"]["versions"]["distillctl"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+        return version[:40] if isinstance(version, str) and version.isprintable() else ""
+
+    @property
     def views(self) -> list[int]:
         return sorted(int(file.stem.removeprefix("view-")) for file in self.folder.glob("view-[0-9]*.bin"))
 
@@ -274,12 +283,18 @@ def nearest(root: Path, parts: Parts) -> list[str]:
     found: list[list[str]] = []
     for cache in caches(root):
         if cache.parts is not None:
-            names = sorted({*cache.parts, *parts})
-            theirs = {name: cache.parts.get(name) for name in names}
-            found.append(
-                [f"{name} ({short(theirs[name])}, here {short(parts.get(name))})" for name in names if theirs[name] != parts.get(name)]
-            )
+            found.append(list(differences(cache.parts, parts)))
     return min(found, key=len, default=[])
+
+
+def differences(theirs: Parts, ours: Parts, prefix: str = "") -> Iterator[str]:
+    """Part by part, and within those that both have: `versions.torch (2.14, here 2.15)`."""
+    for name in sorted({*theirs, *ours}):
+        one, other = theirs.get(name), ours.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping) and one and other:
+            yield from differences(one, other, f"{prefix}{name}.")
+        elif one != other:
+            yield f"{prefix}{name} ({short(one)}, here {short(other)})"
 
 
 def short(value: Any) -> str:
