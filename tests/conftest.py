@@ -1,6 +1,7 @@
 """What tests share."""
 
 import contextlib
+import gc
 import io
 import os
 import sys
@@ -44,6 +45,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name in SLOW and not item.get_closest_marker("quick"):
             item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is there by now stays; to look through it again and again is a tenth of what tests that compose configs take
 
 
 class Finished(NamedTuple):
