@@ -98,7 +98,7 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
     from distillctl import compose
 
     compose.prepare()
-    overrides = compose.opened(overrides)
+    overrides = compose.with_members(overrides)
     plan = PLAN in flags
     flags = [flag for flag in flags if flag != PLAN]
     try:

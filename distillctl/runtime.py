@@ -117,7 +117,7 @@ class Runtime:
 
 
 @contextlib.contextmanager
-def joined(config: TrainerConfig) -> Iterator[Runtime]:
+def open_runtime(config: TrainerConfig) -> Iterator[Runtime]:
     """This process's runtime, within the process group that the environment describes (RANK, WORLD_SIZE, ...)."""
     here = Rank.here()
     world, rank = here.world, here.number

@@ -279,8 +279,8 @@ def test_terms_that_need_no_labels_never_look_at_them(path):
 
 def test_without_targets_only_closeness_is_measured():
     logits = torch.eye(6)
-    assert quality.measure(logits, None) == {"top1": None}
-    assert quality.measure(logits, None, logits) == {"top1": None, "agreement": 1.0, "kl": 0.0}
+    assert quality.all_measures(logits, None) == {"top1": None}
+    assert quality.all_measures(logits, None, logits) == {"top1": None, "agreement": 1.0, "kl": 0.0}
 
 
 def test_a_table_without_accuracy_has_no_gain_and_no_standard_error():

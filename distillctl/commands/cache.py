@@ -28,8 +28,8 @@ def run(config: CachesConfig, folder: Path | None) -> None:
         key = "all=true" if config.all else f"older_than_days={config.older_than_days:g}"
         raise ConfigError(f"{key} works with action=prune only, and action={config.action}")
     if config.action in ("plan", "fill"):
-        fill.check(config)
-        ranks.launch(fill.work, config, folder)
+        fill.check_can_fill(config)
+        ranks.launch(fill.fill_rank, config, folder)
         return
     console, root = Console(), root_of(config.dir)
     found = list(caches(root))

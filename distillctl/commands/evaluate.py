@@ -41,7 +41,7 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
     if config.teacher.name == ENSEMBLE:
         for key, member in members_of(config.teacher).items():
             check_is_trained(config, key, member)
-    with StopRequest(), runtime.joined(config.trainer) as machine:
+    with StopRequest(), runtime.open_runtime(config.trainer) as machine:
         console = Console(silent=not machine.is_main)
         place = Place(machine.device, machine.rank, machine.world)
         found = bundle.load(dataset_of(config.dataset, config.checkpoint, model), config.trainer.batch_size, place, recorded_classes(model))
@@ -66,11 +66,11 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
             teacher_logits, _ = answers(guide.to(machine.device), batches, machine)
         obtained = obtain(model, inputs, "model", seed=0)
         logits, targets = answers(obtained.classifier.to(machine.device), batches, machine)
-        measured = {"n": len(targets), **quality.measure(logits, targets if split.labelled else None, teacher_logits)}
+        measured = {"n": len(targets), **quality.all_measures(logits, targets if split.labelled else None, teacher_logits)}
         if attacked:
-            measured |= robustness.measure(obtained.classifier, batches, config.attack, seed=0, runtime=machine)
+            measured |= robustness.robust_accuracy(obtained.classifier, batches, config.attack, seed=0, runtime=machine)
         classes = quality.per_class(logits, targets, data.classes) if split.labelled else []
-        show(console, obtained, f"{data.name} {config.split}, {len(targets):,} {inputs.noun}", measured, classes)
+        print_report(console, obtained, f"{data.name} {config.split}, {len(targets):,} {inputs.noun}", measured, classes)
         if machine.is_main and folder is not None:
             report: dict[str, Any] = {
                 "checkpoint": str(obtained.weights),
@@ -139,7 +139,7 @@ def dataset_from(recorded: Mapping[str, Any], schema: type[DatasetConfig]) -> Da
     return found
 
 
-def show(console: Console, obtained: Obtained, title: str, measured: dict[str, Any], classes: list[Any]) -> None:
+def print_report(console: Console, obtained: Obtained, title: str, measured: dict[str, Any], classes: list[Any]) -> None:
     console.table(Results([{"model": "model", "architecture": obtained.net.name, **measured}], final="model").table(title))
     if measured.get("kl") is not None:
         console.say(f"KL to the teacher: {measured['kl']:.4f} nats")

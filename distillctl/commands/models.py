@@ -40,12 +40,12 @@ def list_models(config: ModelsConfig, console: Console) -> None:
     if len(found) > config.limit:
         console.say(f"for more: limit={len(found)}; to narrow: search=<part of a name, or a pattern with *>")
     if config.search is None:
-        console.say(f"these are the usual ones, of {len(catalogue.names())} that work: search=<part of a name>")
+        console.say(f"these are the usual ones, of {len(catalogue.model_names())} that work: search=<part of a name>")
 
 
 def matching(config: ModelsConfig) -> dict[str, str]:
     """Name and source of what is asked for, the nets of the CIFAR benchmark first."""
-    everything = catalogue.names(None if config.source == "auto" else config.source)
+    everything = catalogue.model_names(None if config.source == "auto" else config.source)
     if config.search is None:
         return {name: everything[name] for name in catalogue.FEATURED if name in everything} or everything
     found = {name: source for name, source in everything.items() if fits(name, config.search)}

@@ -42,7 +42,7 @@ def predict(config: PredictConfig) -> None:
         )
     inputs = from_record(record)
     files = list(expand(config.inputs, inputs))
-    with runtime.joined(config.trainer) as machine:
+    with runtime.open_runtime(config.trainer) as machine:
         classes = record.classes
         classifier = obtain(model, inputs, "model", seed=0).classifier.to(machine.device).eval()
         found = []
@@ -55,7 +55,7 @@ def predict(config: PredictConfig) -> None:
             for path, values, positions in zip(chunk, best.values.tolist(), best.indices.tolist(), strict=True):
                 answers = [{"class": classes[p], "p": v} for p, v in zip(positions, values, strict=True)]
                 found.append({inputs.noun.removesuffix("s"): str(path), "answers": answers})
-    show(found, config.format)
+    print_answers(found, config.format)
 
 
 def expand(given: list[str], inputs: Contract) -> Iterator[Path]:
@@ -75,7 +75,7 @@ def expand(given: list[str], inputs: Contract) -> Iterator[Path]:
             raise DataError(f"inputs={name}: no such file")
 
 
-def show(found: list[dict[str, Any]], form: str) -> None:
+def print_answers(found: list[dict[str, Any]], form: str) -> None:
     if form == "jsonl":
         for item in found:
             print(json.dumps(item))

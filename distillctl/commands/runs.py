@@ -16,7 +16,7 @@ from distillctl.runs.session import session
 def run(config: FitConfig, folder: Path | None) -> float | None:
     """Top-1 of the final model on the test split."""
     check_settings(config)
-    return ranks.launch(work, config, folder)
+    return ranks.launch(train_rank, config, folder)
 
 
 def show_plan(config: FitConfig) -> None:
@@ -26,7 +26,7 @@ def show_plan(config: FitConfig) -> None:
         preview(running)
 
 
-def work(config: FitConfig, folder: Path | None) -> float:
+def train_rank(config: FitConfig, folder: Path | None) -> float:
     """One process's part."""
     with StopRequest() as stop, session(config, folder, stop) as running:
         return execute(running)

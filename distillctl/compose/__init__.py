@@ -7,4 +7,4 @@ from distillctl.compose.sharing import shared
 from distillctl.compose.sources import ROLES, ModelNames, prepare
 from distillctl.compose.suggest import suggestion, unknown_key
 from distillctl.compose.typed import typed
-from distillctl.compose.words import opened, typed_words
+from distillctl.compose.words import typed_words, with_members

@@ -21,7 +21,7 @@ def typed(composed: DictConfig) -> Any:
     assert isinstance(content, dict)
     missing = [f"{key} is not set: pass {key}={EXAMPLES.get(key, '...')}" for key in sorted(OmegaConf.missing_keys(composed))]
     strangers = [  # a `+key=value` passes OmegaConf
-        f"+{key}={OmegaConf.select(composed, key)}: unknown key; {suggestion(key, config.names(composed))}"
+        f"+{key}={OmegaConf.select(composed, key)}: unknown key; {suggestion(key, config.key_names(composed))}"
         for key in config.strangers({str(key): value for key, value in content.items()}, composed)
     ]
     if missing or strangers:
@@ -47,7 +47,7 @@ def read_members(teacher: config.TeacherConfig) -> list[str]:
         elif not isinstance(node, dict):
             problems.append(f"{key}={given}: expected a model, as in {key}=resnet20 or {key}.checkpoint=<run folder or file>")
         elif unknown := config.strangers(node, config.MemberConfig):
-            known = [f"{key}.{entry}" for entry in config.names(config.MemberConfig)]
+            known = [f"{key}.{entry}" for entry in config.key_names(config.MemberConfig)]
             problems += [f"{key}.{entry}={node[entry]}: unknown key; {suggestion(f'{key}.{entry}', known)}" for entry in unknown]
         else:
             schema = OmegaConf.create({"teacher": {"members": {name: OmegaConf.structured(config.MemberConfig)}}})

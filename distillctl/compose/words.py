@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 
-def opened(overrides: list[str]) -> list[str]:
+def with_members(overrides: list[str]) -> list[str]:
     """Members of an ensemble need no plus: `teacher.members.c.name=vgg8`, for short `teacher.members.c=vgg8`, changes one or adds it."""
     found = []
     for word in overrides:

@@ -34,14 +34,14 @@ def branch_of(schema: Any, name: str) -> Any:
     return found if is_dataclass(found) else None
 
 
-def names(schema: Any, prefix: str = "") -> list[str]:
+def key_names(schema: Any, prefix: str = "") -> list[str]:
     """Full names of all keys of a schema, branches included."""
     found = []
     for name in entries(schema):
         found.append(prefix + name)
         branch = branch_of(schema, name)
         if branch is not None:
-            found += names(branch, f"{prefix}{name}.")
+            found += key_names(branch, f"{prefix}{name}.")
     return found
 
 
@@ -108,7 +108,7 @@ def decides(schema: Any, key: str) -> str:
 
 def keys_that_decide(schema: Any, *words: str) -> tuple[str, ...]:
     """The keys of values and components of a schema that decide one of these."""
-    return tuple(key for key in names(schema) if not holds_keys(schema, key) and decides(schema, key) in words)
+    return tuple(key for key in key_names(schema) if not holds_keys(schema, key) and decides(schema, key) in words)
 
 
 def holds_keys(schema: Any, key: str) -> bool:
@@ -123,7 +123,7 @@ def said_about(schema: Any, key: str) -> set[str]:
     said = path(schema, key)
     if said is None:
         return {DECISIONS[0]}
-    return {*said, *(path(schema, name)[-1] for name in names(schema) if name.startswith(f"{key}."))}  # type: ignore[index]
+    return {*said, *(path(schema, name)[-1] for name in key_names(schema) if name.startswith(f"{key}."))}  # type: ignore[index]
 
 
 def values_that_decide(config: Any, *words: str) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def kl_to_teacher(student_logits: Tensor, teacher_logits: Tensor) -> float:
     return _per_sample(divergence, student_logits, teacher_logits).mean().item()
 
 
-def measure(logits: Tensor, targets: Tensor | None, teacher_logits: Tensor | None = None) -> dict[str, float | None]:
+def all_measures(logits: Tensor, targets: Tensor | None, teacher_logits: Tensor | None = None) -> dict[str, float | None]:
     """All of it in one dict: top1, top5 (only of more than 5 classes), nll, ece, macro_f1, and with a teacher agreement and kl.
 
     Of images without labels (`targets` is None) top1 is None, and only what compares with the teacher is measured.

@@ -18,7 +18,7 @@ from distillctl.runtime import Runtime
 from distillctl.types import Batch
 
 
-def measure(model: nn.Module, batches: Iterable[Batch], config: AttackConfig, seed: int, runtime: Runtime) -> dict[str, Any]:
+def robust_accuracy(model: nn.Module, batches: Iterable[Batch], config: AttackConfig, seed: int, runtime: Runtime) -> dict[str, Any]:
     """`robust_top1`, the accuracy under `config.eval_steps` steps against the labels, and the attack that it was measured by.
 
     An upper bound of what a stronger attack would leave.

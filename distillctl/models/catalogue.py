@@ -61,7 +61,7 @@ FEATURED = (
 )
 
 
-def names(source: str | None = None) -> dict[str, str]:
+def model_names(source: str | None = None) -> dict[str, str]:
     """name -> source. A name that two libraries have belongs to the one that is looked through first."""
     if source is not None:
         return dict.fromkeys(_names_of(source), source)

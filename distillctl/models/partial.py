@@ -37,7 +37,7 @@ def select(classifier: Adapter, example: Example, budget: StageConfig, seed: int
     if not isinstance(budget, FinetuneStageConfig) or trains_all_alike(budget):
         return Part()
     net = classifier.net
-    check(net, example, budget, name)
+    check_trainable(net, example, budget, name)
     depths = Depths(net, example)
     fixed = {parameter for parameter in net.parameters() if not parameter.requires_grad}  # by the net itself
     layers = adaptable(net, example) if budget.train == "lora" else []
@@ -61,7 +61,7 @@ def trains_all_alike(budget: FinetuneStageConfig) -> bool:
     return budget.train == "all" and budget.layer_decay == 1
 
 
-def check(net: nn.Module, example: Example, budget: FinetuneStageConfig, name: str) -> None:
+def check_trainable(net: nn.Module, example: Example, budget: FinetuneStageConfig, name: str) -> None:
     """Find before any training what would make `select` fail; `net` may lie on the meta device. Raises ConfigError."""
     if trains_all_alike(budget):
         return

@@ -129,7 +129,7 @@ def check_part(plan: Plan, step: Step, inputs: Contract) -> None:
         assert not isinstance(step.model, Several), step.name
         config = plan.base(step.model)
         net = planned(config, source_of(config, step.role)[1], inputs, step.role)
-        partial.check(net.module, inputs.seen_by(net).net_example, budget, net.name)
+        partial.check_trainable(net.module, inputs.seen_by(net).net_example, budget, net.name)
 
 
 def check_net(node: Mapping[str, Any], net: NetToCome, inputs: Contract) -> None:
@@ -154,7 +154,7 @@ def check_components(config: Any, problems: Problems) -> None:
     """Everything that is built from a `_target_`."""
     problems.attempt(lambda: build_loss(config.loss))
     problems.attempt(lambda: build_loss(labels_only(config.loss)))
-    problems.attempt(lambda: unlabelled.check(config))
+    problems.attempt(lambda: unlabelled.check_without_labels(config))
     problems.attempt(lambda: make_optimizer(config.optimizer, [torch.nn.Parameter(torch.zeros(1))], 1.0))
     problems.attempt(lambda: build(config.schedule, Schedule, "schedule"))  # type: ignore[type-abstract]
     problems.attempt(lambda: check_selection(config))
@@ -164,7 +164,7 @@ def check_components(config: Any, problems: Problems) -> None:
         problems.attempt(lambda: rehearse(config))
         problems.attempt(lambda: check_head_learns(config))
         problems.attempt(lambda: check_somebody_teaches(config))
-        problems.attempt(lambda: keeping.check(config))
+        problems.attempt(lambda: keeping.check_can_keep(config))
 
 
 def check_selection(config: Any) -> None:

@@ -22,7 +22,7 @@ from distillctl.report.console import in_bytes, in_time
 from distillctl.runs import keeping
 from distillctl.runs.assemble import teacher_of
 from distillctl.runs.check import check_batches, check_settings
-from distillctl.runs.keys import parts_of
+from distillctl.runs.keys import deciding_parts
 from distillctl.runs.plan import plan
 from distillctl.runs.session import Session, first_on_main, session
 from distillctl.runtime import precision_name
@@ -80,7 +80,7 @@ class Lack:
         return self.seconds_per_batch * sum(map(len, self.numbers))
 
 
-def check(config: CachesConfig) -> None:
+def check_can_fill(config: CachesConfig) -> None:
     """All that can be found without data. Raises ConfigError."""
     if views_of(config) is None:
         raise ConfigError(f"action={config.action}: it is not said how many views; set dataset.views=N as the runs that read them will")
@@ -101,7 +101,7 @@ def views_of(config: CachesConfig) -> int | None:
     return config.views or config.dataset.views
 
 
-def work(config: CachesConfig, folder: Path | None) -> None:
+def fill_rank(config: CachesConfig, folder: Path | None) -> None:
     """Says what it will cost, and with action=fill does it; one process's part."""
     with StopRequest() as stop, session(config, None, stop) as running:
         wanted = prepared(running)
@@ -132,7 +132,7 @@ def prepared(session: Session) -> Work:
     if found.layout.features:
         session.console.say(keeping.room_of_features(found.layout, len(bundle.data.train), views))
     batches = bundle.train_batches(step.seed)
-    parts = parts_of(session, bundle, teacher, batches, found.layout)
+    parts = deciding_parts(session, bundle, teacher, batches, found.layout)
     return Work(session, teacher, found.like, found.layout, parts, batches, views, dtypes_of(bundle.few(1).inputs), bundle.inputs.noun)
 
 

@@ -21,7 +21,7 @@ from distillctl.methods.method import Method
 from distillctl.models.taps import LOGITS, STAGES
 from distillctl.report.console import in_bytes, in_time
 from distillctl.runs.bundle import Bundle
-from distillctl.runs.keys import parts_of
+from distillctl.runs.keys import deciding_parts
 from distillctl.runs.session import Session, first_on_main
 from distillctl.runs.steps import Step, reads
 from distillctl.teachers.cached import Cached, features_of
@@ -64,10 +64,10 @@ def kept(session: Session, bundle: Bundle, step: Step, teacher: Frozen, batches:
             raise ConfigError(refusal(found.obstacle))
         session.console.say(f"teacher: asked at every step, as {found.obstacle}{found.price}")
         return teacher
-    parts = parts_of(session, bundle, teacher, batches, found.layout)
+    parts = deciding_parts(session, bundle, teacher, batches, found.layout)
     if found.layout.features and not strict:
         session.console.say(room_of_features(found.layout, rows, min(epochs, batches.views or epochs)))
-    store, lacking = opened(session, bundle, epochs, batches, found.layout, parts)
+    store, lacking = open_answers(session, bundle, epochs, batches, found.layout, parts)
     dtypes = dtypes_of(bundle.few(1).inputs)
     return Cached(teacher, found.layout, store, batches.split.index, strict, found.like, lacking, dtypes)
 
@@ -160,7 +160,7 @@ def room_of_features(layout: Layout, rows: int, views: int) -> str:
     )
 
 
-def check(config: Any) -> None:
+def check_can_keep(config: Any) -> None:
     """Whether what `require` asks for can be had at all; raises ConfigError."""
     if config.teacher.cache.mode != "require":
         return
@@ -177,7 +177,7 @@ def root_of(folder: str | None) -> Path:
     return Path(folder or os.environ.get("DISTILLCTL_CACHE") or "outputs/.cache")
 
 
-def opened(
+def open_answers(
     session: Session, bundle: Bundle, epochs: int, batches: TrainLoader, layout: Layout, parts: dict[str, Any]
 ) -> tuple[Store | None, int]:
     """The store, looked at and announced, and how many answers it lacks. None where there is no place for one and none was demanded."""
@@ -194,7 +194,7 @@ def opened(
         first_on_main(session.runtime, lambda: check_complete(store, root, parts, batches, epochs))
         session.console.say(f"teacher: all answers are read from {store.folder}")
         return store, 0
-    lacking = first_on_main(session.runtime, lambda: announce(session, bundle, store, batches, epochs, config.mode == "fill"))
+    lacking = first_on_main(session.runtime, lambda: announce_need(session, bundle, store, batches, epochs, config.mode == "fill"))
     return store, lacking or 0
 
 
@@ -210,7 +210,7 @@ def on_all_ranks(session: Session, make: Callable[[], Store]) -> Store | Machine
     return result
 
 
-def announce(session: Session, bundle: Bundle, store: Store, batches: TrainLoader, epochs: int, demanded: bool) -> int:
+def announce_need(session: Session, bundle: Bundle, store: Store, batches: TrainLoader, epochs: int, demanded: bool) -> int:
     """How many answers the stage will need, keep and find, and the room they take; returns how many are lacking.
 
     Raises MachineError where a demanded cache has no room.

@@ -25,7 +25,7 @@ PUBLISHED = ("torch", "torchvision", "timm")  # whose code is as their versions 
 DECIDING_VERSIONS = ("distillctl", *PUBLISHED)
 
 
-def parts_of(session: Session, bundle: Bundle, teacher: Frozen, batches: TrainLoader, layout: Layout) -> dict[str, Any]:
+def deciding_parts(session: Session, bundle: Bundle, teacher: Frozen, batches: TrainLoader, layout: Layout) -> dict[str, Any]:
     """Everything that decides an answer, by names that a person understands. Whatever is not here must not matter."""
     versions = outputs.versions()
     return {

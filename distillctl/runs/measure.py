@@ -56,7 +56,7 @@ def examined(session: Session, bundle: Bundle, teacher: Frozen) -> tuple[Tensor,
     return logits, batches.seconds_per_sample
 
 
-def measure(session: Session, plan: Plan, bundle: Bundle, made: dict[str, Path]) -> list[dict[str, Any]]:
+def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: dict[str, Path]) -> list[dict[str, Any]]:
     """The rows of a plan, the teacher first if there is one: the others are compared with its answers."""
     config, machine, rows = session.config, session.runtime, []
     teacher_logits = None
@@ -72,9 +72,9 @@ def measure(session: Session, plan: Plan, bundle: Bundle, made: dict[str, Path])
         at_once = config.teacher.micro_batch if row.role == "teacher" and isinstance(config, (Pretrains, Distils)) else None
         logits, targets = answers(model, bundle.plain_batches(test, at_once) if at_once else batches, machine)
         found: dict[str, Any] = {"model": row.name, "architecture": architecture, "n": len(targets)}
-        found |= quality.measure(logits, targets if test.labelled else None, teacher_logits)
+        found |= quality.all_measures(logits, targets if test.labelled else None, teacher_logits)
         if isinstance(config, (Distils, Finetunes)) and config.attack.name != "none" and test.labelled:
-            found |= robustness.measure(model, batches, config.attack, session.config.seed, machine)
+            found |= robustness.robust_accuracy(model, batches, config.attack, session.config.seed, machine)
         if row.name == "teacher":
             teacher_logits = logits
         if machine.is_main:

@@ -57,7 +57,7 @@ def train_once(session: Session, step: Step) -> Path:
     entry = root_of(None) / FOLDER / f"{key}.json"
     if reused(session, step, entry):
         return session.stage_folder(step.name) / f"{step.role}.safetensors"
-    with held(session, entry.with_suffix(".lock")) as registers:
+    with hold_entry(session, entry.with_suffix(".lock")) as registers:
         if reused(session, step, entry):
             return session.stage_folder(step.name) / f"{step.role}.safetensors"
         if session.run is not None and registers:
@@ -128,10 +128,10 @@ def targets(node: Any) -> Iterator[str]:
 
 def reused(session: Session, step: Step, entry: Path) -> bool:
     """Take the files that `entry` names into this run, if all of them are as they were. The same answer on every rank."""
-    return bool(session.runtime.from_main(first_on_main(session.runtime, lambda: take(session, step, entry))))
+    return bool(session.runtime.from_main(first_on_main(session.runtime, lambda: copy_files(session, step, entry))))
 
 
-def take(session: Session, step: Step, entry: Path) -> bool:
+def copy_files(session: Session, step: Step, entry: Path) -> bool:
     """Rank 0's part of `reused`."""
     found = look_up(entry, step.role)
     if found is None or session.run is None:
@@ -172,7 +172,7 @@ def files_of(role: str) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def held(session: Session, path: Path) -> Iterator[bool]:
+def hold_entry(session: Session, path: Path) -> Iterator[bool]:
     """Hold a lock, waiting for whoever has it. False where there can be none: then nothing is registered.
 
     Ranks poll together, so that none of them waits longer in a collective than it may. Raises Interrupted when asked to stop.

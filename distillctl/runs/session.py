@@ -77,7 +77,7 @@ class Session:
 @contextlib.contextmanager
 def session(config: FitConfig, folder: Path | None, stop: StopRequest) -> Iterator[Session]:
     """Everything a command needs, from the cheapest check to the loaded data set. Without a folder nothing is written."""
-    with runtime.joined(config.trainer) as machine:
+    with runtime.open_runtime(config.trainer) as machine:
         console = Console(silent=not machine.is_main)
         shared = machine.from_main(str(folder) if folder is not None else None)
         place = Path(shared) if shared is not None else Path()

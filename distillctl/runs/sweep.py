@@ -56,7 +56,7 @@ class SweepReport(Callback):
             return
         rows = group(jobs)
         write(folder, jobs, rows)
-        show(folder, jobs, rows)
+        print_table(folder, jobs, rows)
         worst = max((job["exit_code"] or 0 for job in jobs), default=0)
         if worst:
             raise SystemExit(worst)
@@ -178,7 +178,7 @@ def write(folder: Path, jobs: Sequence[dict[str, Any]], rows: Sequence[dict[str,
     state.write_atomically(folder / "sweep.csv", [text.getvalue().encode()])
 
 
-def show(folder: Path, jobs: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
+def print_table(folder: Path, jobs: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
     """The table, and the jobs that failed by name."""
     console = Console(highlight=False)
     seeds = max((item["n"] for item in rows), default=0)

@@ -49,7 +49,7 @@ def remark(config: Any) -> str | None:
     return f"no labels: {', '.join(f'loss.{name}' for name in off)} {'are' if len(off) > 1 else 'is'} off" if off else None
 
 
-def check(config: Any) -> None:
+def check_without_labels(config: Any) -> None:
     """Commands, stages and methods that cannot be without labels. Raises ConfigError."""
     if config.dataset.labels:
         return

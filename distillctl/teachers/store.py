@@ -264,10 +264,10 @@ class Cache:
 def caches(root: Path) -> Iterator[Cache]:
     """Every cache below `root`, by name. A folder that is none of ours is passed over."""
     for file in sorted(root.glob(f"*/{ABOUT}")):
-        yield Cache(file.parent, parts_of(file))
+        yield Cache(file.parent, read_parts(file))
 
 
-def parts_of(file: Path) -> dict[str, Any] | None:
+def read_parts(file: Path) -> dict[str, Any] | None:
     """What cache.json says, if it is whole and of this folder."""
     try:
         content = json.loads(file.read_text())

@@ -77,7 +77,7 @@ def test_a_key_decides_the_strongest_of_its_own_and_its_branches(key: str, word:
 
 
 def test_a_dataclass_an_object_and_a_composed_config_say_the_same():
-    for key in config.names(TrainConfig):
+    for key in config.key_names(TrainConfig):
         assert decides(TrainConfig, key) == decides(TrainConfig(), key)
 
 
@@ -141,7 +141,7 @@ OF_ANSWERS = ("seed", "dataset", "teacher", "recipe") + tuple(
 @pytest.mark.parametrize("command", ["distill", "train"])
 def test_what_decides_views_or_answers_in_a_sweep(command: str):
     listed = (*OF_ANSWERS, *sharing.OF_PRETRAINING) if command == "train" else OF_ANSWERS
-    keys = [*config.names(config.SCHEMAS[command]), "recipe", "dataset.augment.flip", "loss.ce", "loss.kd.temperature", "optimizer.lr"]
+    keys = [*config.key_names(config.SCHEMAS[command]), "recipe", "dataset.augment.flip", "loss.ce", "loss.kd.temperature", "optimizer.lr"]
     for key in keys:
         assert sharing.decides_answers(command, key) == any(sharing.overlap(key, name) for name in listed), key
 

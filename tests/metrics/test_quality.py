@@ -129,7 +129,7 @@ def test_a_row_without_a_softmax_is_as_bad_as_can_be(row):
     logits = torch.tensor([row])
     for target in range(3):
         targets = torch.tensor([target])
-        result = quality.measure(logits, targets, teacher_logits=logits)
+        result = quality.all_measures(logits, targets, teacher_logits=logits)
         assert result == {"top1": 0.0, "nll": INF, "ece": 1.0, "macro_f1": 0.0, "agreement": 0.0, "kl": INF}
         assert quality.top_k_accuracy(logits, targets, 3) == 0.0
         assert quality.confusion(logits, targets).sum() == 0
@@ -200,7 +200,7 @@ def test_calibration_error_as_a_loop_over_the_bins():
 @given(any_logits())
 def test_measures_stay_within_their_bounds(drawn):
     logits, teacher_logits, targets = drawn
-    result = quality.measure(logits, targets, teacher_logits)
+    result = quality.all_measures(logits, targets, teacher_logits)
     assert all(type(value) is float for value in result.values())
     assert all(0 <= result[key] <= 1 + 1e-12 for key in result.keys() - {"nll", "kl"})
     assert result["nll"] >= -1e-12
@@ -242,16 +242,16 @@ def test_constant_confidence_at_the_accuracy_is_calibrated(right, wrong, classes
 
 def test_pieces_change_nothing(monkeypatch):
     logits, targets = sample()
-    whole = quality.measure(logits, targets, logits.flip(0))
+    whole = quality.all_measures(logits, targets, logits.flip(0))
     monkeypatch.setattr(quality, "ELEMENTS_AT_ONCE", 7 * 13)  # 13 rows at a time, the last piece shorter
-    assert quality.measure(logits, targets, logits.flip(0)) == pytest.approx(whole, abs=1e-12)
+    assert quality.all_measures(logits, targets, logits.flip(0)) == pytest.approx(whole, abs=1e-12)
 
 
 def test_inputs_are_left_alone():
     logits, targets = sample(20)
     logits.requires_grad_()
     kept, kept_targets = logits.detach().clone(), targets.clone()
-    quality.measure(logits, targets, logits)
+    quality.all_measures(logits, targets, logits)
     assert torch.equal(logits, kept)
     assert torch.equal(targets, kept_targets)
     assert logits.grad is None
@@ -261,10 +261,10 @@ def test_inputs_are_left_alone():
 
 
 def test_top_5_is_named_only_where_it_says_something():
-    assert list(quality.measure(*sample(k=5))) == ["top1", "nll", "ece", "macro_f1"]
-    assert list(quality.measure(*sample(k=6))) == ["top1", "top5", "nll", "ece", "macro_f1"]
+    assert list(quality.all_measures(*sample(k=5))) == ["top1", "nll", "ece", "macro_f1"]
+    assert list(quality.all_measures(*sample(k=6))) == ["top1", "top5", "nll", "ece", "macro_f1"]
     logits, targets = sample(k=6)
-    assert list(quality.measure(logits, targets, logits))[-2:] == ["agreement", "kl"]
+    assert list(quality.all_measures(logits, targets, logits))[-2:] == ["agreement", "kl"]
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_what_cannot_be_measured_is_refused(logits, targets, message):
         lambda: quality.confusion(logits, targets),
         lambda: quality.per_class(logits, targets, "abc"),
         lambda: quality.macro_f1(logits, targets),
-        lambda: quality.measure(logits, targets),
+        lambda: quality.all_measures(logits, targets),
     ]
     for function in functions:
         with pytest.raises(ValueError, match=message):

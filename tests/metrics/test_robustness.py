@@ -47,14 +47,14 @@ def test_what_is_left_of_a_linear_net_is_the_share_of_margins_above_eps(eps):
     model, data = Linear(), batches()
     margins = torch.cat([(model(batch.inputs).logits[:, 0]).abs() for batch in data])
     expected = (margins > eps * model.weight.abs().sum()).double().mean().item()
-    found = robustness.measure(model, data, AttackConfig(name="pgd", eps=eps, step=eps / 4, eval_steps=10), 0, PLACE)
+    found = robustness.robust_accuracy(model, data, AttackConfig(name="pgd", eps=eps, step=eps / 4, eval_steps=10), 0, PLACE)
     assert found["robust_top1"] == pytest.approx(expected, abs=1e-12)
     assert 0 < expected < 1
 
 
 def test_the_attack_is_told_with_the_figure():
     config = AttackConfig(name="pgd", eps=0.02, step=0.005, steps=3, eval_steps=7, random_start=False)
-    found = robustness.measure(Linear(), batches(), config, 4, PLACE)
+    found = robustness.robust_accuracy(Linear(), batches(), config, 4, PLACE)
     assert found["attack"] == {"name": "pgd", "eps": 0.02, "step": 0.005, "steps": 7, "random_start": False, "seed": 4}
 
 

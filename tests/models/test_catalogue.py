@@ -7,12 +7,12 @@ import pytest
 
 from distillctl.errors import ConfigError
 from distillctl.models import catalogue
-from distillctl.models.catalogue import ALIASES, CIFAR, FEATURED, SOURCES, names, resolve
+from distillctl.models.catalogue import ALIASES, CIFAR, FEATURED, SOURCES, model_names, resolve
 
 
 def test_listing_and_resolving_import_no_library():
     code = (
-        "import sys; from distillctl.models import catalogue; catalogue.names(); catalogue.resolve('resnet152');"
+        "import sys; from distillctl.models import catalogue; catalogue.model_names(); catalogue.resolve('resnet152');"
         "print([m for m in ('torch', 'torchvision', 'timm') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
@@ -22,8 +22,8 @@ def test_the_scan_finds_what_the_libraries_register():
     import timm
     import torchvision
 
-    assert set(names("torchvision")) == set(torchvision.models.list_models(torchvision.models))
-    assert set(names("timm")) == set(timm.list_models())
+    assert set(model_names("torchvision")) == set(torchvision.models.list_models(torchvision.models))
+    assert set(model_names("timm")) == set(timm.list_models())
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch):
 
 
 def test_the_first_source_owns_a_shared_name():
-    everything = names()
+    everything = model_names()
     assert everything["vgg13"] == "cifar"
     assert everything["resnet50"] == "torchvision"
     assert set(everything.values()) == set(SOURCES)
