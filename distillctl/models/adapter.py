@@ -19,6 +19,8 @@ TOKEN = "token"  # the feature that is a distillation head's logits [B, K]
 class Adapter(nn.Module):
     """A net that takes inputs as data sets have them and answers with an `Output`. Only `net` has state: what ships is `plain_state()`."""
 
+    classes: tuple[str, ...] = ()  # their names, of a shipped model that is read from Python
+
     def __init__(self, net: nn.Module, taps: Taps | None = None):
         super().__init__()
         self.net, self.taps = net, taps

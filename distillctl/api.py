@@ -1,0 +1,187 @@
+"""Runs from Python, as the command line does them: the functions that `import distillctl` hands on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from distillctl import compose, outputs, runtime, state
+from distillctl.cli import INTERNAL_ERROR, first_line
+from distillctl.commands import COMMANDS, runs
+from distillctl.commands.evaluate import named_as_given
+from distillctl.compose import resume as resuming
+from distillctl.config import ModelConfig
+from distillctl.errors import CheckpointError, ConfigError, MachineError, UserError, did_you_mean
+from distillctl.inputs import from_record
+from distillctl.models.adapter import Adapter
+from distillctl.models.locate import locate
+from distillctl.models.obtain import obtain
+from distillctl.models.shipping import read_record
+from distillctl.models.weights import read_weights
+from distillctl.rank import Rank
+from distillctl.runs.check import check_settings
+from distillctl.runs.plan import plan as plan_of
+from distillctl.runs.steps import Plan
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What `configure` gives.
+
+    command: of those that train. overrides: as they were given. config: every key with its value, read-only; `experiment.config.trainer.batch_size`.
+    """
+
+    command: str
+    overrides: tuple[str, ...]
+    config: DictConfig
+
+
+def configure(command: str, *overrides: str, config_dir: str | Path | None = None) -> Experiment:
+    """Compose and check a config, as `distillctl COMMAND OVERRIDES` does.
+
+    command: train, pretrain, distill or finetune. overrides: words of the command line, as in "student=resnet8". config_dir: a folder
+    of config groups of one's own, as `--config-dir`. Raises ConfigError with all problems, one a line.
+    """
+    known = [name for name, entry in COMMANDS.items() if entry.home == "runs"]
+    if command not in known:
+        raise ConfigError(f"{command}: no command that trains; {did_you_mean(command, known)}")
+    for word in overrides:
+        if word.startswith("-"):
+            raise ConfigError(f"{word}: a flag of the command line; what is given here is key=value")
+        if word.lstrip("+~").startswith("hydra"):
+            raise ConfigError(f"{word}: of the command line alone; the folder of a run is an argument of run()")
+        if word.startswith("resume="):
+            raise ConfigError(f"{word}: go on with a run by distillctl.resume({word.removeprefix('resume=')!r})")
+    return composed(command, list(overrides), config_dir)
+
+
+def plan(experiment: Experiment) -> Plan:
+    """What a run will do: `steps` in order, which `rows` are measured, which of them it is about (`final`). Nothing is built or read.
+
+    experiment: of `configure`. Raises ConfigError where settings, loss or method cannot be.
+    """
+    with explained(experiment):
+        config = compose.typed(experiment.config)
+        check_settings(config)
+        return plan_of(config)
+
+
+def run(experiment: Experiment, folder: str | Path) -> dict[str, Any]:
+    """Train what `plan` says in this process, measure it on the test split, and leave in `folder` what the command leaves.
+
+    folder: a new one, or an empty one. Returns what summary.json holds: `top1` of the model that the run is about (`final`),
+    `gain_over_alone`, and `rows`, a dict for each model. Raises the UserError that the command would print: DataError, CheckpointError,
+    MachineError, Diverged, and Interrupted after a signal, when everything is saved.
+    """
+    place = Path(folder).expanduser().absolute()
+    if (place / outputs.RUN_FILE).exists():
+        raise ConfigError(f"{place}: this folder holds a run already; choose another, or go on by distillctl.resume({str(folder)!r})")
+    return execute(experiment, place, ".hydra")
+
+
+def resume(folder: str | Path, *overrides: str, config_dir: str | Path | None = None) -> dict[str, Any]:
+    """Go on with a run that was stopped, of this interface or of the command line, or return the summary of one that is done.
+
+    overrides: what may change between two attempts, as in "trainer.devices=2". Returns and raises what `run` does.
+    """
+    place = Path(folder).expanduser().absolute()
+    record = outputs.read_run(place)
+    if record.get("status") == "done":
+        return summary(place)
+    command = str(record.get("command"))
+    words = resuming.overrides(command, [], [*overrides, f"resume={place}"])
+    (subfolder,) = (word.partition("=")[2] for word in words if word.startswith("hydra.output_subdir="))
+    experiment = composed(command, [word for word in words if not word.startswith("hydra.")], config_dir)
+    resuming.check_unchanged(place, experiment.config)
+    return execute(experiment, place, subfolder)
+
+
+def load(path: str | Path) -> Adapter:
+    """A model that a run has shipped, in eval mode on the CPU.
+
+    path: a run's folder (its most finished student), a stage's folder (`runs/first/pretrain`: the teacher), or a .safetensors file with its
+    record. The model takes samples as data sets store them, images as uint8 or as floats in [0, 1], [B, 3, H, W], and answers with an
+    `Output`, whose `logits` are [B, K]; `classes` are the K names. Raises CheckpointError.
+    """
+    with named_as_given(), torch.random.fork_rng(devices=[]):
+        file = locate(str(path), "model", "checkpoint")
+        record = read_record(file, "checkpoint")
+        if record is None:
+            read_weights(file, "checkpoint")  # what is wrong with the file itself comes before what it lacks
+            raise CheckpointError(f"checkpoint={path}: no record beside it says what it is; keep its .json")
+        model = obtain(ModelConfig(name="recorded", checkpoint=str(file)), from_record(record), "model", seed=0).classifier.eval()
+    model.classes = tuple(record.classes)
+    return model
+
+
+def composed(command: str, words: list[str], config_dir: str | Path | None) -> Experiment:
+    """Hydra is left as it was found: we may be called from within an application of its own."""
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise ConfigError(f"config_dir={config_dir}: no such folder")
+    extra = [f"hydra.searchpath=['file://{resuming.quoted(Path(config_dir))[1:]}]"] if config_dir is not None else []
+    compose.prepare()
+    words = compose.with_members(words)
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(compose.conf_dir()), version_base="1.3"):
+            config = hydra.compose(command, [*words, *extra])
+            compose.typed(config)
+    except Exception as error:
+        problem = error if isinstance(error, UserError) else compose.explain(error, command, words)
+        if problem is None:
+            raise
+        raise problem from None
+    finally:
+        GlobalHydra.instance().hydra = before
+    OmegaConf.set_readonly(config, True)
+    return Experiment(command, tuple(words), config)
+
+
+def execute(experiment: Experiment, place: Path, subfolder: str) -> dict[str, Any]:
+    if threading.current_thread() is not threading.main_thread():
+        raise MachineError("a run handles signals, which the main thread of a process alone can; call it there")
+    if Rank.is_given():
+        raise MachineError("under torchrun use the command line; from Python trainer.devices=N starts the processes")
+    with explained(experiment, place):
+        record_words(experiment, place / subfolder)
+        runs.run(compose.typed(experiment.config), place)
+    return summary(place)
+
+
+def record_words(experiment: Experiment, folder: Path) -> None:
+    """What Hydra writes down for the command line, so that either can go on with a run of the other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state.write_atomically(folder / "config.yaml", [OmegaConf.to_yaml(experiment.config).encode()])
+    state.write_atomically(folder / "overrides.yaml", [OmegaConf.to_yaml(list(experiment.overrides)).encode()])
+
+
+@contextlib.contextmanager
+def explained(experiment: Experiment, folder: Path | None = None) -> Iterator[None]:
+    """What a user can cause becomes a UserError; why a run ended is written into its run.json."""
+    try:
+        yield
+    except Exception as error:
+        problem = error if isinstance(error, UserError) else compose.explain(error, experiment.command, list(experiment.overrides))
+        problem = problem or runtime.explain(error)
+        with contextlib.suppress(UserError):
+            if folder is not None and outputs.read_run(folder).get("status") == "running":
+                outputs.record_failure(folder, first_line(problem or error), problem.exit_code if problem else INTERNAL_ERROR)
+        if problem is None or problem is error:
+            raise
+        raise problem from error
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return found
