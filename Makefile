@@ -14,7 +14,7 @@ test: $(READY)
 
 # the inner loop, in under a minute: every unit test and a tiny run, without the files that start processes or train again and again
 test-quick: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -30,14 +30,19 @@ TINY = (
 SLOW = (
     *("test_ranks.py", "test_resume.py", "test_options.py", "test_cli.py", "test_bad_input.py", "test_reuse.py", "test_cached.py"),
     *("test_ensemble_runs.py", "test_finetune.py", "test_methods_on_ranks.py", "test_unlabelled_runs.py", "test_simkd.py", "test_state.py"),
-    *("test_wheel.py", "test_robust_runs.py", "test_checks.py", "test_folding.py", "test_build.py", "test_filling.py", "test_outputs.py"),
+    *(
+        "test_another_kind.py",
+        "test_api.py",
+        "test_docs.py",
+        "test_wheel.py",
+        "test_robust_runs.py",
+        "test_checks.py",
+        "test_folding.py",
+        "test_build.py",
+        "test_filling.py",
+        "test_outputs.py",
+    ),
 )
-
-
-def pytest_configure() -> None:
-    from processes import store_schemas_once  # it imports torch, which reads the variable above
-
-    store_schemas_once()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -161,20 +161,6 @@ def composed(command: str, overrides: tuple[str, ...]):
         return compose.typed(hydra_compose(command, list(overrides)))
 
 
-def store_schemas_once() -> None:
-    """Hydra is told the same schemas before each command of a process; to build them anew is half of what a composition takes."""
-    from hydra.core.config_store import ConfigStore
-
-    store, known = ConfigStore.store, set()
-
-    def once(self, name: str, node, *more, **named) -> None:
-        if (name, id(node)) not in known:
-            store(self, name, node, *more, **named)
-        known.add((name, id(node)))
-
-    ConfigStore.store = once
-
-
 def step(config, name: str = "pretrain"):
     """A step of the run's plan that builds on no other."""
     from distillctl.runs.plan import plan
