@@ -20,7 +20,7 @@ from distillctl.cli import INTERNAL_ERROR, first_line
 from distillctl.commands import COMMANDS, runs
 from distillctl.commands.evaluate import named_as_given
 from distillctl.compose import resume as resuming
-from distillctl.config import ModelConfig
+from distillctl.config import SCHEMAS, ModelConfig
 from distillctl.errors import CheckpointError, ConfigError, MachineError, UserError, did_you_mean
 from distillctl.inputs import from_record
 from distillctl.models.adapter import Adapter
@@ -96,9 +96,11 @@ def resume(folder: str | Path, *overrides: str, config_dir: str | Path | None = 
     """
     place = Path(folder).expanduser().absolute()
     record = outputs.read_run(place)
-    if record.get("status") == "done":
-        return summary(place)
     command = str(record.get("command"))
+    if command not in SCHEMAS:
+        raise CheckpointError(f"{place}: its record names no command that trains ({command[:40]!r})")
+    if record.get("status") == "done" and resuming.changes_nothing(command, overrides):
+        return summary(place)
     words = resuming.overrides(command, [], [*overrides, f"resume={place}"])
     (subfolder,) = (word.partition("=")[2] for word in words if word.startswith("hydra.output_subdir="))
     experiment = composed(command, [word for word in words if not word.startswith("hydra.")], config_dir)

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from distillctl import __version__
 from distillctl.commands import COMMANDS
 from distillctl.errors import ConfigError, UserError, did_you_mean
+from distillctl.rank import Rank
 
 INTERNAL_ERROR = 70
 HELP_FLAGS = ("--help", "-h")
@@ -129,6 +130,8 @@ def check_planned(command: str, flags: list[str]) -> None:
     if COMMANDS[command].home != "runs":
         planned = [name for name, known in COMMANDS.items() if known.home == "runs"]
         raise ConfigError(f"{PLAN}: {command} trains nothing; it works with {', '.join(planned)}")
+    if Rank.is_given():
+        raise ConfigError(f"{PLAN} is for one process; leave out torchrun")
     if any(flag in ("-m", "--multirun") for flag in flags):
         raise ConfigError(f"{PLAN} shows one run at a time; leave out -m")
 
@@ -148,7 +151,6 @@ def check_new(overrides: list[str]) -> None:
 def start(command: str, flags: list[str], overrides: list[str], plan: bool = False) -> None:
     """Run under Hydra; as a later rank of torchrun without it, since each rank would make its own folder."""
     from distillctl import compose
-    from distillctl.rank import Rank
 
     if Rank.here().number > 0:
         from hydra import compose as hydra_compose
@@ -166,9 +168,18 @@ def start(command: str, flags: list[str], overrides: list[str], plan: bool = Fal
     sys.argv = [sys.argv[0], *flags, *overrides, *nowhere]
 
     def job(composed: Any) -> float | None:
+        check_trust()
         return perform(command, composed, None, "show_plan") if plan else task(composed)
 
     hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name=command)(job)()
+
+
+def check_trust() -> None:
+    """No file gives trust."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if "DISTILLCTL_TRUST" in HydraConfig.get().job.env_set:
+        fail(ConfigError("hydra.job.env_set.DISTILLCTL_TRUST: trust is given by --trust PACKAGE on the command line alone"))
 
 
 def task(composed: Any) -> float | None:
@@ -177,8 +188,6 @@ def task(composed: Any) -> float | None:
 
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
-    if "DISTILLCTL_TRUST" in hydra_config.job.env_set:
-        fail(ConfigError("hydra.job.env_set.DISTILLCTL_TRUST: trust is given by --trust PACKAGE on the command line alone"))
     try:
         return perform(str(hydra_config.job.config_name), composed, folder)
     except SystemExit as leaving:

@@ -14,22 +14,28 @@ POLL_S = 0.1
 
 
 class Feed:
-    """`batches(epoch, first)` for `fit`, with `recall` looking up answers for each batch before its step.
+    """`batches(epoch, first)` for `fit`. recalling: makes for an epoch what looks up answers for each batch before its step.
 
     ahead: how many batches are made ready by a thread while steps are computed; 0: each when it is wanted. A batch is a function of its
     place alone, so that this changes no number.
     """
 
-    def __init__(self, batches: Callable[[int, int], Iterable[Batch]], recall: Callable[[Batch], Batch] | None = None, ahead: int = 0):
-        self.batches, self.recall, self.ahead = batches, recall, ahead
+    def __init__(
+        self,
+        batches: Callable[[int, int], Iterable[Batch]],
+        recalling: Callable[[], Callable[[Batch], Batch]] | None = None,
+        ahead: int = 0,
+    ):
+        self.batches, self.recalling, self.ahead = batches, recalling, ahead
 
     def __call__(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         ready = self.ready(epoch, first)
         return read_ahead(ready, self.ahead) if self.ahead else ready
 
     def ready(self, epoch: int, first: int) -> Iterator[Batch]:
+        recall = self.recalling() if self.recalling is not None else None
         for batch in self.batches(epoch, first):
-            yield batch if self.recall is None else self.recall(batch)
+            yield batch if recall is None else recall(batch)
 
 
 def read_ahead(items: Iterator[Any], count: int) -> Iterator[Any]:

@@ -123,9 +123,7 @@ def open_runtime(config: TrainerConfig) -> Iterator[Runtime]:
     world, rank = here.world, here.number
     device = choose_device(config.device, local_rank=here.local_number, world=world)
     precision = choose_precision(config.precision, device)
-    threads = config.threads or (max(1, (os.cpu_count() or 1) // world) if world > 1 and device.type == "cpu" else None)
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads_for(config, device, world))
     if world == 1:
         yield Runtime(device, precision)
         return
@@ -144,6 +142,12 @@ def open_runtime(config: TrainerConfig) -> Iterator[Runtime]:
         yield Runtime(device, precision, rank, world, config.sync_batchnorm)
     finally:
         dist.destroy_process_group()
+
+
+def threads_for(config: TrainerConfig, device: torch.device, world: int) -> int:
+    """Of each process: what is asked for, or on a CPU its share; else as they are."""
+    shared = max(1, (os.cpu_count() or 1) // world) if world > 1 and device.type == "cpu" else torch.get_num_threads()
+    return config.threads or shared
 
 
 def choose_device(name: str, local_rank: int = 0, world: int = 1) -> torch.device:

@@ -122,7 +122,8 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         description = json.loads(bytes(body[payload_size:]))
         version = description["format_version"]
         if version > FORMAT_VERSION:
-            raise NewerFormat(f"{path}: written by a newer distillctl (format {version}, this one reads {FORMAT_VERSION}); upgrade")
+            writer = str(description.get("versions", {}).get("distillctl", "")) or "(a newer one)"
+            raise NewerFormat(f"{path}: written by distillctl {writer[:40]} in format {version}, this one reads {FORMAT_VERSION}; upgrade")
         return torch.load(io.BytesIO(body[:payload_size]), weights_only=True, map_location="cpu"), description
     except NewerFormat:
         raise
@@ -155,6 +156,23 @@ def newest(folder: Path, warn: Callable[[str], None]) -> tuple[dict[str, Any], d
         return found
     if problems:
         raise CheckpointError(f"{'; '.join(problems)}: no checkpoint is left to resume from; start without resume=")
+    return None
+
+
+def described(folder: Path) -> dict[str, Any] | None:
+    """What the newest checkpoint of a folder says of itself, without its tensors; None where that cannot be told. Changes nothing."""
+    for path in (folder / NEWEST, folder / BEFORE):
+        try:
+            with open(path, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - FOOTER.size))
+                payload_size, about_size, _, magic = FOOTER.unpack(file.read(FOOTER.size))
+                if magic == MAGIC and payload_size + about_size + FOOTER.size == size:
+                    file.seek(payload_size)
+                    found = json.loads(file.read(about_size))
+                    return found if isinstance(found, dict) else None
+        except (OSError, ValueError, struct.error):
+            continue
     return None
 
 

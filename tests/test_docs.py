@@ -73,3 +73,13 @@ def test_links_between_documents_lead_somewhere():
             if not (document.parent / target).exists():
                 broken.append(f"{document.name}: {target}")
     assert not broken
+
+
+@pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md", "docs/caching.md"])
+def test_every_file_that_is_named_exists(document):
+    root = Path(__file__).parent.parent
+    named = set(re.findall(r"`((?:[\w.-]+/)*[\w-]+\.(?:py|md|yaml))", (root / document).read_text()))
+    known = {str(path.relative_to(root)) for path in root.rglob("*") if ".venv" not in path.parts}
+    named -= {"load_student.py"}  # a run writes it
+    assert named
+    assert [name for name in sorted(named) if not any(path == name or path.endswith(f"/{name}") for path in known)] == []

@@ -33,7 +33,7 @@ def test_ahead_or_not_the_batches_are_the_same(ahead):
 
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_what_is_recalled_is_a_column_that_is_cut_with_the_others(ahead):
-    feed = Feed(numbers, lambda each: each._replace(answers={"logits": each.inputs[:, None]}), ahead)
+    feed = Feed(numbers, lambda: lambda each: each._replace(answers={"logits": each.inputs[:, None]}), ahead)
     first = next(iter(feed(1)))
     assert torch.equal(first.answers["logits"], first.inputs[:, None])
     pieces = cut(first, 3)

@@ -149,6 +149,48 @@ def test_the_plan_of_a_run_that_was_begun_says_what_is_done(distillctl, tiny_run
     assert sorted(path.relative_to(run) for path in run.rglob("*")) == before
 
 
+def test_a_plan_changes_nothing_of_a_damaged_run(distillctl, tiny, tmp_path):
+    words = [word for word in tiny if not word.startswith(("student", "distill", "finetune"))]
+    assert distillctl("pretrain", *words, "pretrain.epochs=2", "hydra.run.dir=run", cwd=tmp_path).code == 0
+    told = json.loads((tmp_path / "run/run.json").read_text())
+    told["stages"].clear()
+    (tmp_path / "run/run.json").write_text(json.dumps(told | {"status": "interrupted"}))
+    newest = tmp_path / "run/pretrain/last.pt"
+    newest.write_bytes(newest.read_bytes()[:-40])
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    printed = distillctl("pretrain", "resume=run", "--plan", cwd=tmp_path)
+    assert printed.code == 0, printed.err
+    assert "goes on at step 20" in " ".join(printed.out.split()), printed.out  # of the checkpoint before it
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_the_plan_knows_what_would_be_reused(distillctl, tiny, tmp_path):
+    place = {"DISTILLCTL_CACHE": str(tmp_path / "cache")}
+    words = [*tiny, "baseline=false"]
+    assert distillctl("train", *words, "hydra.run.dir=first", cwd=tmp_path, env=place).code == 0
+    printed = distillctl("train", *words, "loss.kd.temperature=2", "--plan", cwd=tmp_path, env=place)
+    assert "reused" in printed.out, printed.out
+    other = distillctl("train", *words, "pretrain.lr_scale=0.5", "--plan", cwd=tmp_path, env=place)
+    assert "reused" not in other.out
+
+
+def test_no_file_gives_trust_to_a_plan_either(distillctl, tmp_path):
+    refused = distillctl("train", "--plan", "+hydra.job.env_set.DISTILLCTL_TRUST=json", cwd=tmp_path)
+    assert refused.code == 2
+    assert "trust is given by --trust" in refused.err
+
+
+def test_a_rank_of_torchrun_does_not_plan(distillctl, tmp_path):
+    refused = distillctl("train", "--plan", cwd=tmp_path, env={"RANK": "1", "WORLD_SIZE": "2"})
+    assert (refused.code, "leave out torchrun" in refused.err) == (2, True)
+
+
+def test_a_run_that_would_do_nothing_is_refused(distillctl, tmp_path):
+    words = ["method=self", "loss=ce", "distill.epochs=0", "finetune.epochs=0", "pretrain.epochs=1"]
+    refused = distillctl("train", *words, cwd=tmp_path)
+    assert (refused.code, "nothing to do" in refused.err) == (2, True)
+
+
 @pytest.mark.parametrize(("words", "why"), [(["models"], "trains nothing"), (["train", "-m"], "one run at a time")])
 def test_a_plan_of_what_has_none_is_refused(words, why, distillctl, tmp_path):
     refused = distillctl(*words, "--plan", cwd=tmp_path)

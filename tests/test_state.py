@@ -89,10 +89,10 @@ def test_a_folder_keeps_the_newest_and_the_one_before(tmp_path):
 def test_a_checkpoint_of_a_newer_version_is_refused_and_not_passed_over(tmp_path, monkeypatch):
     state.save(tmp_path, numbered(1), {})
     monkeypatch.setattr(state, "FORMAT_VERSION", 2)
-    file = state.save(tmp_path, numbered(2), {})
+    file = state.save(tmp_path, numbered(2), {"versions": {"distillctl": "7.1"}})
     monkeypatch.setattr(state, "FORMAT_VERSION", 1)
     before = file.read_bytes()
-    with pytest.raises(CheckpointError, match=r"newer distillctl \(format 2, this one reads 1\); upgrade"):
+    with pytest.raises(CheckpointError, match=r"written by distillctl 7\.1 in format 2, this one reads 1; upgrade"):
         newest(tmp_path)
     assert file.read_bytes() == before
 

@@ -1,4 +1,4 @@
-"""The subcommands: one file each with `run(config, folder)`, and this table of what they are for."""
+"""The subcommands: a file each with `run(config, folder)`, one for those that train, and this table of what they are for."""
 
 from typing import NamedTuple
 

@@ -16,7 +16,6 @@ from distillctl.config import DATA_KINDS, ENSEMBLE, DatasetConfig, EvaluateConfi
 from distillctl.data.loader import Place
 from distillctl.errors import CheckpointError, ConfigError
 from distillctl.inputs import from_record
-from distillctl.inputs.image import Images
 from distillctl.interruption import StopRequest
 from distillctl.metrics import cost, quality, robustness
 from distillctl.metrics.answers import answers
@@ -52,13 +51,14 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
         taught = config.teacher.name == ENSEMBLE or config.teacher.checkpoint or config.teacher.pretrained
         if not (split.labelled or taught):
             raise ConfigError(
-                f"split={config.split}: these images have no labels; to measure agreement set teacher.checkpoint=<run folder>"
+                f"split={config.split}: these {inputs.noun} have no labels; to measure agreement set teacher.checkpoint=<run folder>"
             )
         attacked = config.attack.name != "none"
-        if attacked and inputs.kind != Images.kind:
-            raise ConfigError(f"attack={config.attack.name} changes images a little, and the data set has {inputs.noun}; leave attack out")
+        inputs.check_attack(config.attack)
         if attacked and not split.labelled:
-            raise ConfigError(f"attack={config.attack.name}: the images of split={config.split} have no labels to attack; leave attack out")
+            raise ConfigError(
+                f"attack={config.attack.name}: the {inputs.noun} of split={config.split} have no labels to attack; leave attack out"
+            )
         batches = found.plain_batches(split, at_most=config.trainer.batch_size)
         teacher_logits = None
         if taught:

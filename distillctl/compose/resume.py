@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def overrides(command: str, flags: list[str], given: list[str]) -> list[str]:
         raise ConfigError(
             f"resume={folder}: that was distillctl {record['command']}; go on with distillctl {record['command']} resume={folder}"
         )
-    if record.get("status") == "done" and all(free(SCHEMAS[command], word.lstrip("+~").partition("=")[0]) for word in own):
+    if record.get("status") == "done" and changes_nothing(command, own):
         print(f"{folder}: finished {record.get('finished', '')}; nothing to do")
         print((folder / "summary.json").read_text(), end="")
         return []
@@ -57,6 +58,11 @@ def check_unchanged(folder: Path, composed: DictConfig) -> None:
     if different:
         listed = "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in different)
         raise ConfigError(f"resume={folder}: {listed}. A resumed run keeps its settings: leave these out, or start a new run")
+
+
+def changes_nothing(command: str, words: Iterable[str]) -> bool:
+    """Whether overrides set nothing that a number depends on."""
+    return all(free(SCHEMAS[command], word.lstrip("+~").partition("=")[0]) for word in words)
 
 
 def free(schema: Any, key: str) -> bool:

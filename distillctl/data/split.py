@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from distillctl.config import DatasetConfig
 from distillctl.errors import DataError
 from distillctl.types import Inputs, rows
 
@@ -116,6 +117,47 @@ def few(split: Split, shots: int, classes: Sequence[str], key: str) -> Split:
                 f"dataset.shots={shots}: class {name} has {size} training image{'s' * (size != 1)}; lower it, or add images of that class"
             )
     return cut(split, shots * len(classes), len(classes), key, least=shots, left=0)[1]
+
+
+def divide(
+    pool: Split, val: Split | None, test: Split | None, classes: tuple[str, ...], config: DatasetConfig
+) -> tuple[Split, Split, Split]:
+    """Train, validation and test, as a config of any kind says. What is not given is cut out of `pool`, each class in proportion.
+
+    The labels of validation images that were cut out are forgotten where training is to do with few labels or none.
+    """
+    count = len(classes) if pool.labelled else 1
+    need = 1 + (val is None) + (test is None)
+    for name, size in zip(classes[:count], pool.sizes(count), strict=True):
+        if size < need:
+            who, way_out = (f"class {name} has", "add some or remove the class") if pool.labelled else ("there are", "add some")
+            raise DataError(f"{who} {size} image{'s' * (size != 1)} to be split into {need} parts; {way_out}")
+    if test is None:  # the key is fixed: a test split that follows a seed would be another one for everyone
+        pool, test = cut(pool, round(config.test_fraction * len(pool)), count, "test", left=need - 1)
+    pool, val = _subset_of(pool, val, count, config)
+    if val is None:
+        pool, val = cut(pool, round(config.val_fraction * len(pool)), count, f"val {config.split_seed}")
+        if config.shots is not None or not config.labels:
+            val = val.without_labels()
+    if config.shots is not None:
+        pool = few(pool, config.shots, classes, f"shots {config.split_seed}")
+    return (pool if config.labels else pool.without_labels()), val, test
+
+
+def _subset_of(pool: Split, val: Split | None, count: int, config: DatasetConfig) -> tuple[Split, Split | None]:
+    """`dataset.subset` images out of train and validation together, each class in proportion."""
+    wanted, key = config.subset, f"subset {config.split_seed}"
+    there = len(pool) + (len(val) if val else 0)
+    if wanted is None or wanted == there:
+        return pool, val
+    if not 2 * count <= wanted <= there:
+        least = f"{2 * count} (two of each of {count} classes)" if count > 1 else "2"
+        raise DataError(f"dataset.subset={wanted}: must be from {least} to {there}, what train and validation have")
+    if val is None:
+        return cut(pool, wanted, count, key, least=2, left=0)[1], None
+    present = sum(size > 0 for size in val.sizes(count))
+    of_val = min(max(round(wanted * len(val) / there), present, wanted - len(pool)), len(val), wanted - count)
+    return cut(pool, wanted - of_val, count, key, left=0)[1], cut(val, of_val, count, key, left=0)[1]
 
 
 def shares(sizes: Sequence[int], total: int, low: Sequence[int], high: Sequence[int]) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from distillctl.config import DatasetConfig, ModelConfig, PredictConfig
+from distillctl.config import AttackConfig, DatasetConfig, ModelConfig, PredictConfig
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
 from distillctl.data.split import DataSet, Split
 from distillctl.errors import ConfigError
@@ -26,6 +26,7 @@ class Contract(ABC):
     """What models of a data set see and name. A frozen value; a kind is a class of it in `inputs.KINDS`.
 
     noun, rate: what people call samples, and how many of them a second. suffixes: of files of one sample each, for `predict` on a folder; empty where there are none.
+    attackable: whether samples are tensors of values in [0, 1] that can be changed a little.
     """
 
     classes: tuple[str, ...]
@@ -34,6 +35,7 @@ class Contract(ABC):
     noun: ClassVar[str] = "samples"
     rate: ClassVar[str] = "samples/s"
     suffixes: ClassVar[tuple[str, ...]] = ()
+    attackable: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -90,6 +92,11 @@ class Contract(ABC):
     def seen_by(self, model: Adapter | Net) -> Contract:
         """The contract as one model has it, which may see samples at a size or by statistics of its own."""
         return self
+
+    def check_attack(self, attack: AttackConfig) -> None:
+        """Raises ConfigError where there is an attack, and what it would change has no small changes."""
+        if attack.name != "none" and not self.attackable:
+            raise ConfigError(f"attack={attack.name} changes images a little, and the data set has {self.noun}; leave attack out")
 
     @property
     def size(self) -> int | None:

@@ -39,6 +39,7 @@ class Images(Contract):
     kind: ClassVar[str] = "images"
     noun: ClassVar[str] = "images"
     rate: ClassVar[str] = "img/s"
+    attackable: ClassVar[bool] = True
     suffixes: ClassVar[tuple[str, ...]] = files.SUFFIXES
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,8 +31,9 @@ def locate(given: str, role: str, key: str) -> Path:
     if len(in_stage) == 1:
         return in_stage[0]
     for file in candidates(path, role):
-        if file.is_file() and file.resolve().is_relative_to(path.resolve()):  # the record may be anybody's
-            return file
+        with contextlib.suppress(OSError):  # a name that is too long, say: the record may be anybody's
+            if file.is_file():
+                return file
     kind = role.partition(".members.")[0]
     raise CheckpointError(f"{key}={given}: the folder holds no trained {kind}; give a run folder, a stage's folder or a file")
 
@@ -42,6 +44,7 @@ def candidates(folder: Path, role: str) -> Iterator[Path]:
     rows, final = recorded_rows(folder)
     own = [row["name"] for row in rows if row["own"]][::-1]
     own.sort(key=lambda name: name != final)
+    own += [row["name"] for row in rows if row["name"].startswith("generation ")][::-1]
     if member:
         yield folder / f"pretrain-{member}" / "teacher.safetensors"
     names = {"teacher": ["teacher", *own], "student": [*own, "alone", "teacher"], "model": [*own, "teacher", "alone"]}[kind]
@@ -53,8 +56,14 @@ def recorded_rows(folder: Path) -> tuple[list[dict[str, Any]], str]:
     """The rows of a run's table with their files, and the final one. A record that says nothing of it, or nonsense, is as good as none."""
     try:
         plan = json.loads((folder / "run.json").read_text())["plan"]
-        rows = [{"name": str(row["name"]), "own": bool(row["own"]), "file": row["file"]} for row in plan["rows"]]
-        assert all(row["file"] is None or isinstance(row["file"], str) for row in rows)
-        return rows, str(plan["final"])
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        return [read_row(row) for row in plan["rows"]], str(plan["final"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return [dict(row) for row in BEFORE_PLANS], "fine-tuned"
+
+
+def read_row(row: Any) -> dict[str, Any]:
+    """A row whose file lies in the run's folder. Raises ValueError."""
+    file = row["file"]
+    if file is not None and (Path(file).is_absolute() or ".." in Path(file).parts):
+        raise ValueError(f"{file} leads out of its folder")
+    return {"name": str(row["name"]), "own": bool(row["own"]), "file": file}

@@ -53,9 +53,9 @@ class Assembly:
 
     def feed(self) -> Feed:
         """The batches, with kept answers. A GPU is fed ahead; workers that read files are ahead by themselves."""
-        recall = self.teacher.recall if isinstance(self.teacher, Cached) else None
+        recalling = self.teacher.recalling if isinstance(self.teacher, Cached) else None
         ahead = AHEAD if self.batches.place.device.type == "cuda" and self.batches.memory is not None else 0
-        return Feed(self.batches, recall, ahead)
+        return Feed(self.batches, recalling, ahead)
 
     def settings(self, trainer: TrainerConfig) -> FitSettings:
         """What `fit` is to do."""

@@ -64,6 +64,7 @@ def preflight(session: Session, plan: Plan) -> None:
         for method in net.methods:
             problems.attempt(lambda net=net, inputs=inputs, method=method: check_net(method, net, inputs))
     for step in plan.todo:
+        problems.attempt(lambda step=step: check_ranking(session, step))
         problems.attempt(lambda step=step: check_part(plan, step, session.bundle(step.data).inputs))
     for data in plan.data:
         problems.attempt(lambda data=data: check_batches(session, session.bundle(data)))
@@ -116,10 +117,9 @@ def nets_of(plan: Plan) -> list[NetToCome]:
 
 
 def check_attack(session: Session, plan: Plan) -> None:
-    """Only what varies without steps can be changed a little."""
-    config, inputs = session.config, session.bundle(plan.test).inputs
-    if isinstance(config, (Distils, Finetunes)) and config.attack.name != "none" and inputs.kind != Images.kind:
-        raise ConfigError(f"attack={config.attack.name} changes images a little, and the data set has {inputs.noun}; leave attack out")
+    config = session.config
+    if isinstance(config, (Distils, Finetunes)):
+        session.bundle(plan.test).inputs.check_attack(config.attack)
 
 
 def check_part(plan: Plan, step: Step, inputs: Contract) -> None:
@@ -148,6 +148,10 @@ def check_settings(config: Any) -> None:
     check_components(config, problems)
     check_weights(config, problems)
     problems.report()
+    if not plan(config).rows:
+        raise ConfigError(
+            "neither method nor loss reads a teacher here, and no stage trains a student: nothing to do; give distill.epochs=N"
+        )
 
 
 def check_components(config: Any, problems: Problems) -> None:
@@ -168,16 +172,24 @@ def check_components(config: Any, problems: Problems) -> None:
 
 
 def check_selection(config: Any) -> None:
-    """Whether the epoch that ships can be chosen as `trainer.select_by` says."""
+    """What `trainer.select_by` goes with, as far as that can be told without data."""
     key = config.trainer.select_by
+    if key is not None and config.trainer.select == "last":
+        raise ConfigError(f"trainer.select_by={key} is about the best epoch, and trainer.select=last ships the last; leave one of them out")
+
+
+def check_ranking(session: Session, step: Step) -> None:
+    """Whether the epoch of a step that ships can be chosen as `trainer.select_by` says."""
+    key, bundle = session.config.trainer.select_by, session.bundle(step.data)
     if key is None:
         return
-    if config.trainer.select == "last":
-        raise ConfigError(f"trainer.select_by={key} is about the best epoch, and trainer.select=last ships the last; leave one of them out")
-    if key in choose.BY_TEACHER and any(step.teacher is None for step in plan(config).todo):
-        raise ConfigError(f"trainer.select_by={key} compares with a teacher, and not every stage has one; take val_top1 or val_nll")
-    if key not in choose.BY_TEACHER and not config.dataset.labels:
-        raise ConfigError(f"{unlabelled.OFF}: trainer.select_by={key} needs labels; take val_agreement or val_kl")
+    if key in choose.BY_TEACHER:
+        if step.teacher is None:
+            raise ConfigError(f"trainer.select_by={key} compares with a teacher, and {step.name} has none; take val_top1 or val_nll")
+    elif not bundle.data.val.labelled:
+        raise ConfigError(
+            f"trainer.select_by={key} needs labels, and the validation {bundle.inputs.noun} have none; take val_agreement or val_kl"
+        )
 
 
 def check_head_learns(config: Any) -> None:
@@ -266,5 +278,5 @@ def check_batches(session: Session, bundle: Bundle) -> None:
     least = size // session.runtime.world // session.config.trainer.accumulate
     if least < 2 and size > 1:
         raise ConfigError(
-            f"trainer.batch_size={size} leaves pieces of {least} image; batch norm needs 2: lower trainer.accumulate or devices"
+            f"trainer.batch_size={size} leaves pieces of {least} {bundle.inputs.noun.removesuffix('s')}; batch norm needs 2: lower trainer.accumulate or devices"
         )

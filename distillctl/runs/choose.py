@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from distillctl.config import TrainerConfig
 from distillctl.data.split import Split
 from distillctl.metrics.metric import by_key
 
-BY_TEACHER = ("val_agreement", "val_kl")  # what compares a student with its teacher
+BY_TEACHER = {"val_agreement": "agreement with the teacher", "val_kl": "KL from the teacher"}
 
 
 @dataclass(frozen=True)
@@ -20,19 +21,19 @@ class Ranking:
     keys: tuple[str, ...]
 
     def is_better(self, values: Mapping[str, float], before: Mapping[str, float]) -> bool:
-        """NaN is never better."""
         return self.order(values) > self.order(before)
 
     def order(self, values: Mapping[str, float]) -> tuple[float, ...]:
-        """Numbers of which the larger is the better."""
-        return tuple(values[key] if by_key(key).better == "high" else -values[key] for key in self.keys)
+        """Numbers of which the larger is the better; NaN is worse than any."""
+        found = (values[key] if by_key(key).better == "high" else -values[key] for key in self.keys)
+        return tuple(-math.inf if math.isnan(value) else value for value in found)
 
 
 def ranking(trainer: TrainerConfig, labelled: bool, taught: bool) -> Ranking | None:
     """By accuracy, then by NLL; without labels by agreement with the teacher, then by KL. None: the last epoch ships."""
     if trainer.select == "last":
         return None
-    usual = ("val_top1", "val_nll") if labelled else BY_TEACHER if taught else ()
+    usual = ("val_top1", "val_nll") if labelled else tuple(BY_TEACHER) if taught else ()
     if not usual:
         return None
     first = trainer.select_by
@@ -53,5 +54,5 @@ def in_words(ranked: Ranking | None, trainer: TrainerConfig, step: str, val: Spl
     """How the epoch that ships is chosen, where the validation samples have no labels to choose it by; else nothing."""
     if trainer.select == "last" or val.labelled:
         return ""
-    how = "the last epoch ships" if ranked is None else "the best epoch is chosen by agreement with the teacher"
+    how = "the last epoch ships" if ranked is None else f"the best epoch is chosen by {BY_TEACHER[ranked.keys[0]]}"
     return f"{step}: {how}, as the {len(val):,} validation {noun} have no labels"

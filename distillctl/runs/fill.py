@@ -49,6 +49,7 @@ class Work:
     views: int
     dtypes: tuple[torch.dtype, ...]  # of the inputs that views have
     noun: str  # of the samples
+    rate: str  # how many of them a second, for people
 
     @property
     def rows(self) -> int:
@@ -133,7 +134,18 @@ def prepared(session: Session) -> Work:
         session.console.say(keeping.room_of_features(found.layout, len(bundle.data.train), views))
     batches = bundle.train_batches(step.seed)
     parts = deciding_parts(session, bundle, teacher, batches, found.layout)
-    return Work(session, teacher, found.like, found.layout, parts, batches, views, dtypes_of(bundle.few(1).inputs), bundle.inputs.noun)
+    return Work(
+        session,
+        teacher,
+        found.like,
+        found.layout,
+        parts,
+        batches,
+        views,
+        dtypes_of(bundle.few(1).inputs),
+        bundle.inputs.noun,
+        bundle.inputs.rate,
+    )
 
 
 def looked_through(work: Work) -> Lack:
@@ -204,12 +216,12 @@ def fill(work: Work, lack: Lack) -> None:
     per_view = len(work.batches.covering(0))
     done = work.views * per_view - sum(map(len, lack.numbers))
     what = f"{work.teacher.name}, {precision_name(machine.precision)} on {machine.name}"
-    console.start_stage("fill", what, work.views, per_view, done, unit="view")
+    console.start_stage("fill", what, work.views, per_view, done, unit="view", rate=work.rate)
     for view, numbers in enumerate(lack.numbers):
         ask(work, teacher, store, view, numbers)
         if numbers:
             rate, left = teacher.asked * machine.world / (time.monotonic() - started), console.eta(view + 1)
-            console.say(f"  view {view + 1:>3}/{work.views}  {lack.missing[view]:>9,} asked for {rate:>8,.0f} img/s  eta {left}")
+            console.say(f"  view {view + 1:>3}/{work.views}  {lack.missing[view]:>9,} asked for {rate:>8,.0f} {work.rate}  eta {left}")
     console.end_stage()
     asked = int(machine.gather(torch.tensor([teacher.asked])).sum())
     machine.barrier()

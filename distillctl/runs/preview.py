@@ -1,4 +1,7 @@
-"""What a run would do, for people: its steps, what of them is there already, and what the others will take. Nothing is trained or written."""
+"""What a run would do, for people: its steps, what of them is there already, and what the others will take.
+
+Nothing is written but what a run fetches too: a data set or published weights. A few steps are taken to time them, and thrown away.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from rich.table import Table
 
 from distillctl import outputs, state
 from distillctl.config import Distils, ModelConfig, Pretrains
+from distillctl.errors import Interrupted
 from distillctl.loop import fit
 from distillctl.report.console import in_time
 from distillctl.runs import reuse
@@ -21,6 +25,7 @@ from distillctl.runs.keeping import root_of
 from distillctl.runs.plan import plan
 from distillctl.runs.session import Session
 from distillctl.runs.steps import Given, Plan, Several, Source, Step
+from distillctl.runtime import threads_for
 
 TIMED = 3  # steps, of which the first warms up
 PATIENCE_S = 20.0  # after which fewer are enough
@@ -43,7 +48,7 @@ def preview(session: Session) -> None:
     for note in todo.notes:
         say(note)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("step", "model", "taught by", "epochs", "steps", "time", ""):
+    for heading in ("stage", "model", "taught by", "epochs", "steps", "time", ""):
         table.add_column(heading, justify="right" if heading in ("epochs", "steps", "time") else "left", overflow="fold")
     total, unknown = 0.0, False
     for step in todo.steps:
@@ -72,9 +77,8 @@ def outlook(session: Session, todo: Plan, step: Step) -> Outlook:
         folder = Path(session.config.resume)
         if step.name in outputs.read_run(folder)["stages"]:
             return Outlook(0, None, "done before")
-        checkpoint = state.newest(folder / step.name, session.console.warn)
-        done = checkpoint[1]["step"] if checkpoint is not None else 0
-    elif step.reuse and (run := found_again(session, step)):
+        done = int((state.described(folder / step.name) or {}).get("step", 0))
+    if not done and step.reuse and (run := found_again(session, step)):
         return Outlook(0, None, f"reused from {run}")
     return Outlook(steps - done, (steps - done) * seconds_a_step(session, todo, step), f"goes on at step {done:,}" if done else "")
 
@@ -83,7 +87,9 @@ def found_again(session: Session, step: Step) -> str | None:
     """The run that trained the same before, if its files are as they were."""
     if reuse.has_own_code(step, session.config):
         return None
-    found = reuse.look_up(root_of(None) / reuse.FOLDER / f"{reuse.key_of(session, step)}.json", step.role)
+    trainer = session.config.trainer
+    key = reuse.key_of(session, step, trainer.devices, threads_for(trainer, session.runtime.device, trainer.devices))
+    found = reuse.look_up(root_of(None) / reuse.FOLDER / f"{key}.json", step.role)
     return found.run if found is not None else None
 
 
@@ -115,7 +121,7 @@ def seconds_a_step(session: Session, todo: Plan, step: Step) -> float:
         asked_to_stop=enough,
     )
     if session.stop():
-        raise session.interrupted()
+        raise Interrupted("interrupted", session.stop.signal_number or 15)
     taken = [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
     return min(taken[1:] or taken)
 

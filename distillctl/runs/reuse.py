@@ -70,8 +70,12 @@ def train_once(session: Session, step: Step) -> Path:
     return file
 
 
-def key_of(session: Session, step: Step) -> str:
-    """SHA-256 of everything that the shipped weights depend on. Whatever is not here must not matter."""
+def key_of(session: Session, step: Step, world: int | None = None, threads: int | None = None) -> str:
+    """SHA-256 of everything that the shipped weights depend on. Whatever is not here must not matter.
+
+    world, threads: of the run that will have it, where that is not this process.
+    """
+    assert step.teacher is None, f"{step.name}: what is taught depends on its teacher too"
     config, machine, bundle = session.config, session.runtime, session.bundle(step.data)
     model = model_of(step)
     file, record = source_of(model, step.role)
@@ -87,14 +91,15 @@ def key_of(session: Session, step: Step) -> str:
         "data": bundle.data.fingerprint,
         "images": asdict(bundle.inputs),
         "loss": step.loss,
+        "method": step.method,
         "optimizer": config.optimizer,
         "schedule": config.schedule,
         "budget": values_that_decide(step.budget, *OF_WEIGHTS),
         "trainer": values_that_decide(config.trainer, *OF_WEIGHTS) | {"precision": precision_name(machine.precision)},
         "device": machine.device.type,
         "processor": torch.backends.cpu.get_cpu_capability() if on_cpu else torch.cuda.get_device_name(machine.device),
-        "world": machine.world,
-        "threads": torch.get_num_threads() if on_cpu else None,
+        "world": world or machine.world,
+        "threads": (threads or torch.get_num_threads()) if on_cpu else None,
         "versions": {name: versions[name] for name in DECIDING_VERSIONS},
         "sources": outputs.sources(Path(outputs.__file__).parent),
     }
@@ -107,7 +112,7 @@ def has_own_code(step: Step, config: Any) -> bool:
     record = source_of(model, step.role)[1]
     if model.source == "own" or (record is not None and record.architecture.source == "own"):
         return True
-    return any(not within(path, TRUSTED) for path in targets([config.optimizer, config.schedule, step.loss]))
+    return any(not within(path, TRUSTED) for path in targets([config.optimizer, config.schedule, step.loss, step.method]))
 
 
 def model_of(step: Step) -> ModelConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -67,17 +67,26 @@ class Cached(Frozen):
         features = {name: lying(batch.answers[name], order) for name, order in self.orders.items()}
         return self.output(batch.answers[LOGITS], features, batch.targets)
 
-    def recall(self, batch: Batch) -> Batch:
-        """The batch with what is kept of the answers to it, where all of it is there. Asks nothing."""
-        if self.store is None or batch.view < 0 or self.asked < self.lacking:  # while some are lacking, steps look for themselves
-            return batch
-        with self.turn:
-            rows = self.rows[batch.index.cpu().numpy()]
-            found, there = self.store.read(batch.view, rows, input_marks(batch.inputs))
-        if not there.all():
-            return batch
-        self.read += len(rows)
-        return batch._replace(answers=self.decoded(found, batch.targets.device))
+    def recalling(self) -> Callable[[Batch], Batch]:
+        """For one epoch: a function that gives a batch what is kept of the answers to it as a column, where all of it is there. Asks nothing.
+
+        Where some are missing the view is being filled: the rest of the epoch is left to the steps, which look for themselves.
+        """
+        filling = self.store is None
+
+        def recall(batch: Batch) -> Batch:
+            nonlocal filling
+            if filling or batch.view < 0:
+                return batch
+            with self.turn:
+                assert self.store is not None
+                rows = self.rows[batch.index.cpu().numpy()]
+                found, there = self.store.read(batch.view, rows, input_marks(batch.inputs))
+                filling = not there.all()
+                self.read += 0 if filling else len(rows)
+            return batch if filling else batch._replace(answers=self.decoded(found, batch.targets.device))
+
+        return recall
 
     def decoded(self, payloads: Words, device: torch.device) -> dict[str, Tensor]:
         """What records hold, on the device: logits [B, M, K], and features by name."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distillctl.config import DatasetConfig, PredictConfig, number
-from distillctl.data.split import DataSet, cut, whole
+from distillctl.data.split import DataSet, divide, whole
 from distillctl.inputs.contract import Contract
 from distillctl.models.record import Record
 from distillctl.models.script import Reading
@@ -26,7 +26,7 @@ NUMBERS, WORDS, VOCABULARY = 4, 3, 6
 class PairsConfig(DatasetConfig):
     """Drawn pairs, whose class follows from the first number and the first word."""
 
-    count: int = number(240, decides="answers", low=30)
+    count: int = number(300, decides="answers", low=30)
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Pairs(Contract):
             "words": torch.randint(VOCABULARY, (config.count, WORDS), generator=draw),
         }
         targets = (inputs["numbers"][:, 0] > 0).long() + (inputs["words"][:, 0] > 2).long()
-        everything, test = cut(whole(inputs, targets), config.count // 4, 3, "test")
-        train, val = cut(everything, config.count // 8, 3, f"val {config.split_seed}")
-        digest = hashlib.sha256(inputs["numbers"].numpy().tobytes() + inputs["words"].numpy().tobytes()).hexdigest()
         classes = ("none", "one", "both")
-        return DataSet(config.name, classes, train, val, test, f"{digest}-{config.split_seed}", []), cls(classes)
+        train, val, test = divide(whole(inputs, targets), None, None, classes, config)
+        digest = hashlib.sha256(inputs["numbers"].numpy().tobytes() + inputs["words"].numpy().tobytes()).hexdigest()
+        mark = f"{digest} {train.index.tolist()} {val.index.tolist()} {train.labelled}"
+        return DataSet(config.name, classes, train, val, test, hashlib.sha256(mark.encode()).hexdigest(), []), cls(classes)
 
     @classmethod
     def from_record(cls, record: Record) -> Pairs:

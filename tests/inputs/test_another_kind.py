@@ -118,6 +118,7 @@ def test_kept_answers_give_the_weights_of_a_live_teacher(run, command, tmp_path)
     assert "answers were read" in kept.out
     filled = command("cache", "action=fill", *words, cwd=tmp_path)
     assert filled.code == 0, filled.err
+    assert "img/s" not in filled.out
     required = command("distill", *words, "teacher.cache.mode=require", "hydra.run.dir=required", cwd=tmp_path)
     assert required.code == 0, required.err
     assert " 0 asked for" in required.out
@@ -193,6 +194,14 @@ def test_a_teacher_of_images_is_refused_in_one_line(tiny_run, command, tmp_path)
     assert refused.code == 4
     assert "classes" in refused.err or "takes images, and the data set has pairs" in refused.err
     assert len(refused.err.splitlines()) == 1
+
+
+def test_what_any_data_set_has_works_for_pairs():
+    words = {"name": "pairs", "subset": 60, "val_fraction": 0.5, "labels": False}
+    data, _ = pair_kind.Pairs.load(pair_kind.PairsConfig(**words), None)
+    assert (len(data.train), len(data.val), len(data.test)) == (30, 30, 60)
+    assert not data.train.labelled
+    assert data.test.labelled
 
 
 def test_inputs_of_several_tensors_are_cut_and_marked_together():

@@ -61,13 +61,38 @@ def test_of_generations_the_last_is_meant(tmp_path):
     assert found(run(tmp_path, "pretrain", "distill", "distill-2", rows=rows, final="distilled"), "student") == "distill-2"
 
 
+def test_a_run_that_was_stopped_between_generations_stands_for_the_one_it_has(tmp_path):
+    rows = [
+        row("teacher", "pretrain"),
+        row("generation 1", "distill"),
+        row("generation 2", "distill-2"),
+        row("distilled", "distill-3", own=True),
+    ]
+    folder = run(tmp_path, "pretrain", "distill", "distill-2", rows=rows, final="distilled")
+    assert [found(folder, role) for role in ("student", "model", "teacher")] == ["distill-2", "distill-2", "pretrain"]
+
+
+def test_a_stage_may_lie_on_another_disk(tmp_path):
+    run(tmp_path / "big", "distill")
+    (tmp_path / "run").mkdir()
+    folder = run(tmp_path / "run", rows=ALL)
+    (folder / "distill").symlink_to(tmp_path / "big" / "distill")
+    assert locate(str(folder), "student", "student.checkpoint") == folder / "distill" / "student.safetensors"
+
+
+def test_a_name_that_no_disk_takes_is_passed_over(tmp_path):
+    rows = [row("distilled", "x" * 5000, own=True), row("alone", "alone")]
+    assert found(run(tmp_path, "alone", rows=rows, final="distilled"), "student") == "alone"
+
+
 def test_a_member_is_found_by_its_name(tmp_path):
     folder = run(tmp_path, "pretrain-a", "pretrain-b", "distill", rows=[row("distilled", "distill", own=True)], final="distilled")
     assert found(folder, "teacher.members.b") == "pretrain-b"
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"plan": 3}', '{"plan": {"rows": [{"name": "x"}], "final": "x"}}', '{"plan": {"rows": 1, "final": 2}}']
+    "text",
+    ["", "[]", '{"plan": 3}', '{"plan": {"rows": [{"name": "x"}], "final": "x"}}', '{"plan": {"rows": 1, "final": 2}}', "[" * 100_000],
 )
 def test_a_record_of_nonsense_is_as_good_as_none(text, tmp_path):
     folder = run(tmp_path, *STAGES)

@@ -49,8 +49,9 @@ def test_what_is_named_decides_first_in_its_own_direction(key, up):
 
 
 @pytest.mark.parametrize("broken", [{"val_top1": 0.5, "val_nll": math.nan}, {"val_top1": math.nan, "val_nll": 0.1}])
-def test_what_is_no_number_is_never_better(broken):
+def test_what_is_no_number_is_worse_than_any(broken):
     assert not choose.is_best(ranked(), broken, best(GOOD))
+    assert choose.is_best(ranked(), GOOD, best(broken))
 
 
 def test_without_labels_the_teacher_decides_and_without_both_the_last_epoch_ships():
@@ -96,17 +97,36 @@ def test_every_metric_is_declared_once_and_those_that_rank_say_which_way():
     ("command", "words", "line"),
     [
         ("train", ["trainer.select_by=val_nll", "trainer.select=last"], "trainer.select=last ships the last"),
-        ("train", ["trainer.select_by=val_kl"], "trainer.select_by=val_kl compares with a teacher, and not every stage has one"),
-        (
-            "distill",
-            ["trainer.select_by=val_ece", "teacher.checkpoint=run", "dataset.labels=false"],
-            "trainer.select_by=val_ece needs labels",
-        ),
     ],
 )
 def test_what_cannot_be_ranked_by_is_refused_before_any_data(command, words, line):
     with pytest.raises(ConfigError, match=line.replace(".", r"\.")):
         check_settings(configured(command, Path(), *words))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["trainer.select_by=val_kl"], "trainer.select_by=val_kl compares with a teacher, and pretrain has none"),
+        (
+            ["trainer.select_by=val_top1", "dataset.shots=20"],
+            "trainer.select_by=val_top1 needs labels, and the validation images have none",
+        ),
+        (["trainer.select_by=val_ece", "dataset.shots=20"], "trainer.select_by=val_ece needs labels"),
+    ],
+)
+def test_what_cannot_be_ranked_by_is_refused_before_the_first_step(words, line, distillctl, tiny, tmp_path):
+    refused = distillctl("train", *tiny, *words, "hydra.run.dir=run", cwd=tmp_path)
+    assert (refused.code, line in refused.err) == (2, True), refused.err
+    assert not list((tmp_path / "run").glob("*/last.pt"))
+
+
+def test_few_labels_and_a_teacher_are_ranked_by_the_teacher(distillctl, tiny, tiny_run, tmp_path):
+    words = [word for word in tiny if not word.startswith(("teacher", "pretrain", "finetune"))]
+    more = [f"teacher.checkpoint={tiny_run / 'pretrain'}", "dataset.shots=20", "trainer.select_by=val_kl", "hydra.run.dir=run"]
+    finished = distillctl("distill", *words, *more, cwd=tmp_path)
+    assert finished.code == 0, finished.err
+    assert "the best epoch is chosen by KL from the teacher" in finished.out
 
 
 def test_a_run_ships_the_epoch_of_the_least_likelihood(distillctl, tiny, tmp_path):

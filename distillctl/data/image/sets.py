@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from distillctl.config import ImageSetConfig
 from distillctl.data.image import facts, folder, official, reading
 from distillctl.data.image.files import BadImage, shown
-from distillctl.data.split import DataSet, Split, cut, few, unlabelled, whole
+from distillctl.data.split import DataSet, Split, divide, unlabelled, whole
 from distillctl.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["ImageSet", "Split", "check_size", "known", "load"]
@@ -68,7 +68,7 @@ def load(config: ImageSetConfig, teacher_classes: Sequence[str] | None = None) -
         source = official.cifar(config.name, root, config.download)
     else:
         source = official.mnist(config.name, root, config.download)
-    parts = _divide(source.train, None, source.test, source.classes, config)
+    parts = divide(source.train, None, source.test, source.classes, config)
     pixels = [part.inputs for part in parts if isinstance(part.inputs, Tensor)]
     size = config.image_size or pixels[0].shape[-1]
     if size != pixels[0].shape[-1]:
@@ -103,7 +103,7 @@ def _load_folder(config: ImageSetConfig, teacher_classes: Sequence[str] | None) 
         val, test = None, val
         if test is not None:
             notes.append("val/ is the test split; a validation split is cut out of train/")
-    parts = _divide(pool, val, test, classes, config)
+    parts = divide(pool, val, test, classes, config)
 
     paths = [part.inputs for part in parts if isinstance(part.inputs, list)]
     files = [path for part in paths for path in part]
@@ -200,47 +200,6 @@ def _without_bad(source: Split, listing: folder.Listing, config: ImageSetConfig,
     notes.append(f"{len(bad)} of {total} images in {shown(listing.folder)} cannot be read and were left out:")
     notes.extend(f"  {message}" for message in list(bad.values())[:10])
     return source.take([position for position in range(total) if position not in bad])
-
-
-def _divide(
-    pool: Split, val: Split | None, test: Split | None, classes: tuple[str, ...], config: ImageSetConfig
-) -> tuple[Split, Split, Split]:
-    """Train, validation and test. What is not given is cut out of `pool`, each class in proportion.
-
-    The labels of validation images that were cut out are forgotten where training is to do with few labels or none.
-    """
-    count = len(classes) if pool.labelled else 1
-    need = 1 + (val is None) + (test is None)
-    for name, size in zip(classes[:count], pool.sizes(count), strict=True):
-        if size < need:
-            who, way_out = (f"class {name} has", "add some or remove the class") if pool.labelled else ("there are", "add some")
-            raise DataError(f"{who} {size} image{'s' * (size != 1)} to be split into {need} parts; {way_out}")
-    if test is None:  # the key is fixed: a test split that follows a seed would be another one for everyone
-        pool, test = cut(pool, round(config.test_fraction * len(pool)), count, "test", left=need - 1)
-    pool, val = _subset(pool, val, count, config)
-    if val is None:
-        pool, val = cut(pool, round(config.val_fraction * len(pool)), count, f"val {config.split_seed}")
-        if config.shots is not None or not config.labels:
-            val = val.without_labels()
-    if config.shots is not None:
-        pool = few(pool, config.shots, classes, f"shots {config.split_seed}")
-    return (pool if config.labels else pool.without_labels()), val, test
-
-
-def _subset(pool: Split, val: Split | None, count: int, config: ImageSetConfig) -> tuple[Split, Split | None]:
-    """`dataset.subset` images out of train and validation together, each class in proportion."""
-    wanted, key = config.subset, f"subset {config.split_seed}"
-    there = len(pool) + (len(val) if val else 0)
-    if wanted is None or wanted == there:
-        return pool, val
-    if not 2 * count <= wanted <= there:
-        least = f"{2 * count} (two of each of {count} classes)" if count > 1 else "2"
-        raise DataError(f"dataset.subset={wanted}: must be from {least} to {there}, what train and validation have")
-    if val is None:
-        return cut(pool, wanted, count, key, least=2, left=0)[1], None
-    present = sum(size > 0 for size in val.sizes(count))
-    of_val = min(max(round(wanted * len(val) / there), present, wanted - len(pool)), len(val), wanted - count)
-    return cut(pool, wanted - of_val, count, key, left=0)[1], cut(val, of_val, count, key, left=0)[1]
 
 
 def _resized(images: Tensor, size: int) -> Tensor:
