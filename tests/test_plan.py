@@ -90,6 +90,8 @@ def test_generations_are_taught_by_the_one_before_and_peers_have_rows():
     assert todo.step("distill").seed != todo.step("distill-2").seed
     assert rows(todo) == ["teacher", "peer1 of 1", "generation 1", "peer1", "together", "distilled", "fine-tuned", "alone"]
     assert todo.file(MadeBy("distill", "peer1")) == "distill/peer1/student.safetensors"
+    peer = todo.resolved(MadeBy("distill", "peer1"), {"distill": Path("run/distill/student.safetensors")})
+    assert (peer.name, peer.checkpoint) == ("recorded", "run/distill/peer1/student.safetensors")
 
 
 def test_a_step_takes_up_what_earlier_ones_have_made():
