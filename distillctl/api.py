@@ -16,18 +16,15 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from distillctl import compose, outputs, runtime, state
-from distillctl.cli import INTERNAL_ERROR, first_line
 from distillctl.commands import COMMANDS, runs
 from distillctl.commands.evaluate import named_as_given
+from distillctl.commands.predict import recorded
 from distillctl.compose import resume as resuming
 from distillctl.config import SCHEMAS, ModelConfig
-from distillctl.errors import CheckpointError, ConfigError, MachineError, UserError, did_you_mean
+from distillctl.errors import INTERNAL_ERROR, CheckpointError, ConfigError, MachineError, UserError, did_you_mean, first_line
 from distillctl.inputs import from_record
 from distillctl.models.adapter import Adapter
-from distillctl.models.locate import locate
 from distillctl.models.obtain import obtain
-from distillctl.models.shipping import read_record
-from distillctl.models.weights import read_weights
 from distillctl.rank import Rank
 from distillctl.runs.check import check_settings
 from distillctl.runs.plan import plan as plan_of
@@ -116,11 +113,7 @@ def load(path: str | Path) -> Adapter:
     `Output`, whose `logits` are [B, K]; `classes` are the K names. Raises CheckpointError.
     """
     with named_as_given(), torch.random.fork_rng(devices=[]):
-        file = locate(str(path), "model", "checkpoint")
-        record = read_record(file, "checkpoint")
-        if record is None:
-            read_weights(file, "checkpoint")  # what is wrong with the file itself comes before what it lacks
-            raise CheckpointError(f"checkpoint={path}: no record beside it says what it is; keep its .json")
+        file, record = recorded(str(path), "says what it is; keep its .json")
         model = obtain(ModelConfig(name="recorded", checkpoint=str(file)), from_record(record), "model", seed=0).classifier.eval()
     model.classes = tuple(record.classes)
     return model

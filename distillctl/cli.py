@@ -13,26 +13,18 @@ from typing import Any, NoReturn
 
 from distillctl import __version__
 from distillctl.commands import COMMANDS
-from distillctl.errors import ConfigError, UserError, did_you_mean
+from distillctl.errors import INTERNAL_ERROR, ConfigError, UserError, did_you_mean, first_line
+from distillctl.manual import manual, overview
 from distillctl.rank import Rank
 
-INTERNAL_ERROR = 70
 HELP_FLAGS = ("--help", "-h")
 COMPLETION_FLAGS = ("--shell-completion", "-sc")
 CONFIG_DIR = ("--config-dir", "-cd")
-# Hydra's flags that make sense here, and whether a value follows. It has others, which would load pickled configs or replace ours.
-FLAGS = {"-m": False, "--multirun": False, "--run": False, "--resolve": False, "--hydra-help": False}
 PLAN = "--plan"
-FLAGS |= {
-    PLAN: False,
-    "--cfg": True,
-    "-c": True,
-    "--package": True,
-    "-p": True,
-    "--config-dir": True,
-    "-cd": True,
-    "--info": True,
-    "-i": True,
+# that one and Hydra's that make sense here, and whether a value follows. It has others, which would load pickled configs or replace ours.
+FLAGS = {
+    **dict.fromkeys((PLAN, "-m", "--multirun", "--run", "--resolve", "--hydra-help"), False),
+    **dict.fromkeys(("--cfg", "-c", "--package", "-p", *CONFIG_DIR, "--info", "-i"), True),
 }
 
 
@@ -257,10 +249,6 @@ def in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def fail(error: UserError) -> NoReturn:
     """Print the problem, one line each, and leave with its exit code."""
     for line in str(error).splitlines():
@@ -311,50 +299,3 @@ def start_completion(command: str, arguments: list[str]) -> None:
 
     compose.prepare()
     start(command, arguments, [])
-
-
-def overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            f"distillctl {__version__}: when a big model must become a small one",
-            "",
-            "usage: distillctl COMMAND [key=value ...] [--help] [--cfg job] [-m]",
-            "",
-            *lines,
-            "",
-            "start here:",
-            *(f"  {example}" for example in COMMANDS["train"].examples),
-            "",
-            'completion: eval "$(distillctl -sc install=bash)"',
-        ]
-    )
-
-
-def manual(command: str) -> str:
-    """What `distillctl COMMAND --help` prints."""
-    from distillctl import compose
-
-    groups = compose.group_names(command)
-    width = max(map(len, groups), default=0)
-    lines = [
-        f"distillctl {command}: {COMMANDS[command].summary}",
-        "",
-        f"usage: distillctl {command} [group=option ...] [key=value ...] [-m] [--cfg job] [--trust PACKAGE]",
-        "",
-        "examples:",
-        *(f"  {example}" for example in COMMANDS[command].examples),
-    ]
-    if groups:
-        lines += ["", "groups:"]
-        for group, options in groups.items():
-            shown = ", ".join(options[:8]) + (
-                f", ... ({len(options)} named, any timm or torchvision name works)" if len(options) > 8 else ""
-            )
-            lines.append(f"  {group:<{width}}  {shown}")
-    lines += ["", "flags:", "  --cfg job          print every key with its value", "  -m                 sweep: key=a,b runs both"]
-    if COMMANDS[command].home == "runs":
-        lines.append("  --plan             print the steps, what is reused and how long it will take; train nothing")
-    lines += ["  --config-dir DIR   add your own config groups", "  --trust PACKAGE    allow _target_ to name classes of your package"]
-    return "\n".join(lines)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 # said by whoever notices it first
 WORKER_DIED = "a data worker died (out of memory, or of /dev/shm?); resume the run, with dataset.workers=0 to see the cause"
+INTERNAL_ERROR = 70  # the exit code of what no user can solve
 
 
 class UserError(Exception):
@@ -48,6 +49,11 @@ class Interrupted(UserError):
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong, in one line; of an error without words its kind."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -16,7 +16,7 @@ LAYERS = (
     ("feed", "runtime", "loop", "metrics", "outputs", "ranks"),
     ("compose", "report", "runs"),
     ("commands",),
-    ("cli", "__main__"),
+    ("cli", "manual", "__main__"),
     ("api", "__init__"),  # the package itself hands on what `api` holds, as it is asked for
 )
 FILES = sorted(PACKAGE.rglob("*.py"))

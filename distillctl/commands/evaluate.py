@@ -23,7 +23,8 @@ from distillctl.models.obtain import Obtained, obtain, source_of
 from distillctl.report.console import Console
 from distillctl.report.table import Results, attack_remark
 from distillctl.runs import bundle
-from distillctl.runs.teachers import check_is_trained, members_of, ready_to_answer
+from distillctl.runs.steps import members_of
+from distillctl.runs.teachers import check_is_trained, ready_to_answer
 
 CLASSES_SHOWN = 20
 HOW_READ = ("workers", "timeout_s", "max_pixels")  # of a data set: what this command says, whatever the record does

@@ -19,6 +19,7 @@ from distillctl.inputs import from_record
 from distillctl.inputs.contract import Contract
 from distillctl.models.locate import locate
 from distillctl.models.obtain import obtain
+from distillctl.models.record import Record
 from distillctl.models.shipping import read_record
 from distillctl.models.weights import read_weights
 from distillctl.report.console import Console
@@ -33,13 +34,7 @@ def run(config: PredictConfig, folder: Path | None) -> None:
 
 def predict(config: PredictConfig) -> None:
     model = with_checkpoint(config.model, config.checkpoint)
-    file = locate(config.checkpoint, "model", "checkpoint")
-    record = read_record(file, "checkpoint")
-    if record is None:
-        read_weights(file, "checkpoint")  # what is wrong with the file itself comes before what it lacks
-        raise CheckpointError(
-            f"checkpoint={config.checkpoint}: no record beside it names its classes; train with distillctl, or keep its .json"
-        )
+    _, record = recorded(config.checkpoint, "names its classes; train with distillctl, or keep its .json")
     inputs = from_record(record)
     files = list(expand(config.inputs, inputs))
     with runtime.open_runtime(config.trainer) as machine:
@@ -56,6 +51,16 @@ def predict(config: PredictConfig) -> None:
                 answers = [{"class": classes[p], "p": v} for p, v in zip(positions, values, strict=True)]
                 found.append({inputs.noun.removesuffix("s"): str(path), "answers": answers})
     print_answers(found, config.format)
+
+
+def recorded(checkpoint: str, lacking: str) -> tuple[Path, Record]:
+    """The file of weights that a path names, and its record. Raises CheckpointError; `lacking` ends what is said where there is no record."""
+    file = locate(checkpoint, "model", "checkpoint")
+    record = read_record(file, "checkpoint")
+    if record is None:
+        read_weights(file, "checkpoint")  # what is wrong with the file itself comes before what it lacks
+        raise CheckpointError(f"checkpoint={checkpoint}: no record beside it {lacking}")
+    return file, record
 
 
 def expand(given: list[str], inputs: Contract) -> Iterator[Path]:

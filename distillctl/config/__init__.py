@@ -1,6 +1,7 @@
 """The typed configuration: schemas, the keys they have and what each decides, and what must hold of a config. No torch here."""
 
 from distillctl.config.environment import SECRET_FREE_VARIABLES, read_variable
+from distillctl.config.fields import DECISIONS, branch, number, option, value
 from distillctl.config.keys import (
     branch_of,
     decides,
@@ -15,7 +16,6 @@ from distillctl.config.keys import (
 from distillctl.config.rules import broken_rule, check, check_attack
 from distillctl.config.schema import (
     DATA_KINDS,
-    DECISIONS,
     ENSEMBLE,
     SCHEMAS,
     AttackConfig,
@@ -45,8 +45,4 @@ from distillctl.config.schema import (
     TrackerConfig,
     TrainConfig,
     TrainerConfig,
-    branch,
-    number,
-    option,
-    value,
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distillctl.config.schema import DECISIONS
+from distillctl.config.fields import DECISIONS
 
 OPEN = (dict, list)  # branches whose keys belong to a component
 LIGHT = ("rounding", "cost", "words")  # where a key says one of these itself, its branches have no say

@@ -27,8 +27,8 @@ from distillctl.models.obtain import Obtained, obtain
 from distillctl.optimizers import make_optimizer
 from distillctl.runs import keeping
 from distillctl.runs.bundle import Bundle
-from distillctl.runs.plan import Given, Step
 from distillctl.runs.session import Session
+from distillctl.runs.steps import Given, Step
 from distillctl.runs.teachers import make_teacher
 from distillctl.schedules import Schedule
 from distillctl.teachers.cached import Cached

@@ -28,8 +28,8 @@ from distillctl.runs.assemble import training_attack
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.plan import labels_only, plan, teacher_is_read
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Given, MadeBy, Plan, Several, Source, Step, peer_models
-from distillctl.runs.teachers import check_is_trained, members_of
+from distillctl.runs.steps import Given, MadeBy, Plan, Several, Source, Step, members_of, peer_models
+from distillctl.runs.teachers import check_is_trained
 from distillctl.schedules import Schedule
 from distillctl.teachers.frozen import Frozen
 

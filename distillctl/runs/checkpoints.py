@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from distillctl import outputs, state
-from distillctl.errors import CheckpointError
+from distillctl.errors import CheckpointError, first_line
 from distillctl.runs.assemble import Assembly
 from distillctl.runs.session import Session, first_on_main
 from distillctl.runtime import precision_name
@@ -29,8 +29,7 @@ def take_up(session: Session, assembly: Assembly, folder: Path, log: outputs.Met
         try:
             training.load(content)
         except (KeyError, RuntimeError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"{folder}: its checkpoint does not fit this model, optimizer or version: {reason}") from None
+            raise CheckpointError(f"{folder}: its checkpoint does not fit this model, optimizer or version: {first_line(error)}") from None
     if session.run is not None:  # the other ranks share the file
         log.cut(training.log_size)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from distillctl.config import CachesConfig
 from distillctl.data.loader import TrainLoader
@@ -21,16 +20,16 @@ from distillctl.losses.weighted import build_loss
 from distillctl.report.console import in_bytes, in_time
 from distillctl.runs import keeping
 from distillctl.runs.assemble import teacher_of
+from distillctl.runs.bundle import Bundle
 from distillctl.runs.check import check_batches, check_settings
+from distillctl.runs.keeping import Keepable
 from distillctl.runs.keys import deciding_parts
 from distillctl.runs.plan import plan
 from distillctl.runs.session import Session, first_on_main, session
 from distillctl.runtime import precision_name
 from distillctl.teachers.cached import Cached
 from distillctl.teachers.frozen import Frozen
-from distillctl.teachers.records import Layout
 from distillctl.teachers.store import Store, folder_of, open_store, record_bytes
-from distillctl.types import dtypes_of
 
 TIMED = 3  # batches, and at least one of each data worker
 GO_ON, STOP, FULL = range(3)
@@ -38,18 +37,15 @@ GO_ON, STOP, FULL = range(3)
 
 @dataclass(frozen=True)
 class Work:
-    """A teacher, the views that it is to be asked about, and the place of its answers."""
+    """A teacher, the views that it is to be asked about, and what is kept of its answers, where."""
 
     session: Session
+    bundle: Bundle
     teacher: Frozen
-    like: Mapping[str, Tensor]
-    layout: Layout
+    answers: Keepable
     parts: Mapping[str, Any]
     batches: TrainLoader
     views: int
-    dtypes: tuple[torch.dtype, ...]  # of the inputs that views have
-    noun: str  # of the samples
-    rate: str  # how many of them a second, for people
 
     @property
     def rows(self) -> int:
@@ -61,10 +57,11 @@ class Work:
 
     def store(self, writes: bool) -> Store:
         """The records, to look at or to fill; only the latter makes a folder."""
-        return open_store(self.root, self.parts, self.layout, self.rows, self.session.console.warn, writes)
+        return open_store(self.root, self.parts, self.answers.layout, self.rows, self.session.console.warn, writes)
 
     def cached(self, store: Store) -> Cached:
-        return Cached(self.teacher, self.layout, store, self.batches.split.index, like=self.like, dtypes=self.dtypes)
+        kept = self.answers
+        return Cached(self.teacher, kept.layout, store, self.batches.split.index, like=kept.like, dtypes=kept.dtypes)
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def fill_rank(config: CachesConfig, folder: Path | None) -> None:
         wanted = prepared(running)
         lack = looked_through(wanted)
         running.console.say(described(wanted, lack))
-        if problem := keeping.no_room(wanted.root, sum(lack.missing) * record_bytes(wanted.layout), free_bytes(wanted)):
+        if problem := keeping.no_room(wanted.root, sum(lack.missing) * record_bytes(wanted.answers.layout), free_bytes(wanted)):
             raise MachineError(f"{problem}; {keeping.MORE_ROOM}")
         if config.action == "fill":
             fill(wanted, lack)
@@ -134,18 +131,7 @@ def prepared(session: Session) -> Work:
         session.console.say(keeping.room_of_features(found.layout, len(bundle.data.train), views))
     batches = bundle.train_batches(step.seed)
     parts = deciding_parts(session, bundle, teacher, batches, found.layout)
-    return Work(
-        session,
-        teacher,
-        found.like,
-        found.layout,
-        parts,
-        batches,
-        views,
-        dtypes_of(bundle.few(1).inputs),
-        bundle.inputs.noun,
-        bundle.inputs.rate,
-    )
+    return Work(session, bundle, teacher, found, parts, batches, views)
 
 
 def looked_through(work: Work) -> Lack:
@@ -186,8 +172,8 @@ def measured(work: Work, store: Store, numbers: list[list[int]]) -> tuple[float,
 
 def described(work: Work, lack: Lack) -> str:
     """What is there and what is lacking, in one line."""
-    missing, needed, one = sum(lack.missing), work.views * work.rows, record_bytes(work.layout)
-    count = f"{work.views} view{'s' * (work.views > 1)} x {work.rows:,} {work.noun}"
+    missing, needed, one = sum(lack.missing), work.views * work.rows, record_bytes(work.answers.layout)
+    count = f"{work.views} view{'s' * (work.views > 1)} x {work.rows:,} {work.bundle.inputs.noun}"
     place = f"{in_bytes(needed * one)} in {folder_of(work.root, work.parts)}, where {in_bytes(free_bytes(work))} are free"
     line = f"cache: {count}, {place}; {needed - missing:,} answers are there and {missing:,} to be asked for"
     if not missing:
@@ -216,19 +202,21 @@ def fill(work: Work, lack: Lack) -> None:
     per_view = len(work.batches.covering(0))
     done = work.views * per_view - sum(map(len, lack.numbers))
     what = f"{work.teacher.name}, {precision_name(machine.precision)} on {machine.name}"
-    console.start_stage("fill", what, work.views, per_view, done, unit="view", rate=work.rate)
+    console.start_stage("fill", what, work.views, per_view, done, unit="view", rate=work.bundle.inputs.rate)
     for view, numbers in enumerate(lack.numbers):
         ask(work, teacher, store, view, numbers)
         if numbers:
             rate, left = teacher.asked * machine.world / (time.monotonic() - started), console.eta(view + 1)
-            console.say(f"  view {view + 1:>3}/{work.views}  {lack.missing[view]:>9,} asked for {rate:>8,.0f} {work.rate}  eta {left}")
+            console.say(
+                f"  view {view + 1:>3}/{work.views}  {lack.missing[view]:>9,} asked for {rate:>8,.0f} {work.bundle.inputs.rate}  eta {left}"
+            )
     console.end_stage()
     asked = int(machine.gather(torch.tensor([teacher.asked])).sum())
     machine.barrier()
     first_on_main(machine, lambda: check_whole(work, store))
     console.say(
         f"{asked:,} answers asked for in {in_time(time.monotonic() - started)}; all {needed:,} are there, "
-        f"{in_bytes(needed * record_bytes(work.layout))} in {store.folder}"
+        f"{in_bytes(needed * record_bytes(work.answers.layout))} in {store.folder}"
     )
 
 
@@ -258,5 +246,7 @@ def check_whole(work: Work, store: Store) -> None:
     """Raises DataError where a record is missing still: then the answer was no finite number."""
     left = sum(work.rows - int(store.inspected(view)[0].sum()) for view in range(work.views))
     if left:
-        way_out = "set teacher.cache.dtype=fp32" if work.layout.dtype == "fp16" else "look at the teacher with distillctl evaluate"
-        raise DataError(f"{store.folder}: {left:,} answers are no finite numbers in {work.layout.dtype}, and were not kept; {way_out}")
+        way_out = "set teacher.cache.dtype=fp32" if work.answers.layout.dtype == "fp16" else "look at the teacher with distillctl evaluate"
+        raise DataError(
+            f"{store.folder}: {left:,} answers are no finite numbers in {work.answers.layout.dtype}, and were not kept; {way_out}"
+        )

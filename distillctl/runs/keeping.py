@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from distillctl.build import find_class
@@ -38,13 +39,15 @@ FILL = "fill it with distillctl cache action=fill and these words"
 
 @dataclass(frozen=True)
 class Keepable:
-    """What would be kept of a teacher's answers. like: the features that are read, as `features_read` gives them; layout: of a record.
+    """What would be kept of a teacher's answers. like: the features that are read, as `features_read` gives them; layout: of a record;
+    dtypes: of the inputs that views have.
 
     obstacle: why kept answers would not do, if so; price: what would make them do, and what it would take.
     """
 
     like: dict[str, Tensor]
     layout: Layout
+    dtypes: tuple[torch.dtype, ...]
     obstacle: str | None
     price: str
 
@@ -68,8 +71,7 @@ def kept(session: Session, bundle: Bundle, step: Step, teacher: Frozen, batches:
     if found.layout.features and not strict:
         session.console.say(room_of_features(found.layout, rows, min(epochs, batches.views or epochs)))
     store, lacking = open_answers(session, bundle, epochs, batches, found.layout, parts)
-    dtypes = dtypes_of(bundle.few(1).inputs)
-    return Cached(teacher, found.layout, store, batches.split.index, strict, found.like, lacking, dtypes)
+    return Cached(teacher, found.layout, store, batches.split.index, strict, found.like, lacking, found.dtypes)
 
 
 def keepable(session: Session, bundle: Bundle, step: Step, teacher: Frozen) -> Keepable:
@@ -78,7 +80,8 @@ def keepable(session: Session, bundle: Bundle, step: Step, teacher: Frozen) -> K
     like = features_read(bundle, teacher, step.taps("teacher"))
     layout = layout_of(session, bundle, teacher, like)
     lost = unkept(dict(layout.features), keeps)
-    return Keepable(like, layout, obstacle(step.method, lost, keeps), price_of(layout, len(bundle.data.train)) if lost else "")
+    price = price_of(layout, len(bundle.data.train)) if lost else ""
+    return Keepable(like, layout, dtypes_of(bundle.few(1).inputs), obstacle(step.method, lost, keeps), price)
 
 
 def summary(teacher: Frozen | None) -> str:

@@ -19,6 +19,7 @@ from distillctl.report.console import Console
 from distillctl.report.trackers import Tracker, make_tracker
 from distillctl.runs import bundle
 from distillctl.runs.bundle import Bundle
+from distillctl.runs.steps import members_of
 
 LEAST_FREE_MIB = 64
 
@@ -100,8 +101,7 @@ def taught_classes(config: Any, data: DatasetConfig) -> list[str] | None:
     """The class names in a trained teacher's record: samples without labels may have no others."""
     if data.labels or not isinstance(config, (Pretrains, Distils)):
         return None
-    teacher = config.teacher
-    for key, model in {"teacher": teacher, **{f"teacher.members.{name}": member for name, member in teacher.members.items()}}.items():
+    for key, model in members_of(config.teacher).items():
         record = source_of(model, key)[1] if model.checkpoint and not model.new_head else None
         if record is not None:
             return list(record.classes)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.build import find_class
-from distillctl.config import DatasetConfig, ModelConfig, StageConfig, TeacherConfig
+from distillctl.config import ENSEMBLE, DatasetConfig, ModelConfig, StageConfig, TeacherConfig
 from distillctl.errors import ConfigError
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
@@ -171,6 +171,13 @@ def parts(source: Source | None) -> Iterator[Given | MadeBy]:
         yield from source.members.values()
     elif source is not None:
         yield source
+
+
+def members_of(teacher: TeacherConfig) -> dict[str, ModelConfig]:
+    """The models that a teacher is made of, by their places in the config: itself, or the members of an ensemble."""
+    if teacher.name == ENSEMBLE:
+        return {f"teacher.members.{name}": member for name, member in teacher.members.items()}
+    return {"teacher": teacher}
 
 
 def is_ready(model: ModelConfig) -> bool:

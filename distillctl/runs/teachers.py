@@ -15,16 +15,9 @@ from distillctl.models.obtain import obtain
 from distillctl.runs import unlabelled
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.session import Session
-from distillctl.runs.steps import is_ready
+from distillctl.runs.steps import is_ready, members_of
 from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.frozen import Frozen
-
-
-def members_of(model: ModelConfig, key: str = "teacher") -> dict[str, ModelConfig]:
-    """The models that one is made of, by their places in the config: itself, or the members of an ensemble."""
-    if isinstance(model, TeacherConfig) and model.name == ENSEMBLE:
-        return {f"{key}.members.{name}": member for name, member in model.members.items()}
-    return {key: model}
 
 
 def check_is_trained(config: Any, key: str, model: ModelConfig) -> None:

@@ -18,9 +18,9 @@ from distillctl.report import terms
 from distillctl.runs import checkpoints, choose, keeping
 from distillctl.runs.assemble import Assembly, assemble
 from distillctl.runs.measure import examined, validation
-from distillctl.runs.plan import Step
 from distillctl.runs.session import Session
 from distillctl.runs.ship import ship_step
+from distillctl.runs.steps import Step
 from distillctl.runtime import precision_name
 from distillctl.teachers.frozen import Frozen, fingerprint
 

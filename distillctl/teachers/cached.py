@@ -31,7 +31,8 @@ class Cached(Frozen):
 
     An answer that is new is rounded as its record is, so that a run that asks and one that reads get the same. For records in fp32 the
     whole batch is asked where one is missing: a kernel for another batch size may round otherwise. `rows` is each sample's place in the
-    store by its index, int64; strict: a missing answer is an error; dtypes: of the inputs that views have, to tell them from others. Without a store all is asked, and rounded.
+    store by its index, int64; strict: a missing answer is an error; dtypes: of the inputs that views have, to tell them from others.
+    Without a store all is asked, and rounded.
     """
 
     def __init__(
