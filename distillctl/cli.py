@@ -16,6 +16,7 @@ from distillctl.commands import COMMANDS
 from distillctl.errors import INTERNAL_ERROR, ConfigError, UserError, did_you_mean, first_line
 from distillctl.manual import manual, overview
 from distillctl.rank import Rank
+from distillctl.terminal import Stream, abandon, complain, complain_of, say
 
 HELP_FLAGS = ("--help", "-h")
 COMPLETION_FLAGS = ("--shell-completion", "-sc")
@@ -32,27 +33,27 @@ def main() -> None:
     """Entry point of the `distillctl` script."""
     try:
         dispatch(sys.argv[1:])
-        sys.stdout.flush()
+        Stream().flush()
     except BrokenPipeError:  # the reader has seen enough, as in `distillctl train --help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon(sys.stdout.fileno())
         raise SystemExit(141) from None
     except KeyboardInterrupt:  # before a run has handlers of its own: there is nothing to save yet
-        print("error: interrupted", file=sys.stderr)
+        complain("error: interrupted")
         raise SystemExit(130) from None
 
 
 def dispatch(arguments: list[str]) -> None:
     """One command, or what is said about them."""
     if not arguments or arguments[0] in HELP_FLAGS:
-        print(overview())
+        say(overview())
     elif arguments[0] in ("--version", "-V"):
-        print(f"distillctl {__version__}")
+        say(f"distillctl {__version__}")
     elif arguments[0] in COMPLETION_FLAGS:
         complete(arguments)
     elif arguments[0] not in COMMANDS:
         fail(ConfigError(f"{arguments[0]}: no such command; {did_you_mean(arguments[0], COMMANDS)}"))
     elif any(flag in arguments[1:] for flag in HELP_FLAGS):
-        print(manual(arguments[0]))
+        say(manual(arguments[0]))
     else:
         try:
             flags, overrides = split(trusting(arguments[1:]))
@@ -214,7 +215,7 @@ def perform(command: str, composed: Any, folder: Path | None, entry: str = "run"
         record(folder, error, INTERNAL_ERROR)
         log = folder / "error.log"
         log.write_text(traceback.format_exc())
-        print(f"error: internal: {type(error).__name__}: {first_line(error)}; the traceback is in {log}", file=sys.stderr)
+        complain(f"error: internal: {type(error).__name__}: {first_line(error)}; the traceback is in {log}")
         raise SystemExit(INTERNAL_ERROR) from None
 
 
@@ -251,8 +252,7 @@ def in_sweep() -> bool:
 
 def fail(error: UserError) -> NoReturn:
     """Print the problem, one line each, and leave with its exit code."""
-    for line in str(error).splitlines():
-        print(f"error: {line}", file=sys.stderr)
+    complain_of(error)
     raise SystemExit(error.exit_code)
 
 
@@ -288,7 +288,7 @@ def complete(arguments: list[str]) -> None:
         return
     words = os.environ.get("COMP_LINE", "").split(" ")
     if len(words) <= 2:
-        print(" ".join(COMMANDS))
+        say(" ".join(COMMANDS))
     elif words[1] in COMMANDS:
         os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
         start_completion(words[1], arguments)

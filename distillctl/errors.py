@@ -10,9 +10,16 @@ INTERNAL_ERROR = 70  # the exit code of what no user can solve
 
 
 class UserError(Exception):
-    """A problem that the user can solve. The message names the value, the key and the way out."""
+    """A problem that the user can solve, or several, an argument each. Each names the value, the key and the way out."""
 
     exit_code = 2
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return tuple(map(str, self.args))
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
 
 
 class ConfigError(UserError):

@@ -20,6 +20,7 @@ from distillctl import __version__
 from distillctl.errors import CheckpointError, MachineError
 from distillctl.locks import NAME, lock_file
 from distillctl.state import NewerFormat, finite, write_json
+from distillctl.terminal import complain
 
 RUN_FILE = "run.json"
 FORMAT_VERSION = 1  # of run.json
@@ -181,7 +182,7 @@ class MetricsLog:
         except OSError as error:
             self.broken = True
             self.cut(whole)  # half a line would spoil the next
-            print(f"warning: {self.path}: {error.strerror}; going on without this log", file=sys.stderr)
+            complain(f"warning: {self.path}: {error.strerror}; going on without this log")
 
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0

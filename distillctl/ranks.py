@@ -18,6 +18,7 @@ from typing import Any
 from distillctl.errors import Interrupted, MachineError, UserError
 from distillctl.interruption import PARENT, StopRequest, held_back
 from distillctl.rank import Rank
+from distillctl.terminal import complain
 
 Work = Callable[[Any, "Path | None"], "float | None"]
 GRACE_S = 30.0  # for the ranks that are left to notice that one is gone
@@ -113,13 +114,13 @@ def judge(processes: list[Any], answers: dict[int, tuple[str, Any, Any]], first_
     rank, answer = next(
         ((rank, answer) for rank, answer in sorted(answers.items()) if answer[0] == "crash"), (first_dead, ("crash", "", ""))
     )
-    sys.stderr.write(answer[2])
+    complain(answer[2])
     raise MachineError(f"rank {rank} failed: {answer[1] or f'exit code {processes[rank].exitcode}'}; the others were ended")
 
 
-def rebuilt(kind: type[UserError], details: tuple[str, int]) -> UserError:
-    message, exit_code = details
-    return Interrupted(message, exit_code - 128) if issubclass(kind, Interrupted) else kind(message)
+def rebuilt(kind: type[UserError], details: tuple[tuple[str, ...], int]) -> UserError:
+    problems, exit_code = details
+    return Interrupted(problems[0], exit_code - 128) if issubclass(kind, Interrupted) else kind(*problems)
 
 
 def be_rank(work: Work, config: Any, folder: Path | None, place: dict[str, str], pipe: Connection) -> None:
@@ -131,14 +132,14 @@ def be_rank(work: Work, config: Any, folder: Path | None, place: dict[str, str],
     try:
         pipe.send(("done", work(config, folder), None))
     except UserError as error:
-        pipe.send(("user", type(error), (str(error), error.exit_code)))
+        pipe.send(("user", type(error), (error.problems, error.exit_code)))
         os._exit(error.exit_code)
     except Exception as error:
         from distillctl.runtime import explain
 
         explained = explain(error)
         if explained is not None:
-            pipe.send(("user", type(explained), (str(explained), explained.exit_code)))
+            pipe.send(("user", type(explained), (explained.problems, explained.exit_code)))
         elif not lost_a_peer(error):
             pipe.send(("crash", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", traceback.format_exc()))
         os._exit(1)

@@ -28,7 +28,16 @@ TINY = (
 
 # They start processes or train again and again. Begun first, they leave the small files to the end, and workers side by side end together.
 SLOW = (
-    *("test_ranks.py", "test_resume.py", "test_options.py", "test_cli.py", "test_bad_input.py", "test_reuse.py", "test_cached.py"),
+    *(
+        "test_ranks.py",
+        "test_resume.py",
+        "test_options.py",
+        "test_terminal.py",
+        "test_cli.py",
+        "test_bad_input.py",
+        "test_reuse.py",
+        "test_cached.py",
+    ),
     *("test_ensemble_runs.py", "test_finetune.py", "test_methods_on_ranks.py", "test_unlabelled_runs.py", "test_simkd.py", "test_state.py"),
     *(
         "test_another_kind.py",

@@ -10,7 +10,10 @@ PACKAGE = Path(__file__).parent.parent / "distillctl"
 # lowest first; a module may import from its own layer and from those below
 LAYERS = (
     ("errors",),
-    ("averages", "draws", "locks", "modes", "rank", "types", "config", "build", "schedules", "optimizers", "state", "interruption"),
+    (
+        *("averages", "draws", "locks", "modes", "rank", "types", "config", "build", "schedules", "optimizers", "state"),
+        *("interruption", "terminal"),
+    ),
     ("data", "inputs", "losses", "models", "teachers", "batchnorm"),
     ("methods",),
     ("feed", "runtime", "loop", "metrics", "outputs", "ranks"),

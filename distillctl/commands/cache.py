@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-
 from distillctl import compose, ranks
 from distillctl.config import CachesConfig
 from distillctl.errors import ConfigError, DataError
-from distillctl.report.console import Console, in_bytes
+from distillctl.report.console import Console, Table, in_bytes
 from distillctl.runs import fill, reuse
 from distillctl.runs.keeping import root_of
 from distillctl.teachers.store import Cache, caches
@@ -67,7 +64,7 @@ def with_one_folder(config: CachesConfig) -> CachesConfig:
 
 
 def listing(found: list[Cache]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table()
     for heading in ("folder", "teacher", "data", "views", "filled", "kept as", "size", "idle d"):
         table.add_column(heading, justify="right" if heading in ("views", "filled", "size", "idle d") else "left")
     for cache in found:

@@ -8,13 +8,11 @@ import time
 from pathlib import Path
 
 import torch
-from rich import box
-from rich.table import Table
 from torch import nn
 
 from distillctl import outputs, runtime
 from distillctl.config import DoctorConfig
-from distillctl.report.console import Console
+from distillctl.report.console import Console, Table
 
 DATA_SETS = {
     "digits": "",
@@ -27,7 +25,7 @@ DATA_SETS = {
 
 def run(config: DoctorConfig, folder: Path | None) -> None:
     console = Console()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table = Table(show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, finding in findings(folder):

@@ -8,9 +8,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
 from distillctl import runtime, state
 from distillctl.config import DATA_KINDS, ENSEMBLE, DatasetConfig, EvaluateConfig, ModelConfig
 from distillctl.data.loader import Place
@@ -20,7 +17,7 @@ from distillctl.interruption import StopRequest
 from distillctl.metrics import cost, quality, robustness
 from distillctl.metrics.answers import answers
 from distillctl.models.obtain import Obtained, obtain, source_of
-from distillctl.report.console import Console
+from distillctl.report.console import Console, Table
 from distillctl.report.table import Results, attack_remark
 from distillctl.runs import bundle
 from distillctl.runs.steps import members_of
@@ -42,7 +39,7 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
         for key, member in members_of(config.teacher).items():
             check_is_trained(config, key, member)
     with StopRequest(), runtime.open_runtime(config.trainer) as machine:
-        console = Console(silent=not machine.is_main)
+        console = Console(silent=not machine.is_main, patient=True)
         place = Place(machine.device, machine.rank, machine.world)
         found = bundle.load(dataset_of(config.dataset, config.checkpoint, model), config.trainer.batch_size, place, recorded_classes(model))
         data, inputs = found.data, found.inputs
@@ -148,7 +145,7 @@ def print_report(console: Console, obtained: Obtained, title: str, measured: dic
         console.say(attack_remark(measured))
     if not classes:
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table()
     for heading in ("class", "n", "precision", "recall", "F1"):
         table.add_column(heading, justify="left" if heading == "class" else "right")
     worst_first = sorted(classes, key=lambda entry: entry["f1"])

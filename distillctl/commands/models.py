@@ -6,8 +6,6 @@ import fnmatch
 from pathlib import Path
 
 import torch
-from rich import box
-from rich.table import Table
 
 from distillctl.config import ModelConfig, ModelsConfig
 from distillctl.errors import ConfigError, UserError, did_you_mean, nearest
@@ -17,7 +15,7 @@ from distillctl.models import catalogue
 from distillctl.models.net import SMALL, plan_net
 from distillctl.models.taps import LOGITS, short_shapes, tapped_shapes
 from distillctl.models.trace import pixels
-from distillctl.report.console import Console
+from distillctl.report.console import Console, Table
 
 
 def run(config: ModelsConfig, folder: Path | None) -> None:
@@ -30,7 +28,7 @@ def run(config: ModelsConfig, folder: Path | None) -> None:
 
 def list_models(config: ModelsConfig, console: Console) -> None:
     found = matching(config)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table()
     for heading in ("model", "source", "params", "MACs", "stem"):
         table.add_column(heading, justify="right" if heading in ("params", "MACs") else "left")
     for name, source in list(found.items())[: config.limit]:
@@ -79,14 +77,14 @@ def list_taps(name: str, config: ModelsConfig, console: Console) -> None:
             f"search={config.search}: {name} has no module with that in its path; {did_you_mean(str(config.search), modules)}"
         )
     if config.search is None:
-        short = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        short = Table()
         for heading in ("short name", "what it stands for", "shape"):
             short.add_column(heading)
         for tap, place, shape in short_shapes(net.module, example):
             short.add_row(tap, place.module if place.side == "output" else f"what goes into {place.module}", shown(shape))
         short.add_row(LOGITS, "the answer", shown((1, config.classes)))
         console.table(short)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table()
     table.add_column("module")
     table.add_column("shape")
     for path, shape in list(found.items())[: config.limit]:

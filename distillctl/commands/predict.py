@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
-from rich.table import Table
 
 from distillctl import runtime
 from distillctl.commands.evaluate import named_as_given, with_checkpoint
@@ -22,7 +20,8 @@ from distillctl.models.obtain import obtain
 from distillctl.models.record import Record
 from distillctl.models.shipping import read_record
 from distillctl.models.weights import read_weights
-from distillctl.report.console import Console
+from distillctl.report.console import Console, Table
+from distillctl.terminal import say
 from distillctl.types import to
 
 
@@ -83,9 +82,9 @@ def expand(given: list[str], inputs: Contract) -> Iterator[Path]:
 def print_answers(found: list[dict[str, Any]], form: str) -> None:
     if form == "jsonl":
         for item in found:
-            print(json.dumps(item))
+            say(json.dumps(item))
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table()
     noun = next(iter(found[0]))
     table.add_column(noun, overflow="fold")
     table.add_column("class")

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from distillctl.config import SCHEMAS, decides
 from distillctl.errors import CheckpointError, ConfigError
 from distillctl.outputs import read_run
+from distillctl.terminal import say
 
 MAY_CHANGE = ("rounding", "cost", "words")  # between two attempts: what keys decide that change no number beyond its last bits
 SIZE_LIMIT = 2**20  # bytes of a stored config: one from a stranger must not be a bomb
@@ -34,8 +35,8 @@ def overrides(command: str, flags: list[str], given: list[str]) -> list[str]:
             f"resume={folder}: that was distillctl {record['command']}; go on with distillctl {record['command']} resume={folder}"
         )
     if record.get("status") == "done" and changes_nothing(command, own):
-        print(f"{folder}: finished {record.get('finished', '')}; nothing to do")
-        print((folder / "summary.json").read_text(), end="")
+        say(f"{folder}: finished {record.get('finished', '')}; nothing to do")
+        say((folder / "summary.json").read_text())
         return []
     before = stored(folder, "overrides.yaml")
     if not isinstance(before, list) or not all(isinstance(word, str) for word in before):

@@ -25,12 +25,12 @@ def typed(composed: DictConfig) -> Any:
         for key in config.strangers({str(key): value for key, value in content.items()}, composed)
     ]
     if missing or strangers:
-        raise ConfigError("\n".join(missing + strangers))
+        raise ConfigError(*missing, *strangers)
     plain = OmegaConf.to_object(composed)
     teachers = [node for node in vars(plain).values() if isinstance(node, config.TeacherConfig)]
     problems = [problem for teacher in teachers for problem in read_members(teacher)] or config.check(plain)
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(*problems)
     return plain
 
 

@@ -2,32 +2,66 @@
 
 from __future__ import annotations
 
-import sys
 import time
+from collections.abc import Iterable
+from typing import Any, cast
 
+from rich import box
+from rich import table as rich_table
 from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.rule import Rule
-from rich.table import Table
+from rich.segment import Segment
 from rich.text import Text
 
 from distillctl.loop import Report
+from distillctl.terminal import ACTING, Stream, visible
+
+
+class Terminal(RichConsole):
+    """A console to which every word is text: it knows no markup, and spells what a terminal would act on."""
+
+    def __init__(self, stream: Stream, **options: Any):
+        super().__init__(file=cast(Any, stream), markup=False, emoji=False, highlight=False, soft_wrap=not stream.isatty(), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control or not ACTING.search(segment.text) else Segment(visible(segment.text), segment.style)
+
+    def on_broken_pipe(self) -> None:
+        """Left to `Stream`, and where that is not patient to the command line."""
+        raise BrokenPipeError
+
+
+class Table(rich_table.Table):
+    """A table of text, as all of ours look: what a cell holds stays in its line."""
+
+    def __init__(self, title: str | None = None, **options: Any):
+        look: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "title_style": "bold", "pad_edge": False}
+        super().__init__(title=visible(title, lines=False) if title else None, **(look | options))
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        super().add_row(*(visible(cell, lines=False) if isinstance(cell, str) else cell for cell in cells), **options)
 
 
 class Console:
-    """Prints for rank 0; made with `silent` it says nothing, for the other ranks."""
+    """Prints for rank 0; made with `silent` it says nothing, for the other ranks.
 
-    def __init__(self, silent: bool = False):
-        self.rich = RichConsole(highlight=False, quiet=silent, soft_wrap=not sys.stdout.isatty())
+    patient: the work goes on when nobody reads any more; else it ends there, as that of commands which only show something.
+    """
+
+    def __init__(self, silent: bool = False, patient: bool = False):
+        self.rich = Terminal(Stream("stdout", patient), quiet=silent)
         self.live = self.rich.is_terminal and not silent
         self.progress: Progress | None = None
         self.last_report: Report | None = None
 
     def say(self, text: str) -> None:
-        self.rich.print(Text(text))
+        self.rich.print(Text(visible(text)))
 
     def warn(self, text: str) -> None:
-        self.rich.print(Text(f"warning: {text}", style="yellow"))
+        self.rich.print(Text(visible(f"warning: {text}"), style="yellow"))
 
     def table(self, table: Table) -> None:
         self.rich.print(table)
@@ -37,7 +71,7 @@ class Console:
     ) -> None:
         """Announce a stage; `done` batches of it were taken before, by the run that this one resumes. `unit` is what epochs are called, `rate` samples a second."""
         if self.live:
-            self.rich.print(Rule(Text.assemble((name, "bold"), f"  {what}"), align="left", style="dim"))
+            self.rich.print(Rule(Text.assemble((name, "bold"), visible(f"  {what}")), align="left", style="dim"))
         else:
             self.say(f"{name}: {what}")
         self.name, self.epochs, self.batches_per_epoch, self.rate = name, epochs, batches_per_epoch, rate

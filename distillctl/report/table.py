@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from distillctl.metrics.metric import METRICS, OFF_THE_TABLE, percent
+from distillctl.report.console import Table
 
 ALONE, TEACHER = "alone", "teacher"  # rows that others are compared with
 
@@ -61,7 +60,7 @@ class Results:
         Top-1 is always there: a dash where the samples have no labels.
         """
         heading, gained = f"{title}: {self.lineage()}", self.gain is not None
-        found = Table(title=heading, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 0))
+        found = Table(heading, padding=(0, 0))
         found.add_column("model", no_wrap=True)
         metrics = [metric for metric in METRICS if metric.key == "top1" or any(row.get(metric.key) is not None for row in self.rows)]
         narrow = gained and any(row.get("robust_top1") is not None for row in self.rows)  # then there is no room for it; JSON has it

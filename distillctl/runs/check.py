@@ -50,7 +50,7 @@ class Problems:
     def report(self) -> None:
         if self.found:
             first = self.found[0]
-            raise type(first)("\n".join(dict.fromkeys(str(error) for error in self.found)))
+            raise type(first)(*dict.fromkeys(problem for error in self.found for problem in error.problems))
 
 
 def preflight(session: Session, plan: Plan) -> None:

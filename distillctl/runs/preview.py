@@ -10,14 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from rich import box
-from rich.table import Table
 
 from distillctl import outputs, state
 from distillctl.config import Distils, ModelConfig, Pretrains
 from distillctl.errors import Interrupted
 from distillctl.loop import fit
-from distillctl.report.console import in_time
+from distillctl.report.console import Table, in_time
 from distillctl.runs import reuse
 from distillctl.runs.assemble import assemble
 from distillctl.runs.check import preflight
@@ -47,7 +45,7 @@ def preview(session: Session) -> None:
     say = session.console.say
     for note in todo.notes:
         say(note)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table()
     for heading in ("stage", "model", "taught by", "epochs", "steps", "time", ""):
         table.add_column(heading, justify="right" if heading in ("epochs", "steps", "time") else "left", overflow="fold")
     total, unknown = 0.0, False

@@ -79,7 +79,7 @@ class Session:
 def session(config: FitConfig, folder: Path | None, stop: StopRequest) -> Iterator[Session]:
     """Everything a command needs, from the cheapest check to the loaded data set. Without a folder nothing is written."""
     with runtime.open_runtime(config.trainer) as machine:
-        console = Console(silent=not machine.is_main)
+        console = Console(silent=not machine.is_main, patient=True)
         shared = machine.from_main(str(folder) if folder is not None else None)
         place = Path(shared) if shared is not None else Path()
         run = first_on_main(machine, lambda: claim(config, place)) if shared is not None else None

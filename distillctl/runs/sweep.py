@@ -7,7 +7,6 @@ import io
 import json
 import math
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,13 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from distillctl import compose, state
 from distillctl.config import FitConfig
 from distillctl.errors import ConfigError, UserError
 from distillctl.metrics.metric import METRICS
+from distillctl.report.console import Table, Terminal
+from distillctl.terminal import Stream, complain_of, say
 
 MEASURED = tuple(metric.key for metric in METRICS if metric.over_seeds)
 TRAINING = ("train", "pretrain", "distill", "finetune")
@@ -40,14 +38,13 @@ class SweepReport(Callback):
             jobs = expand(config)
             check_jobs(str(config.hydra.job.config_name), jobs)
         except UserError as error:
-            for line in str(error).splitlines():
-                print(f"error: {line}", file=sys.stderr)
+            complain_of(error)
             raise SystemExit(error.exit_code) from None
-        print(f"sweep: {len(jobs)} jobs, all checked, in {config.hydra.sweep.dir!s}")
+        say(f"sweep: {len(jobs)} jobs, all checked, in {config.hydra.sweep.dir!s}", patient=True)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         if OmegaConf.select(config, "hydra.mode") is not None and config.hydra.mode.name == "MULTIRUN":
-            print(f"\n[{int(config.hydra.job.num) + 1}] {' '.join(compose.typed_words(config.hydra))}", flush=True)
+            say(f"\n[{int(config.hydra.job.num) + 1}] {' '.join(compose.typed_words(config.hydra))}", patient=True)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -100,10 +97,10 @@ def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
                 raise
             problems.found.append(explained)
         for problem in problems.found:
-            for line in str(problem).splitlines():
+            for line in problem.problems:
                 found.setdefault(line, f"job {number + 1} of {len(jobs)}")
     if found:
-        raise ConfigError("\n".join(f"{line} ({job}; none was started)" for line, job in found.items()))
+        raise ConfigError(*(f"{line} ({job}; none was started)" for line, job in found.items()))
 
 
 def read_jobs(folder: Path, trains: bool) -> list[dict[str, Any]]:
@@ -180,12 +177,12 @@ def write(folder: Path, jobs: Sequence[dict[str, Any]], rows: Sequence[dict[str,
 
 def print_table(folder: Path, jobs: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
     """The table, and the jobs that failed by name."""
-    console = Console(highlight=False)
+    console = Terminal(Stream(patient=True))
     seeds = max((item["n"] for item in rows), default=0)
     measured = {key for item in rows for model in item["models"].values() for key in model}
     key = "agreement" if "agreement" in measured and "top1" not in measured else "top1"
     title = f"{'top-1' if key == 'top1' else key} % on the test split, mean ± std over seeds (n = {seeds})"
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 0))
+    table = Table(title, padding=(0, 0))
     names = list(dict.fromkeys(name for item in rows for name in item["models"]))
     table.add_column("setting", overflow="fold", min_width=14)
     for name in names:
