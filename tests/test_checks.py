@@ -51,3 +51,25 @@ def test_a_tap_on_a_batch_norm_survives_sharing_it(monkeypatch):
     assert type(shared[1]) is not nn.BatchNorm2d
     shared.eval()(torch.zeros(2, 3, 5, 5))
     assert seen == [(2, 4, 5, 5)]
+
+
+SINGLES = "dataset=digits dataset.subset=40 trainer.batch_size=4 trainer.accumulate=4 trainer.threads=1 pretrain.epochs=1"
+
+
+@pytest.mark.parametrize(
+    ("words", "who"),
+    [
+        ("pretrain teacher=resnet8", "resnet8"),
+        ("train teacher=vit_tiny_patch16_224 teacher.image_size=32 student=resnet8 distill.epochs=1", "resnet8"),
+    ],
+)
+def test_batch_norm_needs_two_images_at_a_time(words, who, distillctl, tmp_path):
+    finished = distillctl(*words.split()[:1], *SINGLES.split(), *words.split()[1:], cwd=tmp_path)
+    assert finished.code == 2
+    assert f"the batch norm of {who} needs 2: lower trainer.accumulate or devices" in finished.err
+
+
+def test_a_net_without_batch_norm_takes_images_one_by_one(distillctl, tmp_path):
+    net = "teacher=vit_tiny_patch16_224 teacher.image_size=8 +teacher.args.patch_size=4 +teacher.args.depth=1 +teacher.args.embed_dim=24"
+    finished = distillctl("pretrain", *SINGLES.split(), *net.split(), cwd=tmp_path)
+    assert finished.code == 0, finished.err

@@ -218,6 +218,8 @@ class Overhaul(FeatureLoss):
     paper reads the two from the batch norm before the tap.
     """
 
+    norms_batches = True
+
     def __init__(self, student: str | Sequence[str] = STAGES, teacher: str | Sequence[str] = STAGES):
         super().__init__(student, teacher)
         self.connectors, self.margins = nn.ModuleList(), nn.ParameterList()

@@ -15,20 +15,22 @@ from distillctl.losses.inputs import as_read, pooled, precise
 from distillctl.losses.tapped import FeatureLoss
 from distillctl.types import Batch, Output
 
-LEVELS = ((4, 1 / 2), (2, 1 / 4), (1, 1 / 8))  # size that both maps are pooled to, and what it counts
+POOLS = (4, 2, 1)  # sizes that both maps are pooled to
 WIDEST = 512
 TAPS = ("stage1", "stage2", "stage3", "pooled")
 
 
 def hierarchical_gap(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean square of the difference [B, C, H, W] of the maps and of their pools of size 4, 2 and 1 where smaller, by weight 1, ½, ¼, ⅛.
+    """Mean square of the difference [B, C, H, W] of the maps and of their pools of size 4, 2 and 1, those that are smaller than the maps.
 
-    The paper's hierarchical context loss; divided by the sum of the weights.
+    The maps count 1, and each pool that is used half of what came before: of maps of 8 x 8 the pools count ½, ¼, ⅛, of maps of 4 x 4 ½ and ¼.
+    The paper's hierarchical context loss as its code runs it; divided by the sum of the weights.
     """
     gap = precise(student) - precise(teacher)  # the difference of pools is the pool of the difference
-    total, weights = gap.square().mean(), 1.0
-    for size, weight in LEVELS:
+    total, weight, weights = gap.square().mean(), 1.0, 1.0
+    for size in POOLS:
         if size < gap.shape[2]:
+            weight /= 2
             total = total + weight * pooled(gap, (size, size)).square().mean()
             weights += weight
     return total / weights
@@ -59,6 +61,8 @@ class Fusion(nn.Module):
 
 class Review(FeatureLoss):
     """Fusions from the deepest tap to the shallowest; name the taps from shallow to deep."""
+
+    norms_batches = True
 
     def __init__(self, student: str | Sequence[str] = TAPS, teacher: str | Sequence[str] = TAPS):
         super().__init__(student, teacher)

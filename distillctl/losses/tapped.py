@@ -19,6 +19,7 @@ class FeatureLoss(nn.Module):
     """
 
     needs_teacher = True
+    norms_batches = False  # by batch norms of its own: they need two samples at a time
 
     def __init__(self, student: str | Sequence[str], teacher: str | Sequence[str]):
         super().__init__()

@@ -39,6 +39,7 @@ class DataFree(Method):
     needs_teacher = True
     asks_of_views = False
     kinds = ("images",)
+    norms_batches = True
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ class Method(nn.Module):
     asks_of_views: bool = True  # False: it asks the teacher about other images than its batch's, or looks inside it
     kinds: tuple[str, ...] = ()  # of inputs that it is about; empty: of any
     trains_head = False  # by itself, whatever the loss reads
+    norms_batches = False  # by batch norms that it brings along: they need two samples at a time
     student: nn.Module
     loss: WeightedSum
     teacher: Any  # (batch) -> Output, or None

@@ -40,6 +40,7 @@ class SimKD(Method):
 
     needs_teacher = True
     trains_head = True  # it is the teacher's
+    norms_batches = True
     asks_of_views = False
 
     def __init__(self, student: nn.Module, loss: WeightedSum, teacher: Frozen, *, inputs: Contract, factor: int = 2):

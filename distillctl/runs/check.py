@@ -25,7 +25,7 @@ from distillctl.models.taps import LOGITS
 from distillctl.optimizers import make_optimizer
 from distillctl.runs import choose, keeping, unlabelled
 from distillctl.runs.assemble import training_attack
-from distillctl.runs.bundle import Bundle
+from distillctl.runs.batches import check_batches, check_pieces
 from distillctl.runs.plan import labels_only, plan, teacher_is_read
 from distillctl.runs.session import Session
 from distillctl.runs.steps import Given, MadeBy, Plan, Several, Source, Step, members_of, peer_models
@@ -66,6 +66,7 @@ def preflight(session: Session, plan: Plan) -> None:
     for step in plan.todo:
         problems.attempt(lambda step=step: check_ranking(session, step))
         problems.attempt(lambda step=step: check_part(plan, step, session.bundle(step.data).inputs))
+        problems.attempt(lambda step=step: check_pieces(session, plan, step))
     for data in plan.data:
         problems.attempt(lambda data=data: check_batches(session, session.bundle(data)))
     problems.attempt(lambda: check_attack(session, plan))
@@ -269,14 +270,3 @@ def check_model(model: ModelConfig, role: str) -> None:
         find_class({"_target_": model._target_}, nn.Module, role)
     elif model.name != "recorded":
         catalogue.resolve(model.name, model.source, role)
-
-
-def check_batches(session: Session, bundle: Bundle) -> None:
-    size, count = session.config.trainer.batch_size, len(bundle.data.train)
-    if size > count:
-        raise ConfigError(f"trainer.batch_size={size} is more than the {count} training {bundle.inputs.noun}; lower it")
-    least = size // session.runtime.world // session.config.trainer.accumulate
-    if least < 2 and size > 1:
-        raise ConfigError(
-            f"trainer.batch_size={size} leaves pieces of {least} {bundle.inputs.noun.removesuffix('s')}; batch norm needs 2: lower trainer.accumulate or devices"
-        )

@@ -20,8 +20,9 @@ from distillctl.losses.weighted import build_loss
 from distillctl.report.console import in_bytes, in_time
 from distillctl.runs import keeping
 from distillctl.runs.assemble import teacher_of
+from distillctl.runs.batches import check_batches
 from distillctl.runs.bundle import Bundle
-from distillctl.runs.check import check_batches, check_settings
+from distillctl.runs.check import check_settings
 from distillctl.runs.keeping import Keepable
 from distillctl.runs.keys import deciding_parts
 from distillctl.runs.plan import plan

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from distillctl.losses.weighted import WeightedSum, build_loss
+from distillctl.runs.batches import has_batch_norm
 from distillctl.types import Batch, Output
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "loss").glob("*.yaml"))
@@ -237,3 +238,9 @@ def test_a_loss_with_parameters_must_be_prepared():
             if hasattr(term, "prepare"):
                 with pytest.raises(AssertionError, match="prepare comes first"):
                     term(answer(3, STUDENT), answer(4, TEACHER), batch())
+
+
+@each
+def test_a_term_says_where_it_has_batch_norm(path):
+    for name, term in made(path).terms.items():
+        assert has_batch_norm(term) == getattr(term, "norms_batches", False), name

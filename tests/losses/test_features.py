@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from distillctl.errors import ConfigError
 from distillctl.losses.features import (
@@ -238,16 +239,34 @@ def test_overhaul_by_hand(seed, count, ours, theirs, side):
     assert overhaul_gap(student, teacher, margin).item() == pytest.approx(total / count, abs=1e-9)
 
 
-@pytest.mark.parametrize("side", [1, 2, 3, 4, 6, 8])
-def test_hierarchy_by_hand(side):
-    student, teacher = maps(13, 2, 3, side, side), maps(14, 2, 3, side, side)
-    total, weights = hint(student, teacher).item(), 1.0
-    for size, weight in ((4, 0.5), (2, 0.25), (1, 0.125)):
-        if size < side:
-            cells = nn.AdaptiveAvgPool2d(size)
-            total += weight * (cells(student) - cells(teacher)).square().mean().item()
-            weights += weight
-    assert hierarchical_gap(student, teacher).item() == pytest.approx(total / weights, abs=1e-9)
+def chequered(side: int) -> Tensor:
+    """1 and -1 in turn: every pool of 2 x 2 cells or more is 0."""
+    cells = torch.arange(side)
+    return (1.0 - 2.0 * ((cells[:, None] + cells) % 2)).view(1, 1, side, side)
+
+
+def quarters(*values: float) -> Tensor:
+    """A map of 4 x 4 whose quarters have these values."""
+    return torch.tensor(values).view(2, 2).repeat_interleave(2, 0).repeat_interleave(2, 1).view(1, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("gap", "expected"),
+    [
+        (torch.full((1, 1, 1, 1), 3.0), 9.0),  # no pool is smaller
+        (chequered(2), 1 / (1 + 1 / 2)),
+        (F.pad(torch.full((1, 1, 1, 1), 9.0), (1, 1, 1, 1)), (9 + 1 / 2 * (9 / 4) ** 2 + 1 / 4) / (1 + 1 / 2 + 1 / 4)),
+        (chequered(4), 1 / (1 + 1 / 2 + 1 / 4)),
+        (quarters(1, -1, -1, 1), (1 + 1 / 2) / (1 + 1 / 2 + 1 / 4)),
+        (quarters(1, 0, 1, 0), (1 / 2 + 1 / 2 * 1 / 2 + 1 / 4 * 1 / 4) / (1 + 1 / 2 + 1 / 4)),
+        (chequered(8), 1 / (1 + 1 / 2 + 1 / 4 + 1 / 8)),
+        (chequered(16).expand(2, 3, 16, 16), 1 / (1 + 1 / 2 + 1 / 4 + 1 / 8)),
+    ],
+    ids=["1", "2", "3", "4", "4, quarters", "4, halves", "8", "16"],
+)
+def test_each_pool_that_is_used_counts_half_of_what_came_before(gap, expected):
+    teacher = maps(14, *gap.shape)
+    assert hierarchical_gap(teacher + gap, teacher).item() == pytest.approx(expected, rel=1e-9)
 
 
 PAIRED = {

@@ -2,9 +2,11 @@
 
 import math
 import statistics
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -20,6 +22,7 @@ from distillctl.losses.refined import (
     standardised,
     uncertainty,
 )
+from distillctl.losses.weighted import build_loss
 from distillctl.types import Batch, Output
 
 SHAPES = {"seed": st.integers(0, 10**6), "count": st.integers(2, 6), "classes": st.integers(2, 7)} | {
@@ -97,6 +100,16 @@ def test_standardised_by_hand(seed, count, classes):
     for row, found in zip(values.tolist(), standardised(values).tolist(), strict=True):
         middle, spread = statistics.mean(row), statistics.stdev(row)
         assert found == pytest.approx([(value - middle) / spread for value in row], abs=1e-9)
+
+
+def test_the_published_weights_of_dkd_on_z_scores():
+    """9 times DKD's alpha 1 and beta 8, at temperature 2: resnet32x4 to resnet8x4 in the code of Sun et al. 2024."""
+    file = yaml.safe_load((Path(__file__).parents[2] / "conf/loss/lsdkd.yaml").read_text())
+    student, teacher, own = logits(7), logits(8), labels(9, 6, 5)
+    total = build_loss(file)(Output(student, {}), Output(teacher, {}), Batch(torch.zeros(6), own, torch.arange(6), 0))
+    by_hand = decoupled(standardised(student), standardised(teacher), own, 9.0, 72.0, 2.0)
+    assert total.parts["lsdkd"].item() == pytest.approx(by_hand.item(), rel=1e-6)
+    assert file["ce"]["weight"] == 1
 
 
 def test_standardised_answers_do_not_depend_on_shift_and_scale():

@@ -121,6 +121,17 @@ def test_rslad_by_hand():
     check_against(method, 5 / 6 * kl_by_hand(teacher, attacked, 1.0) + 1 / 6 * kl_by_hand(teacher, clean, 1.0))
 
 
+def test_rslad_divided_by_the_number_of_classes_is_the_authors_code():
+    """Their KL is a mean over samples and classes, so the loss of the file is K = 4 times theirs."""
+    worst = torch.rand(5, 3, 2, 2, generator=torch.Generator().manual_seed(4))
+    loss = build_loss({name: node | {"reduction": "mean"} for name, node in file("loss", "rslad").items()})
+    method = Adversarial(Student(), loss, Teacher(), attack=Fixed(worst), attacked=["rslad"], objective="kl")
+    attacked, clean = answers(method, worst)
+    p = method.teacher.logits.detach().softmax(1)
+    mean = [(p * (p.log() - answer.softmax(1).log())).mean() for answer in (attacked, clean)]
+    check_against(method, 5 / 6 * mean[0] + 1 / 6 * mean[1])
+
+
 def test_adversarial_training_by_hand():
     worst = torch.rand(5, 3, 2, 2, generator=torch.Generator().manual_seed(4))
     method = made("adversarial", attack=Fixed(worst))
