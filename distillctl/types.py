@@ -69,6 +69,11 @@ def rows(inputs: Inputs, chosen: Tensor) -> Inputs:
     return mapped(inputs, lambda column: column.index_select(0, chosen))
 
 
+def first_sample(inputs: Inputs) -> Inputs:
+    """The first sample, as a batch of one."""
+    return mapped(inputs, lambda column: column[:1])
+
+
 def pieces(inputs: Inputs, number: int) -> list[Inputs]:
     """The samples in so many pieces, equal up to one sample."""
     if isinstance(inputs, dict):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from distillctl import outputs, runtime
 from distillctl.config import DoctorConfig
+from distillctl.metrics.latency import in_turn, one_thread, spread, synchronize
 from distillctl.report.console import Console, Table
 
 DATA_SETS = {
@@ -53,31 +55,37 @@ def devices() -> list[str]:
     lines = []
     for device in found:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
-        times = {precision: step_ms(device, runtime.PRECISIONS[precision]) for precision in runtime.ALLOWED[device.type]}
         chosen = runtime.precision_name(runtime.best_precision(device))
-        tried = ", ".join(f"{name} {time:.1f} ms" if time is not None else f"{name} does not work" for name, time in times.items())
-        lines.append(f"{device}: {name}; a step of a small net: {tried}; precision=auto is {chosen}")
+        tried = ", ".join(f"{precision} {time}" for precision, time in steps_ms(device).items())
+        lines.append(f"{device}: {name}; a step of a small net on one thread: {tried}; precision=auto is {chosen}")
     if len(found) == 1:
         lines.append("no GPU is visible")
     return lines
 
 
-def step_ms(device: torch.device, precision: torch.dtype) -> float | None:
-    """Median of a few forward and backward passes; None where the device refuses."""
+def steps_ms(device: torch.device) -> dict[str, str]:
+    """Forward and backward of a small net in each precision, in turn and on one thread; or that the device refuses."""
     net = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1)).to(device)
     images = torch.zeros(32, 3, 32, 32, device=device)
-    times = []
+
+    def step(precision: torch.dtype) -> None:
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            net(images).float().square().mean().backward()
+        synchronize(device)
+
+    passes = {name: partial(step, runtime.PRECISIONS[name]) for name in runtime.ALLOWED[device.type]}
+    works = {name: run for name, run in passes.items() if does_work(run)}
+    with one_thread():
+        times = {name: spread(rounds).in_words("ms") for name, rounds in in_turn(works).items()}
+    return {name: times.get(name, "does not work") for name in passes}
+
+
+def does_work(run: Callable[[], None]) -> bool:
     try:
-        for _ in range(6):
-            start = time.perf_counter()
-            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                net(images).float().square().mean().backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times.append(time.perf_counter() - start)
+        run()
     except RuntimeError:
-        return None
-    return 1e3 * sorted(times)[len(times) // 2]
+        return False
+    return True
 
 
 def data_found() -> list[str]:

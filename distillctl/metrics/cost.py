@@ -1,10 +1,9 @@
-"""What a model costs: parameters, megabytes, multiply-accumulates, milliseconds."""
+"""What a model costs: parameters, megabytes, multiply-accumulates; `latency.py` has the milliseconds."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import time
 from collections.abc import Iterator
 
 import torch
@@ -13,8 +12,7 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from distillctl.modes import evaluating
-from distillctl.types import Inputs, device_of, mapped
+from distillctl.types import Inputs, first_sample, mapped
 
 
 def parameters(module: nn.Module) -> int:
@@ -47,46 +45,6 @@ def macs(module: nn.Module, example: Inputs) -> int:
     with fake, torch.no_grad(), _countable_kernels(), counter:
         copied.eval()(first_sample(mapped(example, fake.from_tensor)))
     return counter.get_total_flops() // 2
-
-
-def latency(module: nn.Module, example: Inputs, repeats: int = 100, warmup_s: float = 0.1, budget_s: float = 0.5) -> dict[str, float]:
-    """p50_ms and p95_ms of a forward pass in eval mode on the first sample of `example`, which lies on the module's device.
-
-    Warms up for `warmup_s`, then times up to `repeats` passes. The whole ends with the pass that exceeds `budget_s`, but never before one
-    pass to warm up and one timed. The passes are real: hooks run as always. Training flags come back as they were, module by module.
-    """
-    if repeats < 1:
-        raise ValueError(f"repeats={repeats} must be >= 1")
-    if not 0 <= warmup_s < budget_s:
-        raise ValueError(f"warmup_s={warmup_s} must be >= 0 and < budget_s={budget_s}")
-    sample = first_sample(example)
-    with evaluating(module), torch.no_grad():  # not inference_mode: what a model caches in it can never be trained through again
-        start = time.perf_counter_ns()
-        _timed_pass_ns(module, sample)
-        while time.perf_counter_ns() - start < warmup_s * 1e9:
-            _timed_pass_ns(module, sample)
-        passes_ns = [_timed_pass_ns(module, sample)]
-        while len(passes_ns) < repeats and time.perf_counter_ns() - start < budget_s * 1e9:
-            passes_ns.append(_timed_pass_ns(module, sample))
-    p50_ms, p95_ms = (torch.tensor(passes_ns, dtype=torch.float64) / 1e6).quantile(torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()
-    return {"p50_ms": p50_ms, "p95_ms": p95_ms}
-
-
-def first_sample(example: Inputs) -> Inputs:
-    return mapped(example, lambda column: column[:1])
-
-
-def _timed_pass_ns(module: nn.Module, sample: Inputs) -> int:
-    _synchronize(device_of(sample))
-    start = time.perf_counter_ns()
-    module(sample)
-    _synchronize(device_of(sample))
-    return time.perf_counter_ns() - start
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 @contextlib.contextmanager

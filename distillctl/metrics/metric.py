@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 VALIDATION = "val_"  # before a metric's key: as it was on the validation split
 
 
 @dataclass(frozen=True)
 class Metric:
-    """better: "high" or "low", or empty of what costs rather than counts. over_seeds: whether a sweep gives its mean and spread."""
+    """better: "high" or "low", or empty of what costs rather than counts. over_seeds: whether a sweep gives its mean and spread.
+
+    spread: the key of how far the measurements lay apart, as a share of the value.
+    """
 
     key: str
     heading: str
     show: Callable[[float], str]
     better: str = ""
     over_seeds: bool = False
+    spread: str = ""
+
+    def cell(self, row: Mapping[str, Any]) -> str:
+        """The value as a table shows it; empty where a row has none."""
+        value, around = row.get(self.key), row.get(self.spread)
+        if value is None:
+            return ""
+        return self.show(value) + (f" ±{around:.0%}" if around is not None else "")
 
 
 def percent(value: float) -> str:
@@ -45,7 +57,7 @@ METRICS = (  # in the order of a table's columns
     Metric("parameters", "params", count),
     Metric("macs", "MACs", count),
     Metric("size_mb", "MB", decimals(2)),
-    Metric("latency_p50_ms", "p50 ms", decimals(2)),
+    Metric("latency_p50_ms", "p50 ms", decimals(2), spread="latency_spread"),
 )
 OFF_THE_TABLE = ("kl",)  # for want of room; JSON has it
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.text import Text
 
+from distillctl.metrics.latency import times_as_fast
 from distillctl.metrics.metric import METRICS, OFF_THE_TABLE, percent
 from distillctl.report.console import Table
 
@@ -73,8 +74,7 @@ class Results:
         for row in self.rows:
             cells: list[Text | str] = [row["model"]]
             for metric in metrics:
-                value = row.get(metric.key)
-                cells.append(metric.show(value) if value is not None else "-" if metric.key == "top1" else "")
+                cells.append(metric.cell(row) or ("-" if metric.key == "top1" else ""))
                 if metric.key == "top1" and gained:
                     cells.append(points(row["top1"] - alone["top1"]) if alone is not None and row["model"] in self.own else "")
             found.add_row(*cells, style="bold" if row is self.final_row and len(self.rows) > 1 else "")
@@ -100,10 +100,10 @@ class Results:
                 "it has little to teach; train it longer, or take another, before distilling"
             )
         elif teacher is not None and teacher is not final and final.get("parameters"):
-            ratio, faster = teacher["parameters"] / final["parameters"], teacher["latency_p50_ms"] / final["latency_p50_ms"]
+            ratio = teacher["parameters"] / final["parameters"]
             found.append(
                 f"the student keeps {final['top1'] / teacher['top1']:.1%} of its teacher's accuracy "
-                f"with 1/{ratio:.1f} of the parameters and {faster:.1f}x the speed"
+                f"with 1/{ratio:.1f} of the parameters{speed(teacher, final)}"
             )
         if final.get("robust_top1") is not None:
             found.append(attack_remark(final))
@@ -118,6 +118,17 @@ class Results:
 def points(difference: float) -> Text:
     """A difference of accuracies in percentage points, green where it is a gain."""
     return Text(f"{100 * difference:+.2f}", style="green" if difference > 0 else "red" if difference < 0 else "")
+
+
+def speed(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str:
+    """How many times as fast the student is, if rounds agree; nothing where they were not measured together."""
+    slow, fast = teacher.get("latency_rounds_ms"), student.get("latency_rounds_ms")
+    if not slow or not fast or len(slow) != len(fast):
+        return ""
+    found = times_as_fast(slow, fast)
+    if not found.stable:
+        return f"; its speed is not stable here: {found.low:.1f}x to {found.high:.1f}x in {len(slow)} rounds"
+    return f" and {found.middle:.1f}x the speed ({found.low:.1f}x to {found.high:.1f}x in {len(slow)} rounds, one image on one thread)"
 
 
 def attack_remark(row: dict[str, Any]) -> str:

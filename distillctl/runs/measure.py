@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distillctl.config import Distils, Finetunes, Pretrains
-from distillctl.metrics import cost, quality, robustness
+from distillctl.metrics import cost, latency, quality, robustness
 from distillctl.metrics.answers import answers
 from distillctl.metrics.metric import VALIDATION
 from distillctl.metrics.stopwatch import Stopwatch
@@ -60,6 +61,8 @@ def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: dict[str, P
     """The rows of a plan, the teacher first if there is one: the others are compared with its answers."""
     config, machine, rows = session.config, session.runtime, []
     teacher_logits = None
+    nets: dict[Hashable, nn.Module] = {}  # of each architecture the first
+    keys: list[Hashable] = []
     test = bundle.data.test
     batches = bundle.plain_batches(test)
     for row in plan.rows:
@@ -79,19 +82,32 @@ def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: dict[str, P
             teacher_logits = logits
         if machine.is_main:
             found |= costs(model, bundle.inputs.example(1, machine.device))
+            keys.append(architecture_of(found, model))
+            nets.setdefault(keys[-1], model)
         rows.append(found)
         machine.barrier()
+    if machine.is_main:
+        rounds = latency.latencies(nets, bundle.inputs.example(1, machine.device))
+        timed = {key: in_milliseconds(found) for key, found in rounds.items()}
+        rows = [row | timed[key] for row, key in zip(rows, keys, strict=True)]
+    machine.barrier()
     return rows
 
 
 def costs(model: nn.Module, example: Inputs) -> dict[str, float]:
-    """Parameters, MACs, MB on disk and latency of one sample, in fp32 as it ships."""
-    model.eval()
-    latency = cost.latency(model, example)
-    return {
-        "parameters": cost.parameters(model),
-        "macs": cost.macs(model, example),
-        "size_mb": cost.size_mb(model),
-        "latency_p50_ms": latency["p50_ms"],
-        "latency_p95_ms": latency["p95_ms"],
-    }
+    """Parameters, MB on disk and MACs of one sample, in fp32 as it ships; no MACs of a net whose path depends on values."""
+    found: dict[str, float] = {"parameters": cost.parameters(model), "size_mb": cost.size_mb(model)}
+    with contextlib.suppress(RuntimeError):
+        found["macs"] = cost.macs(model.eval(), example)
+    return found
+
+
+def architecture_of(row: dict[str, Any], model: nn.Module) -> Hashable:
+    """What nets share that take the same time: rows of one student at several stages are one net to a clock."""
+    return row["architecture"], row.get("macs"), tuple((name, value.shape) for name, value in model.state_dict().items())
+
+
+def in_milliseconds(rounds: list[float]) -> dict[str, Any]:
+    """What a row says of latency."""
+    found = latency.spread(rounds)
+    return {"latency_p50_ms": found.middle, "latency_spread": found.relative, "latency_rounds_ms": rounds}
