@@ -169,7 +169,7 @@ class Ended:
 
 def test_the_explanation_of_a_rank_beats_the_death_of_another():
     with pytest.raises(DataError, match="^a.png: truncated$") as error:
-        judge([Ended(-9), Ended(3)], {1: ("user", DataError, ("a.png: truncated", 3))}, 0)
+        judge([Ended(-9), Ended(3)], {1: ("user", DataError, (("a.png: truncated",), 3))}, 0)
     assert error.value.exit_code == 3
 
 
