@@ -25,6 +25,7 @@ from distillctl.errors import INTERNAL_ERROR, CheckpointError, ConfigError, Mach
 from distillctl.inputs import from_record
 from distillctl.models.adapter import Adapter
 from distillctl.models.obtain import obtain
+from distillctl.paths import as_path
 from distillctl.rank import Rank
 from distillctl.runs.check import check_settings
 from distillctl.runs.plan import plan as plan_of
@@ -80,7 +81,7 @@ def run(experiment: Experiment, folder: str | Path) -> dict[str, Any]:
     `gain_over_alone`, and `rows`, a dict for each model. Raises the UserError that the command would print: DataError, CheckpointError,
     MachineError, Diverged, and Interrupted after a signal, when everything is saved.
     """
-    place = Path(folder).expanduser().absolute()
+    place = as_path(folder).absolute()
     if (place / outputs.RUN_FILE).exists():
         raise ConfigError(f"{place}: this folder holds a run already; choose another, or go on by distillctl.resume({str(folder)!r})")
     return execute(experiment, place, ".hydra")
@@ -91,14 +92,14 @@ def resume(folder: str | Path, *overrides: str, config_dir: str | Path | None = 
 
     overrides: what may change between two attempts, as in "trainer.devices=2". Returns and raises what `run` does.
     """
-    place = Path(folder).expanduser().absolute()
+    place = as_path(folder).absolute()
     record = outputs.read_run(place)
     command = str(record.get("command"))
     if command not in SCHEMAS:
         raise CheckpointError(f"{place}: its record names no command that trains ({command[:40]!r})")
     if record.get("status") == "done" and resuming.changes_nothing(command, overrides):
         return summary(place)
-    words = resuming.overrides(command, [], [*overrides, f"resume={place}"])
+    words = resuming.overrides(command, [], [*overrides, f"resume={compose.quoted(str(place))}"])
     (subfolder,) = (word.partition("=")[2] for word in words if word.startswith("hydra.output_subdir="))
     experiment = composed(command, [word for word in words if not word.startswith("hydra.")], config_dir)
     resuming.check_unchanged(place, experiment.config)
@@ -123,9 +124,9 @@ def composed(command: str, words: list[str], config_dir: str | Path | None) -> E
     """Hydra is left as it was found: we may be called from within an application of its own."""
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ConfigError(f"config_dir={config_dir}: no such folder")
-    extra = [f"hydra.searchpath=['file://{resuming.quoted(Path(config_dir))[1:]}]"] if config_dir is not None else []
+    extra = [f"hydra.searchpath=['file://{compose.quoted(str(Path(config_dir).resolve()))[1:]}]"] if config_dir is not None else []
     compose.prepare()
-    words = compose.with_members(words)
+    words = compose.as_typed(command, compose.with_members(words))
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:

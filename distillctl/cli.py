@@ -70,6 +70,8 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
     for word in words:
         name, _, value = word.partition("=")
         if not word.startswith("-"):
+            if not name.lstrip("+~"):
+                raise ConfigError(f"{word}: there is no key before the =")
             overrides.append(word)
         elif name not in FLAGS:
             raise ConfigError(f"{word}: unknown flag; {did_you_mean(name, FLAGS)}")
@@ -92,7 +94,8 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
     from distillctl import compose
 
     compose.prepare()
-    overrides = compose.with_members(overrides)
+    sweep = any(flag in ("-m", "--multirun") for flag in flags)
+    overrides = compose.as_typed(command, compose.with_members(overrides), sweep)
     plan = PLAN in flags
     flags = [flag for flag in flags if flag != PLAN]
     try:
@@ -106,7 +109,7 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
                 return  # it was finished already, and its result is printed
         else:
             check_new(overrides)
-            if any(flag in ("-m", "--multirun") for flag in flags):
+            if sweep:
                 overrides = compose.shared(command, overrides)
         start(command, flags, overrides, plan)
     except UserError as error:
@@ -131,10 +134,13 @@ def check_planned(command: str, flags: list[str]) -> None:
 
 def check_new(overrides: list[str]) -> None:
     """A folder that holds a run already is not written into: Hydra would replace the config that it was made with."""
+    from distillctl import compose
+
     for word in overrides:
         key, _, value = word.partition("=")
-        if key in ("hydra.run.dir", "hydra.sweep.dir"):
-            folder = Path(value.strip("'\""))
+        if key in compose.FOLDERS:
+            value = compose.unquoted(value)
+            folder = Path(value)
             if not value or value == "null":
                 raise ConfigError(f"{word}: a folder is needed")
             if (folder / "run.json").exists() or (folder / "sweep.json").exists() or any(folder.glob("[0-9]*/run.json")):

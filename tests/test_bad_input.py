@@ -253,7 +253,7 @@ ROWS = [
     # words
     Row("no equals sign", "train seed", USAGE, ("seed: cannot be read as key=value",)),
     Row("no key", "train =3", USAGE, ("=3: there is no key",)),
-    Row("open bracket", "train loss=[kd", USAGE, ("loss=[kd: cannot be read",)),
+    Row("open bracket", "train loss=[kd", USAGE, ("loss=[kd: no such option",)),
     Row("several values without -m", "train seed=0,1", USAGE, ("seed=0,1", "-m", "seed=[0,1]")),
     Row("unknown flag", "train --mutlirun seed=0,1", USAGE, ("--mutlirun: unknown flag", "--multirun?")),
     Row("flag that replaces our config", "train --config-name doctor", USAGE, ("--config-name: unknown flag",)),
@@ -270,7 +270,6 @@ ROWS = [
     Row("exponent for a whole number", "train distill.epochs=1e3", USAGE, ("distill.epochs=1e3: expected a whole number",)),
     Row("word for a flag", "train trainer.compile=maybe", USAGE, ("trainer.compile=maybe: expected true or false",)),
     Row("null for a number", "train seed=null", USAGE, ("seed=null: a value is needed",)),
-    Row("word for a list", "predict checkpoint=x inputs=cat.jpg", USAGE, ("inputs=cat.jpg: expected a list", "inputs=[cat.jpg]")),
     Row("word of another list of words", "train trainer.precision=fp8", USAGE, ("trainer.precision=fp8: must be one of auto, fp32",)),
     Row("negative seed", "train seed=-1", USAGE, ("seed=-1 must be >= 0",)),
     Row("seed too large", "train seed=4294967296", USAGE, ("seed=4294967296 must be <= 4294967295",)),

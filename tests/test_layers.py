@@ -12,7 +12,7 @@ LAYERS = (
     ("errors",),
     (
         *("averages", "draws", "locks", "modes", "rank", "types", "config", "build", "schedules", "optimizers", "state"),
-        *("interruption", "terminal"),
+        *("interruption", "terminal", "paths"),
     ),
     ("data", "inputs", "losses", "models", "teachers", "batchnorm"),
     ("methods",),

@@ -14,6 +14,7 @@ from torch import nn
 from distillctl import outputs, runtime
 from distillctl.config import DoctorConfig
 from distillctl.metrics.latency import in_turn, one_thread, spread, synchronize
+from distillctl.paths import as_path
 from distillctl.report.console import Console, Table
 
 DATA_SETS = {
@@ -89,7 +90,7 @@ def does_work(run: Callable[[], None]) -> bool:
 
 
 def data_found() -> list[str]:
-    root = Path(os.environ.get("DISTILLCTL_DATA", "data")).resolve()
+    root = as_path(os.environ.get("DISTILLCTL_DATA", "data")).resolve()
     there = [name for name, place in DATA_SETS.items() if not place or (root / place).is_dir()]
     missing = [name for name in DATA_SETS if name not in there]
     return [f"{root}: {', '.join(there)} found" + (f"; {', '.join(missing)} would be downloaded" if missing else "")]

@@ -20,6 +20,7 @@ from distillctl.models.obtain import obtain
 from distillctl.models.record import Record
 from distillctl.models.shipping import read_record
 from distillctl.models.weights import read_weights
+from distillctl.paths import as_path
 from distillctl.report.console import Console, Table
 from distillctl.terminal import say
 from distillctl.types import to
@@ -67,7 +68,7 @@ def expand(given: list[str], inputs: Contract) -> Iterator[Path]:
     if not given:
         raise ConfigError("inputs is empty: pass inputs=[image.png] or inputs=[folder]")
     for name in given:
-        path = Path(name).expanduser()
+        path = as_path(name)
         if path.is_dir():
             inside = sorted(item for item in path.rglob("*") if item.suffix.lower() in inputs.suffixes and not item.name.startswith("."))
             if not inside:

@@ -12,7 +12,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 
 from distillctl.compose.groups import files_of, group_names, groups_of, options
 from distillctl.compose.sources import ROLES, split_path
-from distillctl.compose.suggest import unknown_key, wrong_type
+from distillctl.compose.suggest import one_by_one, unknown_key, wrong_type
 from distillctl.errors import ConfigError, MachineError, UserError, did_you_mean, nearest
 from distillctl.models import catalogue
 
@@ -79,8 +79,6 @@ def not_a_name(error: Exception, command: str, overrides: list[str]) -> UserErro
     for override in overrides:
         key, _, value = override.partition("=")
         bare = key.lstrip("+~").partition("@")[0]
-        if not bare:
-            return ConfigError(f"{override}: there is no key before the =")
         if bare in groups and value not in groups[bare]:
             return ConfigError(f"{override}: no such option; {did_you_mean(value, groups[bare])}")
     return ConfigError("a group is given a number; its options are names")
@@ -95,9 +93,13 @@ def sweep_of_one_run(error: Exception, command: str, overrides: list[str]) -> Us
 
 
 def unreadable_word(error: Exception, *_: Any) -> UserError | None:
-    if isinstance(error, OverrideParseException):
-        return ConfigError(f"{error.override!s}: cannot be read as key=value; quote values with spaces, commas or brackets")
-    return None
+    if not isinstance(error, OverrideParseException):
+        return None
+    word = str(error.override)
+    key, value = word.partition("=")[::2]
+    if value.startswith("{"):
+        return ConfigError(f"{word}: cannot be read as a mapping; {one_by_one(key)}")
+    return ConfigError(f"{word}: cannot be read as key=value")
 
 
 def chosen_already(error: Exception, command: str, overrides: list[str]) -> UserError | None:

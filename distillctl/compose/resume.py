@@ -9,9 +9,11 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from distillctl.compose.literal import quoted, unquoted
 from distillctl.config import SCHEMAS, decides
 from distillctl.errors import CheckpointError, ConfigError
 from distillctl.outputs import read_run
+from distillctl.paths import as_path
 from distillctl.terminal import say
 
 MAY_CHANGE = ("rounding", "cost", "words")  # between two attempts: what keys decide that change no number beyond its last bits
@@ -21,7 +23,8 @@ SIZE_LIMIT = 2**20  # bytes of a stored config: one from a stranger must not be 
 def overrides(command: str, flags: list[str], given: list[str]) -> list[str]:
     """The overrides that go on with `resume=FOLDER`; none where that run was finished, and its result is printed."""
     own = [word for word in given if not word.startswith("resume=")]
-    folder = Path(next(word for word in reversed(given) if word.startswith("resume=")).removeprefix("resume=")).expanduser()
+    typed = next(word for word in reversed(given) if word.startswith("resume=")).removeprefix("resume=")
+    folder = as_path(unquoted(typed))
     if any(flag in ("-m", "--multirun") for flag in flags):
         raise ConfigError(f"resume={folder}: one run at a time; leave out -m")
     if not folder.is_dir():
@@ -47,8 +50,8 @@ def overrides(command: str, flags: list[str], given: list[str]) -> list[str]:
     changed = {word.lstrip("+~").partition("=")[0] for word in own}
     kept = [word for word in before if word.lstrip("+~").partition("=")[0] not in changed and not word.startswith("resume=")]
     attempt = 1 + len(list((folder / ".hydra").glob("attempt-*"))) + 1
-    hydra = [f"hydra.run.dir={quoted(folder)}", f"hydra.output_subdir=.hydra/attempt-{attempt}", "hydra.mode=RUN"]
-    return [*kept, *own, f"resume={quoted(folder)}", *hydra]
+    hydra = [f"hydra.run.dir={quoted(str(folder.resolve()))}", f"hydra.output_subdir=.hydra/attempt-{attempt}", "hydra.mode=RUN"]
+    return [*kept, *own, f"resume={quoted(str(folder.resolve()))}", *hydra]
 
 
 def check_unchanged(folder: Path, composed: DictConfig) -> None:
@@ -90,9 +93,3 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(node, dict) and node:
         return {key: value for name, item in node.items() for key, value in flat(item, f"{prefix}{name}.").items()}
     return {prefix.rstrip("."): node}
-
-
-def quoted(path: Path) -> str:
-    """A path as Hydra reads it whatever characters it has."""
-    text = str(path.resolve())
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

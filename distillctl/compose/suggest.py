@@ -18,16 +18,25 @@ def wrong_type(key: str | None, overrides: list[str], error: BaseException) -> s
         return f"{shown}: a value is needed"
     if "is not a ListConfig" in message:
         return f"{shown}: expected a list, as in {key}=[{values[-1] if values else '...'}]"
+    if "to Dict[" in message or "is not a DictConfig" in message:
+        return f"{shown}: expected a mapping; {one_by_one(key)}"
     for kind, expected in (("Integer", "a whole number"), ("Float", "a number"), ("bool", "true or false")):
         if kind.lower() in message.lower():
             return f"{shown}: expected {expected}"
     return f"{shown}: {message}"
 
 
+def one_by_one(key: str | None) -> str:
+    """How a mapping is filled from the command line."""
+    return f"its entries are given one by one, as in +{(key or 'key').lstrip('+~')}.name=value"
+
+
 def unknown_key(key: str, value: str | None, command: str) -> str:
     """An unknown key or group, with the nearest that exist."""
     shown = key if value is None else f"{key}={value}"
     parent = key.rpartition(".")[0]
+    if key.endswith(".args") and key in known_keys(command):
+        return f"{shown}: {one_by_one(key)}"
     if parent.endswith(".args"):
         return f"{shown}: an argument of the model is added with a plus: +{shown}"
     if parent.startswith("hydra"):

@@ -10,6 +10,7 @@ from typing import Any
 
 from distillctl import state
 from distillctl.errors import CheckpointError
+from distillctl.paths import as_path
 
 # the rows of runs whose record has no plan: those of the versions before plans were recorded
 BEFORE_PLANS = (
@@ -22,7 +23,7 @@ BEFORE_PLANS = (
 
 def locate(given: str, role: str, key: str) -> Path:
     """The file of weights that a path names: itself, or the one in a stage's or a run's folder."""
-    path = Path(given).expanduser()
+    path = as_path(given)
     if not path.is_dir():
         if path.name in (state.NEWEST, state.BEFORE) and (path.parent / "metrics.jsonl").exists():
             raise CheckpointError(f"{key}={given}: made for resuming a run (resume=<run folder>); give the .safetensors beside it")

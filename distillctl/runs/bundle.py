@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from distillctl.config import DatasetConfig
@@ -11,6 +10,7 @@ from distillctl.data.loader import Place, PlainLoader, TrainLoader
 from distillctl.data.split import DataSet, Split
 from distillctl.inputs import kind_of
 from distillctl.inputs.contract import Contract
+from distillctl.paths import as_path
 from distillctl.types import Batch
 
 LEAST_AT_ONCE = 128  # samples that are measured together, however small the batches of training are
@@ -44,7 +44,7 @@ class Bundle:
     def record(self) -> dict[str, Any]:
         """What a shipped model's record says of it, so that evaluate finds the same samples again."""
         root = self.config.root
-        return asdict(self.config) | {"root": str(Path(root).resolve()) if root else None, "fingerprint": self.data.fingerprint}
+        return asdict(self.config) | {"root": str(as_path(root).resolve()) if root else None, "fingerprint": self.data.fingerprint}
 
 
 def load(config: DatasetConfig, batch_size: int, place: Place, class_names: list[str] | None = None) -> Bundle:

@@ -20,6 +20,7 @@ from distillctl.errors import ConfigError, DataError, MachineError
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
 from distillctl.models.taps import LOGITS, STAGES
+from distillctl.paths import as_path
 from distillctl.report.console import in_bytes, in_time
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.keys import deciding_parts
@@ -177,7 +178,7 @@ def check_can_keep(config: Any) -> None:
 
 def root_of(folder: str | None) -> Path:
     """Where caches are: the key, or $DISTILLCTL_CACHE, or beside the runs."""
-    return Path(folder or os.environ.get("DISTILLCTL_CACHE") or "outputs/.cache")
+    return as_path(folder or os.environ.get("DISTILLCTL_CACHE") or "outputs/.cache")
 
 
 def open_answers(

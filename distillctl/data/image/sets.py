@@ -18,6 +18,7 @@ from distillctl.data.image import facts, folder, official, reading
 from distillctl.data.image.files import BadImage, shown
 from distillctl.data.split import DataSet, Split, divide, unlabelled, whole
 from distillctl.errors import ConfigError, DataError, did_you_mean
+from distillctl.paths import as_path
 
 __all__ = ["ImageSet", "Split", "check_size", "known", "load"]
 
@@ -177,9 +178,9 @@ def _read(files: list[Path], config: ImageSetConfig) -> tuple[int, Tensor | None
 def _root(config: ImageSetConfig) -> tuple[Path, str]:
     """The root folder, and how to speak of it."""
     if config.root:
-        return Path(config.root).expanduser(), f"dataset.root={shown(config.root)}"
+        return as_path(config.root), f"dataset.root={shown(config.root)}"
     if folder_set := os.environ.get("DISTILLCTL_DATA"):
-        return Path(folder_set).expanduser(), f"dataset.root is not set; DISTILLCTL_DATA={shown(folder_set)}"
+        return as_path(folder_set), f"dataset.root is not set; DISTILLCTL_DATA={shown(folder_set)}"
     return Path("data"), "dataset.root is not set; ./data"
 
 
