@@ -1,9 +1,9 @@
 """Knowledge distillation from the command line, and from Python: `docs/python.md`."""
 
-from __future__ import annotations
+from distillctl import trust  # noqa: F401  # first of all: as `python -m distillctl` it mends the import path
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import importlib  # isort: skip
+from typing import TYPE_CHECKING, Any  # isort: skip
 
 if TYPE_CHECKING:
     from distillctl.api import Experiment, configure, load, plan, resume, run

@@ -5,18 +5,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from distillctl.errors import ConfigError, did_you_mean
+from distillctl.trust import let_in, trusted, within
 
 T = TypeVar("T")
-
-# A class of these packages may be named, if it also is of the kind that its place in the config asks for.
-TRUSTED = ("distillctl", "torch.nn", "torch.optim")
 
 
 def build(node: Mapping[str, Any], kind: type[T], key: str, /, *arguments: Any, **extra: Any) -> T:
@@ -61,6 +58,7 @@ def find_class(node: Mapping[str, Any], kind: type[T], key: str) -> type[T]:
             f"for a class of your own add --trust {path.split('.')[0]} to the command"
         )
     module_name, _, name = path.rpartition(".")
+    let_in()
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -83,15 +81,6 @@ def find_class(node: Mapping[str, Any], kind: type[T], key: str) -> type[T]:
             f"for a class of your own add --trust {home.split('.')[0]} to the command"
         )
     return found
-
-
-def trusted() -> tuple[str, ...]:
-    """Our own list and what the user named by --trust."""
-    return (*TRUSTED, *filter(None, os.environ.get("DISTILLCTL_TRUST", "").split(",")))
-
-
-def within(path: str, packages: Sequence[str]) -> bool:
-    return any(path.startswith(f"{package}.") for package in packages)
 
 
 def check_arguments(found: type, given: Mapping[str, Any], key: str, taken: set[str], positional: int) -> None:

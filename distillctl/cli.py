@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-from distillctl import __version__
+from distillctl import __version__, trust
 from distillctl.commands import COMMANDS
 from distillctl.errors import INTERNAL_ERROR, ConfigError, UserError, did_you_mean, first_line
 from distillctl.manual import manual, overview
@@ -31,6 +31,7 @@ FLAGS = {
 
 def main() -> None:
     """Entry point of the `distillctl` script."""
+    trust.leave_working_directory()
     try:
         dispatch(sys.argv[1:])
         Stream().flush()
@@ -273,13 +274,13 @@ def trusting(arguments: list[str]) -> list[str]:
             trusted.append(word.removeprefix("--trust="))
         else:
             rest.append(word)
-    os.environ.pop("DISTILLCTL_TRUST", None)  # this flag alone gives trust
+    os.environ.pop(trust.VARIABLE, None)  # this flag alone gives trust
     if trusted:
         for name in trusted:
             if not all(part.isidentifier() for part in name.split(".")):
                 raise ConfigError(f"--trust {name or '(nothing)'}: expected the name of a Python package")
-        os.environ["DISTILLCTL_TRUST"] = ",".join(trusted)  # the workers of this run inherit it
-        sys.path.insert(0, os.getcwd())
+        os.environ[trust.VARIABLE] = ",".join(trusted)
+        trust.let_in()
         for name in trusted:
             if importlib.util.find_spec(name.partition(".")[0]) is None:
                 raise ConfigError(f"--trust {name}: no such package, here or among the installed ones")

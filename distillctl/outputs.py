@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from distillctl import __version__
+from distillctl import __version__, repository
 from distillctl.errors import CheckpointError, MachineError
 from distillctl.locks import NAME, lock_file
 from distillctl.state import NewerFormat, finite, write_json
@@ -124,7 +123,7 @@ def first_record(command: str, seed: int) -> dict[str, Any]:
         "started": now(),
         "versions": versions(),
         "machine": platform.platform(),
-        "git": git_commit(),
+        "git": repository.commit(Path.cwd()),
         "data": None,
         "teacher": None,
         "stages": {},
@@ -144,21 +143,6 @@ def versions() -> dict[str, str]:
     """Of ourselves and of everything that can change a number."""
     names = ("torch", "torchvision", "timm", "numpy", "hydra-core", "omegaconf", "safetensors")
     return {"distillctl": __version__, "python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
-
-
-def git_commit() -> str | None:
-    """Commit of the folder that the command was started in, `+` where it has changes; None outside a repository."""
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None
 
 
 def now() -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "distillctl"
 # lowest first; a module may import from its own layer and from those below
 LAYERS = (
-    ("errors",),
+    ("errors", "trust"),
     (
         *("averages", "draws", "locks", "modes", "rank", "types", "config", "build", "schedules", "optimizers", "state"),
-        *("interruption", "terminal", "paths"),
+        *("interruption", "repository", "terminal", "paths"),
     ),
     ("data", "inputs", "losses", "models", "teachers", "batchnorm"),
     ("methods",),

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from distillctl import outputs, state
-from distillctl.build import TRUSTED, within
 from distillctl.config import ModelConfig, values_that_decide
 from distillctl.errors import MachineError
 from distillctl.locks import lock_file, open_lock
@@ -32,6 +31,7 @@ from distillctl.runs.session import Session, first_on_main
 from distillctl.runs.steps import Given, Step
 from distillctl.runs.train import train
 from distillctl.runtime import precision_name
+from distillctl.trust import PACKAGES, within
 
 FORMAT_VERSION = 1
 FOLDER = "teachers"
@@ -112,7 +112,7 @@ def has_own_code(step: Step, config: Any) -> bool:
     record = source_of(model, step.role)[1]
     if model.source == "own" or (record is not None and record.architecture.source == "own"):
         return True
-    return any(not within(path, TRUSTED) for path in targets([config.optimizer, config.schedule, step.loss, step.method]))
+    return any(not within(path, PACKAGES) for path in targets([config.optimizer, config.schedule, step.loss, step.method]))
 
 
 def model_of(step: Step) -> ModelConfig:
