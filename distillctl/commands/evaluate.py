@@ -10,6 +10,7 @@ from typing import Any
 
 from distillctl import runtime, state
 from distillctl.config import DATA_KINDS, ENSEMBLE, DatasetConfig, EvaluateConfig, ModelConfig
+from distillctl.data.balance import shape_of
 from distillctl.data.loader import Place
 from distillctl.errors import CheckpointError, ConfigError
 from distillctl.inputs import from_record
@@ -65,6 +66,8 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
         obtained = obtain(model, inputs, "model", seed=0)
         logits, targets = answers(obtained.classifier.to(machine.device), batches, machine)
         measured = {"n": len(targets), **quality.all_measures(logits, targets if split.labelled else None, teacher_logits)}
+        if split.labelled:
+            measured |= shape_of(targets, len(data.classes))
         if attacked:
             measured |= robustness.robust_accuracy(obtained.classifier, batches, config.attack, seed=0, runtime=machine)
         classes = quality.per_class(logits, targets, data.classes) if split.labelled else []

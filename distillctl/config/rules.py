@@ -19,6 +19,7 @@ from distillctl.config.schema import (
     Finetunes,
     FinetuneStageConfig,
     FitConfig,
+    ImageSetConfig,
     LoraConfig,
     ModelConfig,
     PretrainConfig,
@@ -107,6 +108,14 @@ def check_shots(key: str, dataset: DatasetConfig) -> list[str]:
     return problems
 
 
+def check_balance(key: str, dataset: DatasetConfig) -> list[str]:
+    if dataset.balance != "none" and not dataset.labels:
+        return [f"{key}.balance={dataset.balance} goes by labels, and {key}.labels=false; leave one of them out"]
+    if dataset.balance == "oversample" and isinstance(dataset, ImageSetConfig) and (dataset.augment.mixup or dataset.augment.cutmix):
+        return [f"{key}.balance=oversample: samples that are mixed have partners of any class; take {key}.balance=class_weights"]
+    return []
+
+
 def check_model(role: str, model: ModelConfig) -> list[str]:
     problems = []
     if model.source == "own" and not model._target_:
@@ -188,5 +197,6 @@ RULES: tuple[tuple[type | tuple[type, ...], Callable[[str, Any], list[str]]], ..
     ((PretrainConfig, DistillConfig, TrainConfig, EvaluateConfig), check_confidence),
     (Distils, check_generations),
     (AttackConfig, check_attack),
+    (DatasetConfig, check_balance),
     (TrainerConfig, check_batches),
 )

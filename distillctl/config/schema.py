@@ -88,6 +88,8 @@ class DatasetConfig:
     download: bool = value(True, decides="cost")
     subset: Optional[int] = number(None, decides="answers", low=1)
     shots: Optional[int] = number(None, decides="answers", low=1)  # training images a class
+    # how classes of very different size are evened out: as many samples of each in an epoch, or labels that weigh by class
+    balance: str = option("none", "none", "oversample", "class_weights", decides="answers")
     labels: bool = value(True, decides="answers")  # false: the training images have none, or they are not looked at
     val_fraction: float = number(0.1, decides="answers", above=0, high=0.5)
     test_fraction: float = number(0.2, decides="answers", above=0, high=0.5)
@@ -176,7 +178,7 @@ class TrainerConfig:
     threads: Optional[int] = number(None, decides="rounding", low=1)
     select: str = option("best", "best", "last", decides="weights")
     # what the best epoch is chosen by; null: val_top1, without labels val_agreement
-    select_by: Optional[str] = option(None, "val_top1", "val_nll", "val_ece", "val_agreement", "val_kl", decides="weights")
+    select_by: Optional[str] = option(None, "val_top1", "val_macro_f1", "val_nll", "val_ece", "val_agreement", "val_kl", decides="weights")
     early_stopping_epochs: Optional[int] = number(None, decides="weights", low=1)
     log_every: int = number(20, decides="words", low=1)
     save_every_s: float = number(300.0, decides="cost", above=0)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distillctl.data.balance import balanced_order
 from distillctl.data.split import Split
 from distillctl.draws import permutation
 from distillctl.types import Batch, Inputs, rows, to
@@ -28,7 +29,10 @@ class TrainLoader:
 
     The view of an epoch is its number, or with a bank of `views` its place in there. Order depends on the epoch. Here a view is the sample
     as it is, in memory; kinds of data that are augmented, or read from files, say in `show` what equal (view seed, view, index) give on any machine.
+    Where it is `balanced`, an epoch has as many samples of one class as of another.
     """
+
+    balanced = False
 
     def __init__(self, split: Split, batch_size: int, seed: int, place: Place, views: int | None = None):
         self.split, self.batch_size, self.seed, self.place, self.views = split, batch_size, seed, place, views
@@ -52,8 +56,8 @@ class TrainLoader:
         yield from self.batches(whole, self.view_of(epoch))
 
     def covering(self, epoch: int) -> list[Tensor]:
-        """Positions of an epoch's batches, and of one more with what is left over, filled up from the epoch's beginning to a whole one."""
-        order = self.order(epoch)
+        """All positions as whole batches in an epoch's order, the last filled up from the beginning."""
+        order = self.shuffled(epoch)
         whole = -(-len(order) // self.batch_size) * self.batch_size
         return list(torch.cat([order, order])[:whole].split(self.batch_size))
 
@@ -66,7 +70,11 @@ class TrainLoader:
         return whole.tensor_split(self.place.world)[self.place.rank]
 
     def order(self, epoch: int) -> Tensor:
-        """Positions in the split, shuffled."""
+        """Positions in the split as an epoch has them."""
+        return balanced_order(self.split.targets, self.seed, epoch) if self.balanced else self.shuffled(epoch)
+
+    def shuffled(self, epoch: int) -> Tensor:
+        """All positions in the split, in a drawn order."""
         return permutation(len(self.split), self.seed, "order", epoch)
 
     def show(self, pieces: Sequence[Tensor], view: int) -> Iterator[Batch]:

@@ -18,22 +18,32 @@ from distillctl.losses.inputs import precise
 from distillctl.types import Batch, Output
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean over samples; logits [B, K], targets int64 [B] or, for mixed samples, float [B, K]."""
+def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
+    """Mean over samples; logits [B, K], targets int64 [B] or, for mixed samples, float [B, K]; weights [K] of the classes.
+
+    The mean is over the number of samples and not, as torch has it, over their weights, so that pieces of a batch add up to the whole.
+    """
     logits = precise(logits)
-    return F.cross_entropy(logits, targets.to(logits) if targets.is_floating_point() else targets, label_smoothing=label_smoothing)
+    targets = targets.to(logits) if targets.is_floating_point() else targets
+    if weights is None:
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    return F.cross_entropy(logits, targets, weights.to(logits), reduction="sum", label_smoothing=label_smoothing) / len(logits)
 
 
-def binary_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def binary_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
     """Each class a question of its own: summed over classes, mean over samples; targets float [B, K], several may be 1, or int64 [B].
+
+    A sample weighs what the classes that it has weigh in the mean; weights [K].
 
     Smoothing moves each target towards 1/2, which is what one class of two is in the smoothing of `cross_entropy`.
     """
     logits = precise(logits)
     if not targets.is_floating_point():
         targets = F.one_hot(targets, logits.shape[1])
-    targets = targets.to(logits) * (1 - label_smoothing) + label_smoothing / 2
-    return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(logits)
+    targets = targets.to(logits)
+    samples = None if weights is None else (targets @ weights.to(logits) / targets.sum(1).clamp(min=1e-9))[:, None]
+    smoothed = targets * (1 - label_smoothing) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, smoothed, samples, reduction="sum") / len(logits)
 
 
 def divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
@@ -90,23 +100,25 @@ def logit_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class CrossEntropy(nn.Module):
-    """The labels' own term."""
+    """The labels' own term. class_weights: what a class counts, float [K], where they differ; data decide them, so no checkpoint holds them."""
 
     needs_teacher, needs_labels = False, True
+    class_weights: Tensor | None
 
     def __init__(self, label_smoothing: float = 0.0):
         super().__init__()
+        self.register_buffer("class_weights", None, persistent=False)
         self.label_smoothing = fraction(label_smoothing=label_smoothing)
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Tensor:
-        return cross_entropy(student.logits, batch.targets, self.label_smoothing)
+        return cross_entropy(student.logits, batch.targets, self.label_smoothing, self.class_weights)
 
 
 class BinaryCrossEntropy(CrossEntropy):
     """The labels' own term where several of them may hold."""
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Tensor:
-        return binary_cross_entropy(student.logits, batch.targets, self.label_smoothing)
+        return binary_cross_entropy(student.logits, batch.targets, self.label_smoothing, self.class_weights)
 
 
 class AtTemperature(nn.Module):

@@ -43,6 +43,12 @@ class WeightedSum(nn.Module):
         """What the terms read of the student or of the teacher, besides logits."""
         return tuple(dict.fromkeys(name for term in self.terms.values() for name in getattr(term, f"{role}_taps", ())))
 
+    def weigh_classes(self, weights: Tensor) -> None:
+        """Let the terms about labels alone count each class by its weight, [K]."""
+        for term in self.terms.values():
+            if hasattr(term, "class_weights"):
+                term.class_weights = weights
+
     def prepare(self, student: Output, teacher: Output | None, samples: int) -> None:
         """Let terms size their own parameters by the answers to a small batch; `samples` is above every sample's index."""
         for term in self.terms.values():

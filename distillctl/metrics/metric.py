@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 VALIDATION = "val_"  # before a metric's key: as it was on the validation split
 
 
+Row = Mapping[str, Any]  # what was measured of a model
+
+
+def always(rows: Sequence[Row]) -> bool:
+    return True
+
+
+def never(rows: Sequence[Row]) -> bool:
+    """For want of room; JSON has it."""
+    return False
+
+
+def tells_nets_apart(rows: Sequence[Row]) -> bool:
+    """Top-5 of 10 classes or more, where somebody misses one in a hundred."""
+    return any(row.get("classes", 0) >= 10 and (row.get("top5") or 1) < 0.99 for row in rows)
+
+
+def classes_are_uneven(rows: Sequence[Row]) -> bool:
+    return any(row.get("uneven") for row in rows)
+
+
 @dataclass(frozen=True)
 class Metric:
     """better: "high" or "low", or empty of what costs rather than counts. over_seeds: whether a sweep gives its mean and spread.
 
-    spread: the key of how far the measurements lay apart, as a share of the value.
+    spread: the key of how far the measurements lay apart, as a share of the value. matters: whether a table of these rows is better with it.
     """
 
     key: str
@@ -22,8 +43,9 @@ class Metric:
     better: str = ""
     over_seeds: bool = False
     spread: str = ""
+    matters: Callable[[Sequence[Row]], bool] = always
 
-    def cell(self, row: Mapping[str, Any]) -> str:
+    def cell(self, row: Row) -> str:
         """The value as a table shows it; empty where a row has none."""
         value, around = row.get(self.key), row.get(self.spread)
         if value is None:
@@ -49,17 +71,19 @@ def decimals(places: int) -> Callable[[float], str]:
 
 METRICS = (  # in the order of a table's columns
     Metric("top1", "top-1 %", percent, better="high", over_seeds=True),
+    Metric("top5", "top-5 %", percent, better="high", over_seeds=True, matters=tells_nets_apart),
+    Metric("macro_f1", "F1 %", percent, better="high", over_seeds=True, matters=classes_are_uneven),
     Metric("robust_top1", "robust %", percent, better="high"),
     Metric("agreement", "agree %", percent, better="high", over_seeds=True),
     Metric("nll", "NLL", decimals(3), better="low", over_seeds=True),
     Metric("ece", "ECE", decimals(3), better="low", over_seeds=True),
-    Metric("kl", "KL", decimals(4), better="low"),
+    Metric("kl", "KL", decimals(4), better="low", matters=never),
     Metric("parameters", "params", count),
     Metric("macs", "MACs", count),
     Metric("size_mb", "MB", decimals(2)),
     Metric("latency_p50_ms", "p50 ms", decimals(2), spread="latency_spread"),
 )
-OFF_THE_TABLE = ("kl",)  # for want of room; JSON has it
+FIRST_TO_GO = ("size_mb", "ece", "macs", "nll")  # where a table would be wider than a terminal
 
 
 def by_key(key: str) -> Metric:

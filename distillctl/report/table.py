@@ -9,9 +9,10 @@ from typing import Any
 from rich.text import Text
 
 from distillctl.metrics.latency import times_as_fast
-from distillctl.metrics.metric import METRICS, OFF_THE_TABLE, percent
+from distillctl.metrics.metric import FIRST_TO_GO, METRICS, Metric, percent
 from distillctl.report.console import Table
 
+WIDTH = 80  # of a terminal
 ALONE, TEACHER = "alone", "teacher"  # rows that others are compared with
 
 
@@ -56,28 +57,34 @@ class Results:
         return {"seed": seed, "final": self.final, "top1": final["top1"], "gain_over_alone": self.gain, "rows": list(self.rows)}
 
     def table(self, title: str) -> Table:
-        """One row a model, narrow enough for a terminal of 80 columns; columns that no row has are left out.
+        """One row a model, narrow enough for a terminal of 80 columns; columns that no row has, or that say nothing here, are left out.
 
         Top-1 is always there: a dash where the samples have no labels.
         """
-        heading, gained = f"{title}: {self.lineage()}", self.gain is not None
-        found = Table(heading, padding=(0, 0))
-        found.add_column("model", no_wrap=True)
-        metrics = [metric for metric in METRICS if metric.key == "top1" or any(row.get(metric.key) is not None for row in self.rows)]
-        narrow = gained and any(row.get("robust_top1") is not None for row in self.rows)  # then there is no room for it; JSON has it
-        metrics = [metric for metric in metrics if metric.key not in OFF_THE_TABLE and not (narrow and metric.key == "ece")]
+        metrics = [metric for metric in METRICS if metric.key == "top1" or self.has(metric)]
+        columns = self.columns(metrics)
+        for key in FIRST_TO_GO:
+            if 1 + sum(max(map(len, map(str, column))) + 1 for column in columns) > WIDTH:
+                metrics = [metric for metric in metrics if metric.key != key]
+                columns = self.columns(metrics)
+        found = Table(f"{title}: {self.lineage()}", padding=(0, 0))
+        for number, (header, *_) in enumerate(columns):
+            found.add_column(str(header), justify="right" if number else "left", no_wrap=True)
+        for row, cells in zip(self.rows, zip(*(column[1:] for column in columns), strict=True), strict=True):
+            found.add_row(*cells, style="bold" if row is self.final_row and len(self.rows) > 1 else "")
+        return found
+
+    def has(self, metric: Metric) -> bool:
+        return any(row.get(metric.key) is not None for row in self.rows) and metric.matters(self.rows)
+
+    def columns(self, metrics: Sequence[Metric]) -> list[list[Text | str]]:
+        """Each with its heading first."""
+        found: list[list[Text | str]] = [["model", *(row["model"] for row in self.rows)]]
         alone = self.row(ALONE)
         for metric in metrics:
-            found.add_column(metric.heading, justify="right", no_wrap=True)
-            if metric.key == "top1" and gained:
-                found.add_column("vs alone", justify="right", no_wrap=True)
-        for row in self.rows:
-            cells: list[Text | str] = [row["model"]]
-            for metric in metrics:
-                cells.append(metric.cell(row) or ("-" if metric.key == "top1" else ""))
-                if metric.key == "top1" and gained:
-                    cells.append(points(row["top1"] - alone["top1"]) if alone is not None and row["model"] in self.own else "")
-            found.add_row(*cells, style="bold" if row is self.final_row and len(self.rows) > 1 else "")
+            found.append([metric.heading, *(metric.cell(row) or ("-" if metric.key == "top1" else "") for row in self.rows)])
+            if metric.key == "top1" and self.gain is not None and alone is not None:
+                found.append(["vs alone", *(points(row["top1"] - alone["top1"]) if row["model"] in self.own else "" for row in self.rows)])
         return found
 
     def lineage(self) -> str:

@@ -78,6 +78,8 @@ def assemble(session: Session, step: Step) -> Assembly:
     bundle = session.bundle(step.data)
     batches = bundle.train_batches(step.seed)
     loss = build_loss(step.loss)
+    if (weights := bundle.class_weights()) is not None:
+        loss.weigh_classes(weights)
     teacher = teacher_of(session, bundle, step, loss)
     if teacher is not None:
         teacher = keeping.kept(session, bundle, step, teacher, batches)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import Tensor
+
 from distillctl.config import DatasetConfig
+from distillctl.data.balance import class_weights
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
 from distillctl.data.split import DataSet, Split
 from distillctl.inputs import kind_of
@@ -28,7 +31,13 @@ class Bundle:
 
     def train_batches(self, seed: int) -> TrainLoader:
         """`seed` decides order and views, of which `dataset.view_seed` takes the latter over."""
-        return self.inputs.train_loader(self.config, self.data.train, self.batch_size, seed, self.place)
+        found = self.inputs.train_loader(self.config, self.data.train, self.batch_size, seed, self.place)
+        found.balanced = self.config.balance == "oversample"
+        return found
+
+    def class_weights(self) -> Tensor | None:
+        """What labels weigh, float32 [K]; None where all weigh the same."""
+        return class_weights(self.data.train.targets, len(self.data.classes)) if self.config.balance == "class_weights" else None
 
     def plain_batches(self, split: Split, at_most: int | None = None) -> PlainLoader:
         size = max(self.batch_size, LEAST_AT_ONCE)

@@ -12,6 +12,7 @@ from torch import nn
 
 from distillctl.build import build, find_class
 from distillctl.config import DatasetConfig, Distils, Finetunes, FinetuneStageConfig, ModelConfig, Pretrains
+from distillctl.data import balance
 from distillctl.errors import ConfigError, UserError
 from distillctl.inputs.contract import Contract
 from distillctl.inputs.image import Images
@@ -71,6 +72,10 @@ def preflight(session: Session, plan: Plan) -> None:
         problems.attempt(lambda data=data: check_batches(session, session.bundle(data)))
     problems.attempt(lambda: check_attack(session, plan))
     problems.report()
+    for data in plan.data:
+        bundle = session.bundle(data)
+        if line := balance.remark(bundle.data.train, bundle.data.classes, bundle.inputs.noun, data.balance):
+            session.console.warn(line) if data.balance == "none" else session.console.say(line)
     if line := unlabelled.remark(session.config):
         session.console.say(line)
 
@@ -163,6 +168,7 @@ def check_components(config: Any, problems: Problems) -> None:
     problems.attempt(lambda: make_optimizer(config.optimizer, [torch.nn.Parameter(torch.zeros(1))], 1.0))
     problems.attempt(lambda: build(config.schedule, Schedule, "schedule"))  # type: ignore[type-abstract]
     problems.attempt(lambda: check_selection(config))
+    problems.attempt(lambda: check_weighing(config))
     if isinstance(config, Distils):
         problems.attempt(lambda: find_class(config.method, Method, "method").check_loss(build_loss(unlabelled.loss_of(config))))
         problems.attempt(lambda: peer_models(config.method))
@@ -177,6 +183,17 @@ def check_selection(config: Any) -> None:
     key = config.trainer.select_by
     if key is not None and config.trainer.select == "last":
         raise ConfigError(f"trainer.select_by={key} is about the best epoch, and trainer.select=last ships the last; leave one of them out")
+
+
+def check_weighing(config: Any) -> None:
+    """Whether there is anything that `dataset.balance=class_weights` weighs; stages that learn from labels have it."""
+    if isinstance(config, (Pretrains, Finetunes)):
+        return
+    terms = build_loss(config.loss).terms
+    if config.dataset.balance == "class_weights" and not any(hasattr(term, "class_weights") for term in terms.values()):
+        raise ConfigError(
+            f"dataset.balance=class_weights weighs labels, and loss={'+'.join(terms)} reads none by themselves; take dataset.balance=oversample"
+        )
 
 
 def check_ranking(session: Session, step: Step) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distillctl.config import Distils, Finetunes, Pretrains
+from distillctl.data.balance import shape_of
 from distillctl.metrics import cost, latency, quality, robustness
 from distillctl.metrics.answers import answers
 from distillctl.metrics.metric import VALIDATION
@@ -35,6 +36,7 @@ def validation(logits: Tensor, targets: Tensor | None, teacher: Tensor | None, r
             "top1": lambda: quality.top_k_accuracy(logits, targets, 1),
             "nll": lambda: quality.negative_log_likelihood(logits, targets),
             "ece": lambda: quality.expected_calibration_error(logits, targets),
+            "macro_f1": lambda: quality.macro_f1(logits, targets),
         }
     if teacher is not None:
         measures |= {"agreement": lambda: quality.agreement(logits, teacher), "kl": lambda: quality.kl_to_teacher(logits, teacher)}
@@ -76,6 +78,7 @@ def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: dict[str, P
         logits, targets = answers(model, bundle.plain_batches(test, at_once) if at_once else batches, machine)
         found: dict[str, Any] = {"model": row.name, "architecture": architecture, "n": len(targets)}
         found |= quality.all_measures(logits, targets if test.labelled else None, teacher_logits)
+        found |= shape_of(targets, len(bundle.data.classes)) if test.labelled else {}
         if isinstance(config, (Distils, Finetunes)) and config.attack.name != "none" and test.labelled:
             found |= robustness.robust_accuracy(model, batches, config.attack, session.config.seed, machine)
         if row.name == "teacher":

@@ -130,7 +130,11 @@ class Stage:
         best = training.best["student"]["epoch"] == training.epoch
         seconds, self.epoch_started = time.monotonic() - self.epoch_started, time.monotonic()
         rate = self.assembly.batches.batches_per_epoch * self.session.config.trainer.batch_size / seconds
-        shown = [f"{word} {values[key]:>7.2%}" for word, key in (("val", "val_top1"), ("agree", "val_agreement")) if key in values][:1]
+        shown = [
+            f"{word} {values[key]:>7.2%}"
+            for word, key in (("F1", "val_macro_f1"), ("val", "val_top1"), ("agree", "val_agreement"))
+            if key in values
+        ][:1]
         self.session.console.epoch(training.epoch, dict(parts), "".join(shown), rate, best)
         if self.session.run is not None:
             self.log.write({"kind": "epoch", "epoch": training.epoch, "step": training.step, **values, "best": best, "seconds": seconds})

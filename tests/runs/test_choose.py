@@ -38,7 +38,8 @@ def test_accuracy_decides_and_then_the_likelihood():
 
 
 @pytest.mark.parametrize(
-    ("key", "up"), [("val_top1", True), ("val_nll", False), ("val_ece", False), ("val_agreement", True), ("val_kl", False)]
+    ("key", "up"),
+    [("val_top1", True), ("val_macro_f1", True), ("val_nll", False), ("val_ece", False), ("val_agreement", True), ("val_kl", False)],
 )
 def test_what_is_named_decides_first_in_its_own_direction(key, up):
     by = ranked(select_by=key)

@@ -55,10 +55,10 @@ class ImageLoader(TrainLoader):
         for row in pieces:
             yield self.from_memory(row.to(self.place.device), view, partners)
 
-    def order(self, epoch: int) -> Tensor:
-        """Positions in the split, shuffled; where samples are mixed, partners stay neighbours so that each is read once."""
+    def shuffled(self, epoch: int) -> Tensor:
+        """All positions in the split, in a drawn order; where samples are mixed, partners stay neighbours so that each is read once."""
         if not self.augment.mixes:
-            return super().order(epoch)
+            return super().shuffled(epoch)
         count = len(self.split)
         partners = self.augment.partners(count, self.view_of(epoch))
         firsts = torch.arange(count)[torch.arange(count) <= partners]
