@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from distillctl.config import DatasetConfig, ImageSetConfig, ModelConfig, PredictConfig
-from distillctl.data.image import files, sets
+from distillctl.data.image import files, sets, upright
 from distillctl.data.image.augment import Augment
 from distillctl.data.image.loader import ImageLoader, PlainImages, ReadOptions
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
@@ -67,7 +67,10 @@ class Images(Contract):
     def script(self) -> Reading:
         told = self.record()
         constants = f"SIZE, RESIZE, MEAN, STD = {told['image_size']}, {told['resize']}, {tuple(told['mean'])}, {tuple(told['std'])}"
-        return Reading("image.png", "Pillow and numpy", NUMPY, PILLOW, constants, PREPROCESS, "Image.open(path)")
+        seen = Path(upright.__file__).read_text().partition(PILLOW)[2].lstrip()
+        return Reading(
+            "image.png", "Pillow and numpy", "import numpy as np\n", PILLOW, constants, f"{seen}\n\n{PREPROCESS}", "Image.open(path)"
+        )
 
     def example(self, count: int, device: torch.device) -> Inputs:
         return torch.zeros(count, 3, self.image_size, self.image_size, dtype=torch.uint8, device=device)
@@ -118,15 +121,10 @@ class Images(Contract):
         return self.image_size
 
 
-NUMPY, PILLOW = "import numpy\n", "from PIL import Image\n"
+PILLOW = "from PIL import Image\n"
 PREPROCESS = '''def preprocess(image):
-    """A PIL image as float [1, 3, SIZE, SIZE], normalised: the middle of it, as it was evaluated in training."""
-    image = image.convert("RGB")
-    width, height = image.size
-    short = min(width, height)
-    side = min(short * SIZE / RESIZE, short) if short > SIZE else short
-    left, top = (width - side) // 2, (height - side) // 2
-    image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-    pixels = torch.from_numpy(numpy.asarray(image).copy()).permute(2, 0, 1).float() / 255
+    """A PIL image of any mode as float [1, 3, SIZE, SIZE], normalised: the upright middle of it, as it was evaluated in training."""
+    pixels = np.array(middle(upright(image), SIZE, RESIZE))
+    pixels = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
     return ((pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1))[None]
 '''

@@ -31,6 +31,7 @@ def bottleneck(channels_in, narrow, channels):
     return torch.nn.Sequential(*layers)
 """
 
+SEEN = Images(("a",), 8, (0.0,) * 3, (1.0,) * 3).script().preprocess
 SCRIPT = '''"""Load the student that lies beside this file: `python load_student.py image.png` prints its answer.
 
 Needs torch, safetensors, Pillow and numpy, and the library of the architecture.
@@ -41,7 +42,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy
+import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -65,17 +66,7 @@ def load(weights=Path(__file__).with_name("student.safetensors")):
     return net.eval()
 
 
-def preprocess(image):
-    """A PIL image as float [1, 3, SIZE, SIZE], normalised: the middle of it, as it was evaluated in training."""
-    image = image.convert("RGB")
-    width, height = image.size
-    short = min(width, height)
-    side = min(short * SIZE / RESIZE, short) if short > SIZE else short
-    left, top = (width - side) // 2, (height - side) // 2
-    image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-    pixels = torch.from_numpy(numpy.asarray(image).copy()).permute(2, 0, 1).float() / 255
-    return ((pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1))[None]
-
+%s
 
 if __name__ == "__main__":
     net = load()
@@ -106,13 +97,13 @@ def script_of(*edits: Edit) -> str:
 
 
 def test_a_script_without_edits_to_the_letter():
-    assert script_of() == SCRIPT % ("", "")
+    assert script_of() == SCRIPT % ("", "", SEEN)
 
 
 @pytest.mark.parametrize("became", SPELLED)
 def test_a_script_with_an_edit_to_the_letter(became):
     parts = BOTTLENECK if became.startswith("bottleneck") else ""
-    assert script_of(Edit(place_of(became), became)) == SCRIPT % (parts, "\n" + SPELLED[became])
+    assert script_of(Edit(place_of(became), became)) == SCRIPT % (parts, "\n" + SPELLED[became], SEEN)
 
 
 def test_a_script_defines_the_bottleneck_once():

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401  (formats that Pillow would look for among all its plugins)
 from torch import Tensor
 
+from distillctl.data.image.upright import is_transparent, middle, turn_of, upright
 from distillctl.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -23,16 +24,6 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 # dataset.max_pixels here instead, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
-ORIENTATION = 0x0112
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 KINDS = {"L": "gray", "1": "1-bit", "P": "palette", "I": "16-bit gray"}
 
 
@@ -68,14 +59,13 @@ def open_with_remarks(path: str | os.PathLike[str], max_pixels: int) -> tuple[Im
         if width * height > max_pixels:
             raise BadImage(f"{shown(path)}: {width} x {height} pixels are more than dataset.max_pixels={max_pixels}")
         jpeg = image.format in ("JPEG", "MPO")
-        if jpeg and image.mode == "RGB" and _orientation(image) not in UPRIGHT:
+        if jpeg and image.mode == "RGB" and turn_of(image) is None:
             return image, ()
         with image:
-            image.load()
-            turn = UPRIGHT.get(_orientation(image))
-            rgb, kind = _to_rgb(image if turn is None else image.transpose(turn))
+            rgb = upright(image)
+            turned = "rotated" if turn_of(image) is not None else ""
             frames = "first frame of many" if not jpeg and _has_more_frames(image) else ""
-        return rgb, tuple(filter(None, (kind, "rotated" if turn is not None else "", frames)))
+            return rgb, tuple(filter(None, (_kind(image), turned, frames)))
     except Exception as problem:
         image.close()
         raise _bad(path, problem) from None
@@ -99,12 +89,7 @@ def resize_and_center_crop(image: Image.Image, size: int, ratio: float = 0.875) 
     has the size already comes out as it is.
     """
     _load(image)
-    width, height = image.size
-    short = min(width, height)
-    edge = round(size / ratio) if short > size else size
-    side = min(short * size / edge, short)
-    left, top = (width - side) // 2, (height - side) // 2  # whole pixels: nothing is interpolated where nothing is scaled
-    return to_tensor(image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)))
+    return to_tensor(middle(image, size, round(size / ratio)))
 
 
 def crop_and_resize(image: Image.Image, box: tuple[float, float, float, float], size: int) -> Tensor:
@@ -152,13 +137,6 @@ def _what_it_is(path: str | os.PathLike[str]) -> str:
     return f"not an image in a format that is read here ({', '.join(FORMATS)})"
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # a broken Exif block does not make the pixels wrong
-        return 1
-
-
 def _has_more_frames(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
@@ -166,25 +144,10 @@ def _has_more_frames(image: Image.Image) -> bool:
         return True
 
 
-def _to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
-    """A decoded image of any mode as RGB, and the kind it was ("" for RGB)."""
-    mode = image.mode
-    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        layers = image.convert("RGBA")
-        white = Image.new("RGBA", layers.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layers).convert("RGB"), "transparent"
-    if mode == "I" or mode.startswith("I;16"):
-        return _sixteen_bits(image), KINDS["I"]
-    if mode == "F":
-        raise ValueError("floating-point pixels have no known range; convert the file to 8 bits")
-    if mode not in ("RGB", "RGBX", "L", "1", "P", "CMYK", "YCbCr", "LAB", "HSV"):
-        raise ValueError(f"pixels of mode {mode} are not read here; convert the file to 8-bit RGB")
-    return image.convert("RGB"), "" if mode in ("RGB", "RGBX") else KINDS.get(mode, mode)
-
-
-def _sixteen_bits(image: Image.Image) -> Image.Image:
-    """0..65535 to 0..255 by 257, rounded. Pillow's own conversion clips at 255, which makes nearly every pixel white."""
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError("whole-number pixels outside 0..65535; convert the file to 8 or 16 bits")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+def _kind(image: Image.Image) -> str:
+    """What an image was before it became RGB ("" for RGB)."""
+    if is_transparent(image):
+        return "transparent"
+    if image.mode.startswith("I"):
+        return KINDS["I"]
+    return "" if image.mode in ("RGB", "RGBX") else KINDS.get(image.mode, image.mode)
