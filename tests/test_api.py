@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from processes import StopAfter, record, same_stage
+from safetensors.torch import load_file, save_file
 
 import distillctl
 from distillctl.commands import runs
@@ -167,6 +168,6 @@ def test_a_model_is_loaded_from_a_run_a_stage_or_a_file(tiny_run, tmp_path):
     with pytest.raises(CheckpointError, match="no such file"):
         distillctl.load(tmp_path / "nowhere")
     alone = tmp_path / "student.safetensors"
-    alone.write_bytes((tiny_run / "distill/student.safetensors").read_bytes())
+    save_file(load_file(tiny_run / "distill/student.safetensors"), alone)
     with pytest.raises(CheckpointError, match="no record beside it"):
         distillctl.load(alone)

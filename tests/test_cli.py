@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -140,6 +141,19 @@ def test_predict_takes_a_run_a_stage_and_a_file(given: str, distillctl, tiny_run
     assert answer["image"] == str(digit)
     assert len(answer["answers"]) == 10
     assert sum(item["p"] for item in answer["answers"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_predict_takes_a_file_that_came_alone_and_answers_in_csv(distillctl, tiny_run: Path, digit: Path, tmp_path: Path):
+    alone = Path(shutil.copy(tiny_run / "distill/student.safetensors", tmp_path / "mine.safetensors"))
+    image = shutil.copy(digit, tmp_path / 'a, "b".png')
+    options = [f"inputs=[{str(image)!r}]", "trainer.device=cpu", "top_k=2"]
+    finished = distillctl("predict", f"checkpoint={alone}", *options, "format=csv", cwd=tmp_path)
+    assert (finished.code, finished.err) == (0, "")
+    heading, row = csv.reader(finished.out.splitlines())
+    assert heading == ["image", "class", "p", "class_2", "p_2"]
+    whole = json.loads(distillctl("predict", f"checkpoint={tiny_run / 'distill'}", *options, "format=jsonl", cwd=tmp_path).out)
+    first, second = whole["answers"]
+    assert row == [str(image), first["class"], f"{first['p']:.6f}", second["class"], f"{second['p']:.6f}"]
 
 
 def test_predict_as_a_table(distillctl, tiny_run: Path, digit: Path, tmp_path: Path):

@@ -1,7 +1,9 @@
-"""`distillctl predict`: class names and probabilities for images, as a table or as JSON lines."""
+"""`distillctl predict`: class names and probabilities for images, as a table, as JSON lines or as CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +87,9 @@ def print_answers(found: list[dict[str, Any]], form: str) -> None:
         for item in found:
             say(json.dumps(item))
         return
+    if form == "csv":
+        say(as_csv(found))
+        return
     table = Table()
     noun = next(iter(found[0]))
     table.add_column(noun, overflow="fold")
@@ -95,3 +100,15 @@ def print_answers(found: list[dict[str, Any]], form: str) -> None:
         first, *rest = item["answers"]
         table.add_row(item[noun], first["class"], f"{first['p']:.3f}", ", ".join(f"{other['class']} {other['p']:.3f}" for other in rest))
     Console().table(table)
+
+
+def as_csv(found: list[dict[str, Any]]) -> str:
+    """A line a sample, all with the columns of the heading: `image,class,p`, and for each further answer `class_2,p_2` and so on."""
+    noun = next(iter(found[0]))
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    more = range(2, len(found[0]["answers"]) + 1)
+    lines.writerow([noun, "class", "p", *(name for rank in more for name in (f"class_{rank}", f"p_{rank}"))])
+    for item in found:
+        lines.writerow([item[noun], *(value for answer in item["answers"] for value in (answer["class"], f"{answer['p']:.6f}"))])
+    return text.getvalue().removesuffix("\n")

@@ -282,7 +282,7 @@ class PredictConfig:
 
     checkpoint: str = value(MISSING, decides="answers")
     inputs: list[str] = value(MISSING, decides="answers")
-    format: str = option("table", "table", "jsonl", decides="words")
+    format: str = option("table", "table", "jsonl", "csv", decides="words")
     top_k: int = number(3, decides="words", low=1)
     max_pixels: int = number(50_000_000, decides="answers", low=1)
     model: ModelConfig = branch(ModelConfig, decides="answers")

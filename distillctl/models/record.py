@@ -109,6 +109,11 @@ class Record:
             "sha256": self.sha256,
         }
 
+    def essence(self) -> dict[str, Any]:
+        """What is needed to use the weights: it rides in their file too. Nothing in it tells one run from another that trains the same."""
+        whole = self.to_json()
+        return {name: whole[name] for name in ("format_version", "role", "architecture", "classes", "preprocessing")}
+
     @classmethod
     def from_json(cls, content: Any) -> Record:
         """Raises Malformed that names the entry, and NewerFormat. Entries that are not needed to use the weights may be missing."""

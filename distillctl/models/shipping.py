@@ -1,4 +1,4 @@
-"""The shippable model: plain weights, a record of what they are, and a script that loads them."""
+"""The shippable model: plain weights, a record of what they are (whole beside them, what is needed to use them within), and a script that loads them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
@@ -17,10 +18,13 @@ from distillctl import inputs, state
 from distillctl.errors import CheckpointError
 from distillctl.models.record import Malformed, Record
 
+METADATA = "distillctl"  # the entry of a file's metadata that its record rides in
+
 
 def ship(folder: Path, role: str, weights: Mapping[str, Tensor], record: Record, script: str) -> Record:
     """Write `<role>.safetensors`, `load_<role>.py` and, last, `<role>.json` into a stage's folder. Returns the record."""
-    content = safetensors_bytes({name: value.detach().cpu().contiguous() for name, value in weights.items()})
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    content = safetensors_bytes(tensors, {METADATA: json.dumps(record.essence(), sort_keys=True)})
     complete = replace(record, sha256=hashlib.sha256(content).hexdigest())
     state.write_atomically(folder / f"{role}.safetensors", [content])
     state.write_atomically(folder / f"load_{role}.py", [script.encode()])
@@ -29,10 +33,12 @@ def ship(folder: Path, role: str, weights: Mapping[str, Tensor], record: Record,
 
 
 def read_record(weights: Path, key: str) -> Record | None:
-    """The record beside a file of weights, None where there is none. Raises CheckpointError where file and record differ."""
+    """The record beside a file of weights, else the one in it; None where there is none. Raises CheckpointError where file and record differ."""
     file = weights.with_suffix(".json")
-    if weights.suffix != ".safetensors" or not file.is_file():
+    if weights.suffix != ".safetensors":
         return None
+    if not file.is_file():
+        return riding_record(weights, key) if weights.is_file() else None
     try:
         record = Record.from_json(parsed(file))
         inputs.from_record(record)
@@ -53,6 +59,29 @@ def parsed(file: Path) -> Any:
         raise Malformed(str(error.strerror)) from None
     except (ValueError, RecursionError):
         raise Malformed("no JSON that can be read") from None
+
+
+def riding_record(weights: Path, key: str) -> Record | None:
+    """The record in the metadata of a file that came without its .json; None where there is none, or the file is no whole safetensors."""
+    try:
+        with safe_open(weights, "pt") as file:
+            told = (file.metadata() or {}).get(METADATA)
+    except Exception:  # whoever reads the weights says what is wrong with them
+        return None
+    if told is None:
+        return None
+    try:
+        record = Record.from_json(json.loads(told))
+        inputs.from_record(record)
+    except state.NewerFormat as error:
+        raise state.NewerFormat(f"{key}={weights}: its record {error}") from None
+    except (Malformed, ValueError, RecursionError) as error:
+        reason = error if isinstance(error, Malformed) else "no JSON that can be read"
+        raise CheckpointError(
+            f"{key}={weights}: its metadata is not the record of a model ({reason}); copy it anew, with its .json"
+        ) from None
+    seen = weights.stat()
+    return replace(record, sha256=checksum(weights, seen.st_mtime_ns, seen.st_size))
 
 
 @cache

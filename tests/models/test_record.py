@@ -211,3 +211,53 @@ def test_nothing_but_an_error_for_people_comes_of_it(path, value):
     for content in (changed(path, value), value):
         with contextlib.suppress(CheckpointError):
             json.dumps(Record.from_json(content).to_json(), allow_nan=False)
+
+
+# --- the record that rides in the file of weights
+
+
+def riding(folder: Path, told: str) -> Path:
+    save_file(dict(resnet8(2).state_dict()), folder / "student.safetensors", {"distillctl": told})
+    return folder / "student.safetensors"
+
+
+def test_a_lone_file_brings_what_is_needed_to_use_it(tmp_path):
+    shipped = ship(tmp_path, "student", resnet8(2).state_dict(), Record.from_json(WHOLE), "")
+    (tmp_path / "student.json").unlink()
+    found = read_record((tmp_path / "student.safetensors").rename(tmp_path / "mine.safetensors"), "checkpoint")
+    assert found is not None
+    for name in ("role", "architecture", "classes", "preprocessing", "sha256"):
+        assert getattr(found, name) == getattr(shipped, name)
+    assert found.dataset is None  # where it learned, and how well, is no business of whoever gets the file
+
+
+def test_where_and_when_it_learned_changes_no_byte_of_its_file(tmp_path):
+    contents = []
+    for name, value in (("dataset", {"root": "/a"}), ("dataset", {"root": "/b"}), ("metrics", {"top1": 0.5}), ("versions", {})):
+        ship(tmp_path, "student", {"w": torch.ones(2)}, Record.from_json(changed(name, value)), "")
+        contents.append((tmp_path / "student.safetensors").read_bytes())
+    assert len(set(contents)) == 1
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["", "{", "[]", "7", "[" * 100_000, "{}", json.dumps(changed("classes", [])), json.dumps(changed("architecture.source", "os")),
+     json.dumps(changed("preprocessing.std", "x")), json.dumps(changed("architecture.edits", [["a", "exec"]]))],
+)  # fmt: skip
+def test_a_record_that_rides_is_believed_as_little_as_one_beside(tmp_path, told):
+    file = riding(tmp_path, told)
+    with pytest.raises(CheckpointError, match=r"its metadata is not the record of a model \(.*\); copy it anew") as error:
+        read_record(file, "checkpoint")
+    assert "\n" not in str(error.value)
+
+
+def test_a_record_of_a_later_version_rides_too(tmp_path):
+    with pytest.raises(NewerFormat, match="its record was written by"):
+        read_record(riding(tmp_path, json.dumps(changed("format_version", 99))), "checkpoint")
+
+
+def test_a_file_of_somebody_else_has_none(tmp_path):
+    save_file({"w": torch.ones(2)}, tmp_path / "x.safetensors", {"format": "pt"})
+    assert read_record(tmp_path / "x.safetensors", "checkpoint") is None
+    (tmp_path / "y.safetensors").write_bytes(b"\x10" + bytes(7) + b"{")
+    assert read_record(tmp_path / "y.safetensors", "checkpoint") is None
