@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from distillctl import compose, outputs, runtime, state
+from distillctl import compose, outputs, runtime
 from distillctl.commands import COMMANDS, runs
 from distillctl.commands.evaluate import named_as_given
 from distillctl.commands.predict import recorded
@@ -37,11 +37,13 @@ class Experiment:
     """What `configure` gives.
 
     command: of those that train. overrides: as they were given. config: every key with its value, read-only; `experiment.config.trainer.batch_size`.
+    again: what a command line needs to go on with it, besides the folder.
     """
 
     command: str
     overrides: tuple[str, ...]
     config: DictConfig
+    again: tuple[str, ...] = ()
 
 
 def configure(command: str, *overrides: str, config_dir: str | Path | None = None) -> Experiment:
@@ -84,7 +86,7 @@ def run(experiment: Experiment, folder: str | Path) -> dict[str, Any]:
     place = as_path(folder).absolute()
     if (place / outputs.RUN_FILE).exists():
         raise ConfigError(f"{place}: this folder holds a run already; choose another, or go on by distillctl.resume({str(folder)!r})")
-    return execute(experiment, place, ".hydra")
+    return execute(experiment, place)
 
 
 def resume(folder: str | Path, *overrides: str, config_dir: str | Path | None = None) -> dict[str, Any]:
@@ -100,10 +102,9 @@ def resume(folder: str | Path, *overrides: str, config_dir: str | Path | None = 
     if record.get("status") == "done" and resuming.changes_nothing(command, overrides):
         return summary(place)
     words = resuming.overrides(command, [], [*overrides, f"resume={compose.quoted(str(place))}"])
-    (subfolder,) = (word.partition("=")[2] for word in words if word.startswith("hydra.output_subdir="))
-    experiment = composed(command, [word for word in words if not word.startswith("hydra.")], config_dir)
+    experiment = composed(command, [word for word in words if not word.startswith("hydra.")], config_dir, overrides)
     resuming.check_unchanged(place, experiment.config)
-    return execute(experiment, place, subfolder)
+    return execute(experiment, place)
 
 
 def load(path: str | Path) -> Adapter:
@@ -120,7 +121,7 @@ def load(path: str | Path) -> Adapter:
     return model
 
 
-def composed(command: str, words: list[str], config_dir: str | Path | None) -> Experiment:
+def composed(command: str, words: list[str], config_dir: str | Path | None, changed: Sequence[str] = ()) -> Experiment:
     """Hydra is left as it was found: we may be called from within an application of its own."""
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ConfigError(f"config_dir={config_dir}: no such folder")
@@ -141,38 +142,32 @@ def composed(command: str, words: list[str], config_dir: str | Path | None) -> E
     finally:
         GlobalHydra.instance().hydra = before
     OmegaConf.set_readonly(config, True)
-    return Experiment(command, tuple(words), config)
+    own = ("--config-dir", str(Path(config_dir).absolute())) if config_dir is not None else ()
+    return Experiment(command, tuple(words), config, (*own, *changed))
 
 
-def execute(experiment: Experiment, place: Path, subfolder: str) -> dict[str, Any]:
+def execute(experiment: Experiment, place: Path) -> dict[str, Any]:
     if threading.current_thread() is not threading.main_thread():
         raise MachineError("a run handles signals, which the main thread of a process alone can; call it there")
     if Rank.is_given():
         raise MachineError("under torchrun use the command line; from Python trainer.devices=N starts the processes")
-    with explained(experiment, place):
-        record_words(experiment, place / subfolder)
-        runs.run(compose.typed(experiment.config), place)
+    asked = compose.invocation(experiment.command, experiment.config, experiment.overrides, experiment.again)
+    with explained(experiment, place, asked.mark):
+        runs.run(compose.typed(experiment.config), place, asked)
     return summary(place)
 
 
-def record_words(experiment: Experiment, folder: Path) -> None:
-    """What Hydra writes down for the command line, so that either can go on with a run of the other."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state.write_atomically(folder / "config.yaml", [OmegaConf.to_yaml(experiment.config).encode()])
-    state.write_atomically(folder / "overrides.yaml", [OmegaConf.to_yaml(list(experiment.overrides)).encode()])
-
-
 @contextlib.contextmanager
-def explained(experiment: Experiment, folder: Path | None = None) -> Iterator[None]:
-    """What a user can cause becomes a UserError; why a run ended is written into its run.json."""
+def explained(experiment: Experiment, folder: Path | None = None, start: str | None = None) -> Iterator[None]:
+    """What a user can cause becomes a UserError; why a run ended is written into its run.json, where `start` marks it as ours."""
     try:
         yield
     except Exception as error:
         problem = error if isinstance(error, UserError) else compose.explain(error, experiment.command, list(experiment.overrides))
         problem = problem or runtime.explain(error)
         with contextlib.suppress(UserError):
-            if folder is not None and outputs.read_run(folder).get("status") == "running":
-                outputs.record_failure(folder, first_line(problem or error), problem.exit_code if problem else INTERNAL_ERROR)
+            if folder is not None:
+                outputs.record_failure(folder, first_line(problem or error), problem.exit_code if problem else INTERNAL_ERROR, start)
         if problem is None or problem is error:
             raise
         raise problem from error

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import importlib.util
 import os
 import sys
-import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from distillctl import __version__, trust
+from distillctl import __version__, job, trust
 from distillctl.commands import COMMANDS
-from distillctl.errors import INTERNAL_ERROR, ConfigError, UserError, did_you_mean, first_line
+from distillctl.errors import ConfigError, UserError, did_you_mean
+from distillctl.job import fail
 from distillctl.manual import manual, overview
 from distillctl.rank import Rank
-from distillctl.terminal import Stream, abandon, complain, complain_of, say
+from distillctl.terminal import Stream, abandon, complain, say
 
 HELP_FLAGS = ("--help", "-h")
 COMPLETION_FLAGS = ("--shell-completion", "-sc")
@@ -96,7 +94,8 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
 
     compose.prepare()
     sweep = any(flag in ("-m", "--multirun") for flag in flags)
-    overrides = compose.as_typed(command, compose.with_members(overrides), sweep)
+    again = [*trust_words(), *places(flags)]
+    typed, overrides = overrides, compose.as_typed(command, compose.with_members(overrides), sweep)
     plan = PLAN in flags
     flags = [flag for flag in flags if flag != PLAN]
     try:
@@ -106,17 +105,18 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
             from distillctl.compose import resume
 
             overrides = resume.overrides(command, flags, overrides)
+            again += [word for word in typed if not word.startswith("resume=")]
             if not overrides:
                 return  # it was finished already, and its result is printed
         else:
             check_new(overrides)
             if sweep:
                 overrides = compose.shared(command, overrides)
-        start(command, flags, overrides, plan)
+        start(command, flags, overrides, plan, tuple(again))
     except UserError as error:
         fail(error)
     except Exception as error:
-        explained = compose.explain(error, command, overrides)
+        explained = compose.explain(error, command, overrides) or job.machine_trouble(error)
         if explained is None:
             raise
         fail(explained)
@@ -148,8 +148,11 @@ def check_new(overrides: list[str]) -> None:
                 raise ConfigError(f"{word}: this folder holds a run already; choose another, or go on with resume={value}")
 
 
-def start(command: str, flags: list[str], overrides: list[str], plan: bool = False) -> None:
-    """Run under Hydra; as a later rank of torchrun without it, since each rank would make its own folder."""
+def start(command: str, flags: list[str], overrides: list[str], plan: bool = False, again: tuple[str, ...] = ()) -> None:
+    """Run under Hydra; as a later rank of torchrun without it, since each rank would make its own folder.
+
+    again: words that going on with this run needs.
+    """
     from distillctl import compose
 
     if Rank.here().number > 0:
@@ -157,110 +160,22 @@ def start(command: str, flags: list[str], overrides: list[str], plan: bool = Fal
         from hydra import initialize_config_dir
 
         with initialize_config_dir(str(compose.conf_dir()), version_base="1.3"):
-            dirs = [f"file://{Path(value).resolve()}" for name, value in zip(flags, flags[1:], strict=False) if name in CONFIG_DIR]
-            perform(command, hydra_compose(command, [*overrides, f"hydra.searchpath=[{','.join(dirs)}]"]), None)
+            dirs = [f"file://{folder}" for folder in places(flags)[1::2]]
+            job.perform(command, hydra_compose(command, [*overrides, f"hydra.searchpath=[{','.join(dirs)}]"]), None)
         return
 
     import hydra
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us the exception instead of printing advice that does not fit here
-    nowhere = ["hydra.run.dir=.", "hydra.output_subdir=null"] if plan else []  # of a plan nothing is left behind
-    sys.argv = [sys.argv[0], *flags, *overrides, *nowhere]
+    # Hydra would write into a folder before anybody knows whose it is; of a plan nothing is left behind
+    nothing = ["hydra.output_subdir=null", *(["hydra.run.dir=."] if plan else [])]
+    sys.argv = [sys.argv[0], *flags, *overrides, *nothing]
 
-    def job(composed: Any) -> float | None:
-        check_trust()
-        return perform(command, composed, None, "show_plan") if plan else task(composed)
+    def work(composed: Any) -> float | None:
+        job.check_trust()
+        return job.perform(command, composed, None, "show_plan") if plan else job.task(composed, again)
 
-    hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name=command)(job)()
-
-
-def check_trust() -> None:
-    """No file gives trust."""
-    from hydra.core.hydra_config import HydraConfig
-
-    if "DISTILLCTL_TRUST" in HydraConfig.get().job.env_set:
-        fail(ConfigError("hydra.job.env_set.DISTILLCTL_TRUST: trust is given by --trust PACKAGE on the command line alone"))
-
-
-def task(composed: Any) -> float | None:
-    """One job: of a single run its failure ends the process, of a sweep it is recorded and the others go on."""
-    from hydra.core.hydra_config import HydraConfig
-
-    hydra_config = HydraConfig.get()
-    folder = Path(hydra_config.runtime.output_dir)
-    try:
-        return perform(str(hydra_config.job.config_name), composed, folder)
-    except SystemExit as leaving:
-        interrupted = isinstance(leaving.code, int) and leaving.code > 128
-        if not in_sweep() or interrupted:
-            raise
-        return float("nan")
-
-
-def perform(command: str, composed: Any, folder: Path | None, entry: str = "run") -> float | None:
-    """Check the config and run the command, or another `entry` of its module; every failure becomes one line and an exit code."""
-    from distillctl import compose
-
-    try:
-        config = compose.typed(composed)
-        if composed.get("resume") and (folder is not None or entry != "run"):
-            from distillctl.compose import resume
-
-            resume.check_unchanged(folder or Path(composed.resume), composed)
-        module = importlib.import_module(f"distillctl.commands.{COMMANDS[command].home or command}")
-        return getattr(module, entry)(config, *([folder] if entry == "run" else []))
-    except UserError as error:
-        record(folder, error, error.exit_code)
-        fail(error)
-    except Exception as error:
-        explained = compose.explain(error, command, compose.typed_words()) or machine_trouble(error)
-        if explained is not None:
-            record(folder, explained, explained.exit_code)
-            fail(explained)
-        if folder is None or composed.get("debug"):
-            raise
-        record(folder, error, INTERNAL_ERROR)
-        log = folder / "error.log"
-        log.write_text(traceback.format_exc())
-        complain(f"error: internal: {type(error).__name__}: {first_line(error)}; the traceback is in {log}")
-        raise SystemExit(INTERNAL_ERROR) from None
-
-
-def machine_trouble(error: Exception) -> UserError | None:
-    """Memory, disk and workers that gave out, whoever noticed."""
-    from distillctl import runtime
-
-    return runtime.explain(error)
-
-
-def record(folder: Path | None, error: Exception, exit_code: int) -> None:
-    """Write into run.json why a run ended, if it had begun: what an earlier attempt left is not ours to change."""
-    if folder is None:
-        return
-    with contextlib.suppress(UserError):
-        if (folder / "run.json").is_file():
-            from distillctl import outputs
-
-            if outputs.read_run(folder).get("status") == "running":
-                outputs.record_failure(folder, first_line(error), exit_code)
-        elif in_sweep():
-            from distillctl import state
-            from distillctl.runs import sweep
-
-            state.write_json(folder / sweep.FAILURE_FILE, {"error": first_line(error), "exit_code": exit_code})
-
-
-def in_sweep() -> bool:
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def fail(error: UserError) -> NoReturn:
-    """Print the problem, one line each, and leave with its exit code."""
-    complain_of(error)
-    raise SystemExit(error.exit_code)
+    hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name=command)(work)()
 
 
 def trusting(arguments: list[str]) -> list[str]:
@@ -285,6 +200,16 @@ def trusting(arguments: list[str]) -> list[str]:
             if importlib.util.find_spec(name.partition(".")[0]) is None:
                 raise ConfigError(f"--trust {name}: no such package, here or among the installed ones")
     return rest
+
+
+def trust_words() -> list[str]:
+    return [word for name in filter(None, os.environ.get(trust.VARIABLE, "").split(",")) for word in ("--trust", name)]
+
+
+def places(flags: list[str]) -> list[str]:
+    """The folders of one's own configs among flags, as they are from anywhere."""
+    pairs = zip(flags, flags[1:], strict=False)
+    return [word for name, value in pairs if name in CONFIG_DIR for word in ("--config-dir", str(Path(value).absolute()))]
 
 
 def complete(arguments: list[str]) -> None:

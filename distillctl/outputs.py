@@ -2,58 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from distillctl import __version__, repository
-from distillctl.errors import CheckpointError, MachineError
+from distillctl.errors import CheckpointError, ConfigError, MachineError
+from distillctl.invocation import Invocation, going_on
 from distillctl.locks import NAME, lock_file
 from distillctl.state import NewerFormat, finite, write_json
 from distillctl.terminal import complain
 
 RUN_FILE = "run.json"
 FORMAT_VERSION = 1  # of run.json
+LEAST_FREE_MIB = 64
 
 
 class RunFolder:
     """One run's folder, held by one process at a time. Only rank 0 has one."""
 
-    def __init__(self, path: Path, command: str, seed: int):
+    def __init__(self, path: Path, command: str, seed: int, asked: Invocation | None = None, new: bool = False):
+        """Nothing is written, and no config of another run replaced, before the lock is ours. `new`: no run may be there yet."""
         self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            self.lock = open(path / NAME, "a+")
-        except OSError as error:
-            raise MachineError(f"{path}: {error.strerror}; set hydra.run.dir=<a folder that can be written>") from None
-        self.take_lock()
+        self.lock = take(path)
+        first = not os.path.lexists(path / RUN_FILE)
+        if new and not first:
+            raise holds_a_run(path, command)
         sweep(path)
-        self.record: dict[str, Any] = read_run(path) if (path / RUN_FILE).is_file() else first_record(command, seed)
-        self.record |= {"status": "running", "error": None, "exit_code": None}
+        self.record: dict[str, Any] = first_record(command, seed) if first else read_run(path)
+        check_room(path)
+        if asked is not None:
+            asked.write(path, first)
+        self.record |= {"status": "running", "error": None, "exit_code": None, "start": asked.mark if asked else None}
         self.write()
-
-    def take_lock(self) -> None:
-        try:
-            mine = lock_file(self.lock)
-        except OSError:  # a file system without locks
-            mine = False
-        if not mine:
-            self.lock.seek(0)
-            raise MachineError(
-                f"{self.path} is in use by {self.lock.read().strip() or 'another process'}; wait for it or stop it"
-            ) from None
-        self.lock.truncate(0)
-        self.lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%H:%M:%S')}\n")
-        self.lock.flush()
 
     def write(self) -> None:
         write_json(self.path / RUN_FILE, finite(self.record))
@@ -74,6 +66,50 @@ class RunFolder:
         write_json(self.path / "summary.json", finite(summary))
         self.record |= {"status": "done", "exit_code": 0, "finished": now()}
         self.write()
+
+
+def take(folder: Path) -> IO[str]:
+    """Make a folder and lock it, until the file is closed. Raises MachineError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / NAME, "a+")
+    except OSError as error:
+        raise MachineError(f"{folder}: {error.strerror}; set hydra.run.dir=<a folder that can be written>") from None
+    try:
+        mine = lock_file(lock)
+    except OSError:  # a file system without locks
+        mine = False
+    if not mine:
+        lock.seek(0)
+        raise MachineError(f"{folder} is in use by {lock.read().strip() or 'another process'}; wait for it or stop it") from None
+    with contextlib.suppress(OSError):  # a full disk: the lock is ours all the same
+        lock.truncate(0)
+        lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%H:%M:%S')}\n")
+        lock.flush()
+    return lock
+
+
+@contextlib.contextmanager
+def held(folder: Path, asked: Invocation) -> Iterator[None]:
+    """A folder for what is no run, ours alone while it is written. Raises ConfigError where a run is there, whose config stays what it is."""
+    with take(folder):
+        if os.path.lexists(folder / RUN_FILE):
+            raise holds_a_run(folder, str(read_run(folder).get("command")))
+        asked.write(folder, first=True)
+        yield
+
+
+def holds_a_run(folder: Path, command: str) -> ConfigError:
+    return ConfigError(
+        f"hydra.run.dir={folder}: this folder holds a run already; choose another, or go on with: {going_on(command, folder)}"
+    )
+
+
+def check_room(folder: Path) -> None:
+    """Before anything is written, so that nothing is written by half."""
+    free = shutil.disk_usage(folder).free / 2**20
+    if free < LEAST_FREE_MIB:
+        raise MachineError(f"{folder}: {free:.0f} MiB free, at least {LEAST_FREE_MIB} are needed; free some space or set hydra.run.dir")
 
 
 def sweep(folder: Path) -> None:
@@ -102,13 +138,19 @@ def read_run(folder: Path) -> dict[str, Any]:
     return content
 
 
-def record_failure(folder: Path, reason: str, exit_code: int) -> None:
-    """Write into run.json why a run ended, unless another process runs there; a full disk must not hide the first reason."""
+def record_failure(folder: Path, reason: str, exit_code: int, start: str | None = None) -> None:
+    """Write into run.json why a run ended, if it is that which `start` marks, and no other process runs there.
+
+    A full disk must not hide the first reason.
+    """
     try:
         with open(folder / NAME, "a") as lock:
             if not lock_file(lock):
                 return
-            content = read_run(folder) | {"status": "interrupted" if exit_code > 128 else "failed", "error": reason, "exit_code": exit_code}
+            content = read_run(folder)
+            if content.get("status") != "running" or content.get("start") != start:
+                return  # what an earlier attempt left is not ours to change
+            content |= {"status": "interrupted" if exit_code > 128 else "failed", "error": reason, "exit_code": exit_code}
             write_json(folder / RUN_FILE, content)
     except (OSError, CheckpointError, MachineError):
         pass

@@ -12,14 +12,14 @@ LAYERS = (
     ("errors", "trust"),
     (
         *("averages", "draws", "locks", "modes", "rank", "types", "config", "build", "schedules", "optimizers", "state"),
-        *("interruption", "repository", "terminal", "paths"),
+        *("interruption", "invocation", "repository", "terminal", "paths"),
     ),
     ("data", "inputs", "losses", "models", "teachers", "batchnorm"),
     ("methods",),
     ("feed", "runtime", "loop", "metrics", "outputs", "ranks"),
     ("compose", "report", "runs"),
     ("commands",),
-    ("cli", "manual", "__main__"),
+    ("cli", "job", "manual", "__main__"),
     ("api", "__init__"),  # the package itself hands on what `api` holds, as it is asked for
 )
 FILES = sorted(PACKAGE.rglob("*.py"))

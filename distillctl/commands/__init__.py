@@ -4,11 +4,17 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """home: the module that runs it, where that is not called like the command."""
+    """home: the module that runs it, where that is not called like the command. writes: whether it leaves files in the run's folder."""
 
     summary: str
     examples: tuple[str, str, str]
     home: str = ""
+    writes: bool = False
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the folder says what was asked for."""
+        return self.writes or self.home == "runs"
 
 
 COMMANDS = {
@@ -55,6 +61,7 @@ COMMANDS = {
             "distillctl evaluate checkpoint=student.safetensors teacher.checkpoint=teacher.safetensors split=val",
             "distillctl evaluate checkpoint=resnet18.pth model=resnet18 dataset=cifar10",
         ),
+        writes=True,
     ),
     "predict": Command(
         "class names and probabilities for images or folders of images",

@@ -8,13 +8,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from distillctl import runtime, state
+from distillctl import outputs, runtime, state
 from distillctl.config import DATA_KINDS, ENSEMBLE, DatasetConfig, EvaluateConfig, ModelConfig
 from distillctl.data.balance import shape_of
 from distillctl.data.loader import Place
 from distillctl.errors import CheckpointError, ConfigError
 from distillctl.inputs import from_record
 from distillctl.interruption import StopRequest
+from distillctl.invocation import Invocation
 from distillctl.metrics import cost, quality, robustness
 from distillctl.metrics.answers import answers
 from distillctl.models.obtain import Obtained, obtain, source_of
@@ -28,9 +29,9 @@ CLASSES_SHOWN = 20
 HOW_READ = ("workers", "timeout_s", "max_pixels")  # of a data set: what this command says, whatever the record does
 
 
-def run(config: EvaluateConfig, folder: Path | None) -> float | None:
+def run(config: EvaluateConfig, folder: Path | None, asked: Invocation) -> float | None:
     """Top-1 on the split, or where it has no labels agreement with the teacher. Writes evaluation.json into the run's folder."""
-    with named_as_given():
+    with named_as_given(), outputs.held(folder, asked) if folder is not None else contextlib.nullcontext():
         return evaluate(config, folder)
 
 
@@ -84,7 +85,6 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
                 "classes": classes,
                 "confusion": quality.confusion(logits, targets).tolist() if split.labelled else None,
             }
-            folder.mkdir(parents=True, exist_ok=True)
             state.write_json(folder / "evaluation.json", state.finite(report))
             console.say(f"results: {folder / 'evaluation.json'}")
         return measured["top1"] if split.labelled else measured["agreement"]

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from distillctl import ranks
 from distillctl.config import FitConfig
 from distillctl.interruption import StopRequest
+from distillctl.invocation import Invocation
 from distillctl.runs.check import check_settings
 from distillctl.runs.execute import execute
 from distillctl.runs.preview import preview
 from distillctl.runs.session import session
 
 
-def run(config: FitConfig, folder: Path | None) -> float | None:
-    """Top-1 of the final model on the test split."""
+def run(config: FitConfig, folder: Path | None, asked: Invocation | None = None) -> float | None:
+    """Top-1 of the final model on the test split. asked: what is written down of it in the folder."""
     check_settings(config)
-    return ranks.launch(train_rank, config, folder)
+    return ranks.launch(partial(train_rank, asked=asked), config, folder)
 
 
 def show_plan(config: FitConfig) -> None:
@@ -26,7 +28,7 @@ def show_plan(config: FitConfig) -> None:
         preview(running)
 
 
-def train_rank(config: FitConfig, folder: Path | None) -> float:
+def train_rank(config: FitConfig, folder: Path | None, asked: Invocation | None = None) -> float:
     """One process's part."""
-    with StopRequest() as stop, session(config, folder, stop) as running:
+    with StopRequest() as stop, session(config, folder, stop, asked) as running:
         return execute(running)

@@ -2,6 +2,7 @@
 
 from distillctl.compose.explain import causes, explain
 from distillctl.compose.groups import group_names, known_keys, options
+from distillctl.compose.kept import invocation
 from distillctl.compose.literal import FOLDERS, as_typed, quoted, unquoted
 from distillctl.compose.places import conf_dir, recipes_dir
 from distillctl.compose.sharing import shared

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from distillctl.compose.kept import absolute, flat
 from distillctl.compose.literal import quoted, unquoted
 from distillctl.config import SCHEMAS, decides
 from distillctl.errors import CheckpointError, ConfigError
@@ -49,15 +50,15 @@ def overrides(command: str, flags: list[str], given: list[str]) -> list[str]:
             raise CheckpointError(f"resume={folder}: its overrides touch Hydra itself ({word}); refused")
     changed = {word.lstrip("+~").partition("=")[0] for word in own}
     kept = [word for word in before if word.lstrip("+~").partition("=")[0] not in changed and not word.startswith("resume=")]
-    attempt = 1 + len(list((folder / ".hydra").glob("attempt-*"))) + 1
-    hydra = [f"hydra.run.dir={quoted(str(folder.resolve()))}", f"hydra.output_subdir=.hydra/attempt-{attempt}", "hydra.mode=RUN"]
-    return [*kept, *own, f"resume={quoted(str(folder.resolve()))}", *hydra]
+    place = quoted(str(folder.resolve()))
+    return [*kept, *own, f"resume={place}", f"hydra.run.dir={place}", "hydra.mode=RUN"]
 
 
 def check_unchanged(folder: Path, composed: DictConfig) -> None:
     """Raise ConfigError that lists every setting that differs from the run's first attempt and may not."""
-    before = flat(stored(folder, "config.yaml"))
-    now = flat(OmegaConf.to_container(composed, resolve=False))
+    before, now = (
+        absolute(flat(node), composed) for node in (stored(folder, "config.yaml"), OmegaConf.to_container(composed, resolve=False))
+    )
     different = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key) and not free(composed, key)]
     if different:
         listed = "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in different)
@@ -86,10 +87,3 @@ def stored(folder: Path, name: str) -> Any:
         return yaml.safe_load(text)
     except (OSError, yaml.YAMLError) as error:
         raise CheckpointError(f"resume={folder}: .hydra/{name} cannot be read ({type(error).__name__})") from None
-
-
-def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by their full key."""
-    if isinstance(node, dict) and node:
-        return {key: value for name, item in node.items() for key, value in flat(item, f"{prefix}{name}.").items()}
-    return {prefix.rstrip("."): node}

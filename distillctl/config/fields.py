@@ -15,7 +15,7 @@ DECISIONS = ("answers", "weights", "rounding", "cost", "words")
 
 
 def value(default: Any, *, decides: str, **rules: Any) -> Any:
-    """A field for one value: a word, true or false, a path."""
+    """A field for one value: a word, true or false; with `path=True` a path, which a run keeps as an absolute one."""
     return field(default=default, metadata={"decides": decides, **rules})
 
 

@@ -126,6 +126,18 @@ def said_about(schema: Any, key: str) -> set[str]:
     return {*said, *(path(schema, name)[-1] for name in key_names(schema) if name.startswith(f"{key}."))}  # type: ignore[index]
 
 
+def is_path(schema: Any, key: str) -> bool:
+    """Whether a key's value is a path on this machine; what an open branch holds is named like what has a schema."""
+    *branches, name = key.split(".")
+    for branch in branches:
+        inner = branch_of(schema, branch) if branch in entries(schema) else None
+        if inner is None:
+            return bool(branches[0] == "teacher" and name == "checkpoint")  # of a member
+        schema = inner
+    entry = entries(schema).get(name)
+    return entry is not None and bool(entry.metadata.get("path"))
+
+
 def values_that_decide(config: Any, *words: str) -> dict[str, Any]:
     """What a config sets of the keys that decide one of these, by their full names."""
     found = {}

@@ -18,7 +18,7 @@ class ModelConfig:
     source: str = option("auto", "auto", "cifar", "torchvision", "timm", "own", decides="weights")
     _target_: Optional[str] = value(None, decides="weights")  # one's own class, where the source is "own"
     pretrained: bool = value(False, decides="weights")
-    checkpoint: Optional[str] = value(None, decides="weights")
+    checkpoint: Optional[str] = value(None, decides="weights", path=True)
     new_head: bool = value(False, decides="weights")
     stem: str = option("auto", "auto", "small", "large", decides="weights")
     image_size: Optional[int] = number(None, decides="weights", low=1)
@@ -41,7 +41,7 @@ class CacheConfig:
     """Answers of the teacher that are kept on the disk, for views that come again."""
 
     mode: str = option("auto", "off", "auto", "fill", "require", decides="answers")
-    dir: Optional[str] = value(None, decides="cost")  # null: $DISTILLCTL_CACHE, else outputs/.cache
+    dir: Optional[str] = value(None, decides="cost", path=True)  # null: $DISTILLCTL_CACHE, else outputs/.cache
     dtype: str = option("fp16", "fp16", "fp32", decides="answers")
     # of the features that are read: vectors [B, C]; all: maps and tokens too
     features: str = option("vectors", "vectors", "none", "all", decides="answers")
@@ -84,7 +84,7 @@ class DatasetConfig:
     """What any kind of data has: where it is, how it is split, how many views of it there are."""
 
     name: str = value(MISSING, decides="answers")
-    root: Optional[str] = value(None, decides="cost")  # its fingerprint says what this leads to
+    root: Optional[str] = value(None, decides="cost", path=True)  # its fingerprint says what this leads to
     download: bool = value(True, decides="cost")
     subset: Optional[int] = number(None, decides="answers", low=1)
     shots: Optional[int] = number(None, decides="answers", low=1)  # training images a class
@@ -308,7 +308,7 @@ class CachesConfig(DistillConfig):
     """`distillctl cache`: the kept answers of teachers. The keys of `distill` say of which teacher to which views."""
 
     action: str = option("list", "list", "verify", "prune", "plan", "fill", decides="cost")
-    dir: Optional[str] = value(None, decides="cost")  # short for teacher.cache.dir
+    dir: Optional[str] = value(None, decides="cost", path=True)  # short for teacher.cache.dir
     views: Optional[int] = number(None, decides="answers", low=1)  # to plan for or to fill; null: dataset.views
     older_than_days: Optional[float] = number(None, decides="cost", low=0)
     all: bool = value(False, decides="cost")

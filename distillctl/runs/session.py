@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,16 +11,15 @@ from typing import Any
 from distillctl import outputs, runtime
 from distillctl.config import DatasetConfig, Distils, FitConfig, Pretrains
 from distillctl.data.loader import Place
-from distillctl.errors import ConfigError, DataError, Interrupted, MachineError, UserError
+from distillctl.errors import DataError, Interrupted, UserError
 from distillctl.interruption import StopRequest
+from distillctl.invocation import Invocation
 from distillctl.models.obtain import source_of
 from distillctl.report.console import Console
 from distillctl.report.trackers import Tracker, make_tracker
 from distillctl.runs import bundle
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.steps import members_of
-
-LEAST_FREE_MIB = 64
 
 
 @dataclass
@@ -35,6 +33,7 @@ class Session:
     console: Console
     tracker: Tracker
     stop: StopRequest
+    go_on: str = ""  # the line that resumes the run
     bundles: list[Bundle] = field(default_factory=list)
 
     def bundle(self, data: DatasetConfig) -> Bundle:
@@ -70,20 +69,19 @@ class Session:
 
     def interrupted(self) -> Interrupted:
         """Everything is saved; say how to go on."""
-        return Interrupted(
-            f"interrupted; go on with: distillctl {command_of(self.config)} resume={self.folder}", self.stop.signal_number or 15
-        )
+        return Interrupted(f"interrupted; go on with: {self.go_on}", self.stop.signal_number or 15)
 
 
 @contextlib.contextmanager
-def session(config: FitConfig, folder: Path | None, stop: StopRequest) -> Iterator[Session]:
+def session(config: FitConfig, folder: Path | None, stop: StopRequest, asked: Invocation | None = None) -> Iterator[Session]:
     """Everything a command needs, from the cheapest check to the loaded data set. Without a folder nothing is written."""
+    asked = asked or Invocation(command_of(config))
     with runtime.open_runtime(config.trainer) as machine:
         console = Console(silent=not machine.is_main, patient=True)
-        shared = machine.from_main(str(folder) if folder is not None else None)
-        place = Path(shared) if shared is not None else Path()
-        run = first_on_main(machine, lambda: claim(config, place)) if shared is not None else None
-        running = Session(config, machine, place, run, console, Tracker(), stop)
+        shared = machine.from_main((str(folder), asked.go_on(folder)) if folder is not None else None)
+        place, go_on = (Path(shared[0]), shared[1]) if shared is not None else (Path(), "")
+        run = first_on_main(machine, lambda: claim(config, place, asked)) if shared is not None else None
+        running = Session(config, machine, place, run, console, Tracker(), stop, go_on)
         data = running.bundle(config.dataset).data
         if run is not None:
             same_data_as_before(run, "data", data.fingerprint)
@@ -108,15 +106,9 @@ def taught_classes(config: Any, data: DatasetConfig) -> list[str] | None:
     return None
 
 
-def claim(config: FitConfig, folder: Path) -> outputs.RunFolder:
+def claim(config: FitConfig, folder: Path, asked: Invocation) -> outputs.RunFolder:
     """The run's folder, locked, on a disk that has room for it. A run that is there already is gone on with by resume alone."""
-    if config.resume is None and (folder / outputs.RUN_FILE).exists():
-        raise ConfigError(f"hydra.run.dir={folder}: this folder holds a run already; choose another, or go on with resume={folder}")
-    run = outputs.RunFolder(folder, command_of(config), config.seed)
-    free = shutil.disk_usage(folder).free / 2**20
-    if free < LEAST_FREE_MIB:
-        raise MachineError(f"{folder}: {free:.0f} MiB free, at least {LEAST_FREE_MIB} are needed; free some space or set hydra.run.dir")
-    return run
+    return outputs.RunFolder(folder, command_of(config), config.seed, asked, new=config.resume is None)
 
 
 def command_of(config: FitConfig) -> str:
