@@ -72,7 +72,7 @@ def decimals(places: int) -> Callable[[float], str]:
 METRICS = (  # in the order of a table's columns
     Metric("top1", "top-1 %", percent, better="high", over_seeds=True),
     Metric("top5", "top-5 %", percent, better="high", over_seeds=True, matters=tells_nets_apart),
-    Metric("macro_f1", "F1 %", percent, better="high", over_seeds=True, matters=classes_are_uneven),
+    Metric("macro_f1", "macro-F1", percent, better="high", over_seeds=True, matters=classes_are_uneven),
     Metric("robust_top1", "robust %", percent, better="high"),
     Metric("agreement", "agree %", percent, better="high", over_seeds=True),
     Metric("nll", "NLL", decimals(3), better="low", over_seeds=True),
@@ -83,7 +83,7 @@ METRICS = (  # in the order of a table's columns
     Metric("size_mb", "MB", decimals(2)),
     Metric("latency_p50_ms", "p50 ms", decimals(2), spread="latency_spread"),
 )
-FIRST_TO_GO = ("size_mb", "ece", "macs", "nll")  # where a table would be wider than a terminal
+FIRST_TO_GO = ("size_mb", "ece", "macs", "nll", "agreement")  # where a table would be wider than a terminal
 
 
 def by_key(key: str) -> Metric:

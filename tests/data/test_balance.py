@@ -152,8 +152,8 @@ def test_top_5_is_shown_of_many_classes_where_it_tells_nets_apart(classes, wrong
 
 def test_f1_is_shown_where_classes_are_uneven():
     even, uneven = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 0, 1])
-    assert "F1 %" not in headings(even, torch.eye(2)[even])
-    assert "F1 %" in headings(uneven, torch.eye(2)[uneven])
+    assert "macro-F1" not in headings(even, torch.eye(2)[even])
+    assert "macro-F1" in headings(uneven, torch.eye(2)[uneven])
 
 
 def test_the_fullest_table_fits_a_terminal():
@@ -162,7 +162,7 @@ def test_the_fullest_table_fits_a_terminal():
     rows = [row | {"model": name} for name in ("teacher", "distilled", "fine-tuned", "alone")]
     table = Results(rows, "fine-tuned", ("distilled", "fine-tuned")).table("digits test, 359 images")
     shown = [column.header for column in table.columns]
-    assert shown[:6] == ["model", "top-1 %", "vs alone", "top-5 %", "F1 %", "robust %"]
+    assert shown[:6] == ["model", "top-1 %", "vs alone", "top-5 %", "macro-F1", "robust %"]
     assert "params" in shown
     assert 1 + sum(max(len(str(cell)) for cell in [column.header, *column.cells]) + 1 for column in table.columns) <= 80
 
@@ -187,7 +187,7 @@ def test_a_run_warns_and_shows_f1_and_may_ship_by_it(distillctl, photos, tmp_pat
     finished = distillctl("pretrain", *words, cwd=tmp_path)
     assert finished.code == 0, finished.err
     assert "warning: the classes are uneven: from " in " ".join(finished.out.split())
-    assert "F1 %" in finished.out
+    assert "macro-F1" in finished.out
     lines = [json.loads(line) for line in (tmp_path / "run/pretrain/metrics.jsonl").read_text().splitlines()]
     epochs = [line for line in lines if line["kind"] == "epoch"]
     assert all({"val_macro_f1", "val_top1"} <= line.keys() for line in epochs)
