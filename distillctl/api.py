@@ -174,5 +174,8 @@ def explained(experiment: Experiment, folder: Path | None = None, start: str | N
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    try:
+        found: dict[str, Any] = json.loads(resuming.summary_of(folder))
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{folder / 'summary.json'}: no JSON that can be read") from None
     return found

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from distillctl.files import check_no_link, exists
+
 KEPT = ".hydra"  # the folder within a run's, as Hydra calls it
 
 
@@ -31,8 +33,9 @@ class Invocation:
         from distillctl import state
 
         place = folder / KEPT
+        check_no_link(place)
         if not first:
-            place /= next(name for name in map("attempt-{}".format, itertools.count(2)) if not (folder / KEPT / name).exists())
+            place /= next(name for name in map("attempt-{}".format, itertools.count(2)) if not exists(folder / KEPT / name))
         if self.files:
             place.mkdir(parents=True, exist_ok=True)
         for name, text in self.files:

@@ -65,8 +65,11 @@ def perform(command: str, composed: Any, folder: Path | None, entry: str = "run"
         if folder is None or composed.get("debug"):
             raise
         record(folder, error, INTERNAL_ERROR, asked)
+        from distillctl import state
+
         log = folder / "error.log"
-        log.write_text(traceback.format_exc())
+        with contextlib.suppress(UserError):
+            state.write_atomically(log, [traceback.format_exc().encode(errors="backslashreplace")])
         complain(f"error: internal: {type(error).__name__}: {first_line(error)}; the traceback is in {log}")
         raise SystemExit(INTERNAL_ERROR) from None
 

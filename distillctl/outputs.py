@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from distillctl import __version__, repository
+from distillctl.entries import Malformed, entry, integer, mapping, open_mapping, texts
 from distillctl.errors import CheckpointError, ConfigError, MachineError
+from distillctl.files import check_no_link, check_no_links, open_to_write, read_json
 from distillctl.invocation import Invocation, going_on
 from distillctl.locks import NAME, lock_file
 from distillctl.state import NewerFormat, finite, write_json
@@ -39,6 +41,8 @@ class RunFolder:
         first = not os.path.lexists(path / RUN_FILE)
         if new and not first:
             raise holds_a_run(path, command)
+        if not first:
+            check_no_links(path)
         sweep(path)
         self.record: dict[str, Any] = first_record(command, seed) if first else read_run(path)
         check_room(path)
@@ -53,6 +57,7 @@ class RunFolder:
     def stage(self, name: str) -> Path:
         """The folder of a stage, made if it is new."""
         folder = self.path / name
+        check_no_link(folder)
         folder.mkdir(exist_ok=True)
         sweep(folder)
         return folder
@@ -72,7 +77,7 @@ def take(folder: Path) -> IO[str]:
     """Make a folder and lock it, until the file is closed. Raises MachineError where that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / NAME, "a+")
+        lock = os.fdopen(open_to_write(folder / NAME, os.O_RDWR | os.O_APPEND), "a+")
     except OSError as error:
         raise MachineError(f"{folder}: {error.strerror}; set hydra.run.dir=<a folder that can be written>") from None
     try:
@@ -81,7 +86,7 @@ def take(folder: Path) -> IO[str]:
         mine = False
     if not mine:
         lock.seek(0)
-        raise MachineError(f"{folder} is in use by {lock.read().strip() or 'another process'}; wait for it or stop it") from None
+        raise MachineError(f"{folder} is in use by {lock.read(200).strip() or 'another process'}; wait for it or stop it") from None
     with contextlib.suppress(OSError):  # a full disk: the lock is ours all the same
         lock.truncate(0)
         lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%H:%M:%S')}\n")
@@ -121,12 +126,12 @@ def sweep(folder: Path) -> None:
 def read_run(folder: Path) -> dict[str, Any]:
     """run.json of a run folder. Raises CheckpointError where there is none that can be read."""
     try:
-        content = json.loads((folder / RUN_FILE).read_text())
+        content = read_json(folder / RUN_FILE)
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: no run folder (it has no {RUN_FILE})") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / RUN_FILE}: cannot be read ({error})") from None
-    if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):
+    if not isinstance(content, dict):
         raise CheckpointError(f"{folder / RUN_FILE}: not the record of a run")
     version, writer = content.get("format_version", FORMAT_VERSION), content.get("versions")
     if not isinstance(version, int) or version > FORMAT_VERSION:
@@ -135,7 +140,23 @@ def read_run(folder: Path) -> dict[str, Any]:
             f"{folder / RUN_FILE}: written by distillctl {str(known or '(unknown)')[:40]} in format {str(version)[:20]}, "
             f"this one reads format {FORMAT_VERSION}; upgrade"
         )
+    try:
+        check_entries(content)
+    except Malformed as error:
+        raise CheckpointError(f"{folder / RUN_FILE}: not the record of a run ({error})") from None
     return content
+
+
+def check_entries(content: Mapping[str, Any]) -> None:
+    """Those that are read again. Raises Malformed."""
+    for name in ("command", "status", "started", "finished", "error"):
+        entry(content, name, str, "a text", None)
+    integer(content, "exit_code", None)
+    for name in open_mapping(content, "stages"):
+        mapping(content["stages"], name, inside="stages.")
+    for name in mapping(content, "keys", {}):
+        texts(content["keys"], name, inside="keys.")
+    open_mapping(content, "versions", {})
 
 
 def record_failure(folder: Path, reason: str, exit_code: int, start: str | None = None) -> None:
@@ -144,7 +165,7 @@ def record_failure(folder: Path, reason: str, exit_code: int, start: str | None 
     A full disk must not hide the first reason.
     """
     try:
-        with open(folder / NAME, "a") as lock:
+        with os.fdopen(open_to_write(folder / NAME, os.O_WRONLY | os.O_APPEND), "a") as lock:
             if not lock_file(lock):
                 return
             content = read_run(folder)
@@ -203,7 +224,7 @@ class MetricsLog:
             return
         whole = self.size()
         try:
-            with open(self.path, "a") as file:
+            with os.fdopen(open_to_write(self.path, os.O_WRONLY | os.O_APPEND), "a") as file:
                 file.write(json.dumps(finite(line)) + "\n")
         except OSError as error:
             self.broken = True
@@ -216,4 +237,8 @@ class MetricsLog:
     def cut(self, size: int) -> None:
         """Forget what was logged after a checkpoint: the steps since then will be taken again."""
         if self.path.exists() and self.path.stat().st_size > size:
-            os.truncate(self.path, size)
+            handle = open_to_write(self.path, os.O_WRONLY)
+            try:
+                os.ftruncate(handle, size)
+            finally:
+                os.close(handle)

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from distillctl.errors import CheckpointError, Diverged, MachineError
+from distillctl.files import open_file, open_folder, open_to_write, read_bytes
 
 FORMAT_VERSION = 1
 MAGIC = b"DSTLCTL1"
@@ -55,38 +56,44 @@ def save(folder: Path, state: Mapping[str, Any], description: Mapping[str, Any])
     return newest
 
 
-def write_atomically(path: Path, pieces: list[Any], before_rename: Callable[[], None] = lambda: None) -> None:
-    """Temporary file in the same folder, fsync, rename, fsync of the folder. Raises MachineError, with the old file intact."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_atomically(path: Path, pieces: list[Any], before_rename: Callable[[], None] = lambda: None, links: bool = True) -> None:
+    """Temporary file in the same folder, fsync, rename, fsync of the folder. Raises MachineError, with the old file intact.
+
+    links: whether the folder may be a link to one, as where nobody else writes.
+    """
+    temporary = f".{path.name}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "wb") as file:
+        folder = open_folder(path.parent, links)
+    except OSError as error:
+        raise not_written(path, pieces, error) from None
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=folder)  # of a process that was killed, or a trap: what is written into is always new
+        with os.fdopen(open_to_write(temporary, os.O_WRONLY | os.O_EXCL, at=folder), "wb") as file:
             for piece in pieces:
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         before_rename()
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)  # makes the rename durable
     except OSError as error:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        size = sum(len(piece) for piece in pieces) / 2**20
-        way_out = "free some space and resume" if error.errno in NO_SPACE else "mend that and resume"
-        raise MachineError(f"{path}: {error.strerror} while writing {size:.1f} MiB; what was saved before is intact, {way_out}") from None
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
+            os.unlink(temporary, dir_fd=folder)
+        raise not_written(path, pieces, error) from None
     finally:
-        os.close(descriptor)
+        os.close(folder)
 
 
-def write_json(path: Path, content: Any) -> None:
+def not_written(path: Path, pieces: list[Any], error: OSError) -> MachineError:
+    size = sum(len(piece) for piece in pieces) / 2**20
+    way_out = "free some space and resume" if error.errno in NO_SPACE else "mend that and resume"
+    return MachineError(f"{path}: {error.strerror} while writing {size:.1f} MiB; what was saved before is intact, {way_out}")
+
+
+def write_json(path: Path, content: Any, links: bool = True) -> None:
     """A JSON file, written atomically."""
-    write_atomically(path, [(json.dumps(content, indent=2, allow_nan=False) + "\n").encode()])
+    write_atomically(path, [(json.dumps(content, indent=2, allow_nan=False) + "\n").encode()], links=links)
 
 
 def finite(value: Any) -> Any:
@@ -103,7 +110,7 @@ def finite(value: Any) -> Any:
 def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """State and description of one checkpoint file. Raises CheckpointError for whatever is not one, whole and ours."""
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except OSError as error:
@@ -163,7 +170,7 @@ def described(folder: Path) -> dict[str, Any] | None:
     """What the newest checkpoint of a folder says of itself, without its tensors; None where that cannot be told. Changes nothing."""
     for path in (folder / NEWEST, folder / BEFORE):
         try:
-            with open(path, "rb") as file:
+            with open_file(path) as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - FOOTER.size))
                 payload_size, about_size, _, magic = FOOTER.unpack(file.read(FOOTER.size))

@@ -31,8 +31,9 @@ from distillctl.runs.execute import execute
 from distillctl.runs.plan import plan
 from distillctl.runs.session import session
 from distillctl.teachers import store as files
+from distillctl.teachers.caches import caches
 from distillctl.teachers.records import Layout
-from distillctl.teachers.store import Store, caches
+from distillctl.teachers.store import Store
 
 WORDS = ("dataset.subset=100", "trainer.batch_size=32", "trainer.device=cpu", "trainer.precision=fp32", "trainer.threads=1")
 IMAGES, VIEWS = 90, 2  # 100 without those for validation; a view has two whole batches and 26 images more

@@ -9,10 +9,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "distillctl"
 # lowest first; a module may import from its own layer and from those below
 LAYERS = (
-    ("errors", "trust"),
+    ("errors", "trust", "files"),
     (
         *("averages", "draws", "locks", "modes", "rank", "types", "config", "build", "schedules", "optimizers", "state"),
-        *("interruption", "invocation", "repository", "terminal", "paths"),
+        *("interruption", "invocation", "repository", "terminal", "paths", "entries"),
     ),
     ("data", "inputs", "losses", "models", "teachers", "batchnorm"),
     ("methods",),

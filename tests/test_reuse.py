@@ -12,7 +12,7 @@ from processes import SMALL, Attempt, StopAfter, checkpoint, configured, metrics
 
 from distillctl.config import TrainerConfig, value
 from distillctl.errors import Interrupted
-from distillctl.runs import reuse
+from distillctl.runs import registry, reuse
 from distillctl.runs.session import session
 from distillctl.runs.steps import Given
 
@@ -176,7 +176,7 @@ def test_files_that_were_changed_or_are_gone_are_never_trusted(name, before, aft
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"file": 3, "files": {}}', "{" * 9])
 def test_an_entry_that_cannot_be_read_is_none(content, tmp_path):
     (tmp_path / "entry.json").write_text(content)
-    assert reuse.look_up(tmp_path / "entry.json", "teacher") is None
+    assert registry.look_up(tmp_path / "entry.json", "teacher") is None
 
 
 def test_a_run_that_is_killed_registers_nothing_until_it_is_done(tmp_path):
@@ -201,9 +201,9 @@ def test_what_was_trained_on_other_threads_in_part_is_not_offered(tmp_path, monk
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     pretrain(tmp_path / "run", asked=10**9)
     assert weights(tmp_path / "run")
-    assert not reuse.entries(tmp_path / "cache")
+    assert not registry.entries(tmp_path / "cache")
     pretrain(tmp_path / "whole", asked=10**9)
-    assert len(reuse.entries(tmp_path / "cache")) == 1
+    assert len(registry.entries(tmp_path / "cache")) == 1
 
 
 def test_two_side_by_side_train_once(tmp_path):
@@ -258,7 +258,7 @@ def test_the_cache_command_counts_and_forgets(before, distillctl, tmp_path):
     entry(cache).write_text(json.dumps(content | {"file": str(tmp_path / "gone" / "teacher.safetensors")}))
     pruned = distillctl("cache", "action=prune", "older_than_days=9", cwd=tmp_path, env=place)
     assert "trained teachers forgotten: 1" in pruned.out
-    assert not reuse.entries(cache)
+    assert not registry.entries(cache)
 
 
 def test_two_ranks_reuse_together(tmp_path):

@@ -182,10 +182,10 @@ def test_a_save_after_damage_does_not_put_the_damaged_one_in_the_place_of_the_go
     assert newest(tmp_path)[0] == 1
     real = os.replace
 
-    def crashing(source, target):
+    def crashing(source, target, **folders):
         if str(source).endswith(".tmp"):
             raise SystemExit("killed before the last rename")
-        real(source, target)
+        real(source, target, **folders)
 
     monkeypatch.setattr(os, "replace", crashing)
     with pytest.raises(SystemExit):
@@ -244,7 +244,7 @@ def test_a_description_that_makes_no_sense_is_one_line(tmp_path, about):
 # crashes
 
 CRASHING = """
-import builtins, os, signal, sys
+import os, signal, sys
 from pathlib import Path
 import torch
 from distillctl import state
@@ -264,16 +264,16 @@ class Crash:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def around(self, call):
-        def calling(*arguments):
+        def calling(*arguments, **folders):
             self.point()
-            answer = call(*arguments)
+            answer = call(*arguments, **folders)
             self.point()
             return answer
         return calling
 
-    def opening(self, path, mode="r", *rest):
-        file = real_open(path, mode, *rest)
-        return Writing(file, self) if str(path).endswith(".tmp") else file
+    def opening(self, handle, mode):
+        file = real_open(handle, mode)
+        return Writing(file, self) if mode == "wb" else file
 
 
 class Writing:
@@ -297,7 +297,7 @@ class Writing:
 
 def crashing(folder, at):
     crash = Crash(at)
-    builtins.open, os.fsync, os.replace = crash.opening, crash.around(os.fsync), crash.around(os.replace)
+    os.fdopen, os.fsync, os.replace = crash.opening, crash.around(os.fsync), crash.around(os.replace)
     for number in (1, 2, 3):
         state.save(folder, {"number": number, "ballast": torch.full((3000,), float(number))}, {})
         with real_open(folder / "returned", "w") as file:

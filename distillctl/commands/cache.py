@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,9 @@ from distillctl import compose, ranks
 from distillctl.config import CachesConfig
 from distillctl.errors import ConfigError, DataError
 from distillctl.report.console import Console, Table, in_bytes
-from distillctl.runs import fill, reuse
+from distillctl.runs import fill, registry
 from distillctl.runs.keeping import root_of
-from distillctl.teachers.store import Cache, caches
+from distillctl.teachers.caches import Cache, caches
 
 OF_ALL = ("action", "dir", "teacher.cache.dir", "all", "older_than_days", "debug")  # keys of what is done to all caches of a folder
 
@@ -41,7 +42,7 @@ def run(config: CachesConfig, folder: Path | None) -> None:
     else:
         console.table(listing(found))
         console.say(f"{len(found)} in {root}, {in_bytes(sum(cache.bytes for cache in found))}")
-    if config.action == "list" and (teachers := reuse.entries(root)):
+    if config.action == "list" and (teachers := registry.entries(root)):
         console.say(f"trained teachers that runs may share: {len(teachers)}")
 
 
@@ -68,7 +69,9 @@ def listing(found: list[Cache]) -> Table:
     for heading in ("folder", "teacher", "data", "views", "filled", "kept as", "size", "idle d"):
         table.add_column(heading, justify="right" if heading in ("views", "filled", "size", "idle d") else "left")
     for cache in found:
-        table.add_row(cache.folder.name[:8], *contents(cache), in_bytes(cache.bytes), f"{cache.idle_days:.1f}")
+        table.add_row(
+            cache.folder.name[:8], *contents(cache), in_bytes(cache.bytes), "?" if cache.idle_days is None else f"{cache.idle_days:.1f}"
+        )
     return table
 
 
@@ -79,8 +82,9 @@ def contents(cache: Cache) -> tuple[str, ...]:
         return "?", "?", str(len(cache.views)), "-", f"of distillctl {cache.writer}" if cache.writer else "another version, or damaged"
     views, parts = cache.views, cache.parts
     filled = sum(int(store.begun(view).sum()) for view in views) / max(1, len(views) * store.rows)
-    kept = ", ".join([parts["dtype"], *([] if parts["top_k"] is None else [f"top {parts['top_k']}"]), *parts["features"]])
-    teacher, data = f"{parts['teacher']} {parts['weights'][:6]}", f"{parts['data_set']} {parts['image_size']} px"
+    kept = ", ".join([parts["dtype"], *([] if parts.get("top_k") is None else [f"top {parts['top_k']}"]), *parts.get("features", {})])
+    teacher = f"{parts.get('teacher', '?')} {parts.get('weights', '?')[:6]}"
+    data = f"{parts.get('data_set', '?')} {parts['image_size']} px" if "image_size" in parts else str(parts.get("data_set", "?"))
     return teacher, data, str(len(views)), f"{filled:.0%}", kept
 
 
@@ -109,12 +113,18 @@ def prune(config: CachesConfig, found: list[Cache], console: Console) -> None:
         raise ConfigError("action=prune: say which, older_than_days=30 or all=true")
     freed = removed = 0
     for cache in found:
-        if config.all or cache.idle_days > (config.older_than_days or 0):
+        idle = cache.idle_days
+        if idle is None and not config.all:
+            dates = " and ".join(time.strftime("%Y-%m-%d", time.gmtime(seconds)) for seconds in (cache.newest, time.time()))
+            console.warn(
+                f"{cache.folder}: a clock is or was wrong (it was used on, and today is, {dates}); left as it is, all=true removes it"
+            )
+        elif config.all or idle is not None and idle > (config.older_than_days or 0):
             bytes_there = cache.bytes
             if cache.remove():
                 freed, removed = freed + bytes_there, removed + 1
             else:
                 console.warn(f"{cache.folder}: a run is using it; left as it is")
     console.say(f"{removed} of {len(found)} removed, {in_bytes(freed)} freed")
-    if forgotten := reuse.prune(root_of(config.dir), everything=config.all):
+    if forgotten := registry.prune(root_of(config.dir), everything=config.all):
         console.say(f"trained teachers forgotten: {forgotten}; their runs are left as they are")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl import outputs, runtime, state
-from distillctl.config import DATA_KINDS, ENSEMBLE, DatasetConfig, EvaluateConfig, ModelConfig
+from distillctl.config import DATA_KINDS, ENSEMBLE, DatasetConfig, EvaluateConfig, ModelConfig, check
 from distillctl.data.balance import shape_of
 from distillctl.data.loader import Place
 from distillctl.errors import CheckpointError, ConfigError
@@ -135,8 +135,10 @@ def dataset_from(recorded: Mapping[str, Any], schema: type[DatasetConfig]) -> Da
         merged = OmegaConf.merge(OmegaConf.structured(schema), {key: value for key, value in recorded.items() if key in known})
         found = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"the recorded data set cannot be used ({str(error).splitlines()[0]}); pass dataset=<name>") from None
+        raise CheckpointError(f"the recorded data set cannot be used ({str(error).splitlines()[0]}); pass dataset=<name>") from None
     assert isinstance(found, schema)
+    if problems := check(found):
+        raise CheckpointError(f"the recorded data set cannot be used ({problems[0]}); pass dataset=<name>")
     return found
 
 

@@ -13,6 +13,7 @@ from distillctl.compose.kept import absolute, flat
 from distillctl.compose.literal import quoted, unquoted
 from distillctl.config import SCHEMAS, decides
 from distillctl.errors import CheckpointError, ConfigError
+from distillctl.files import check_no_links, read_text
 from distillctl.outputs import read_run
 from distillctl.paths import as_path
 from distillctl.terminal import say
@@ -34,14 +35,16 @@ def overrides(command: str, flags: list[str], given: list[str]) -> list[str]:
         record = read_run(folder)
     except CheckpointError as error:
         raise CheckpointError(f"resume={error}; pass the folder of a run, as it was printed at its start") from None
-    if record.get("command") != command:
-        raise ConfigError(
-            f"resume={folder}: that was distillctl {record['command']}; go on with distillctl {record['command']} resume={folder}"
-        )
+    known = str(record.get("command"))
+    if known not in SCHEMAS:
+        raise CheckpointError(f"resume={folder}: its run.json names no command ({known[:40]!r})")
+    if known != command:
+        raise ConfigError(f"resume={folder}: that was distillctl {known}; go on with distillctl {known} resume={folder}")
     if record.get("status") == "done" and changes_nothing(command, own):
         say(f"{folder}: finished {record.get('finished', '')}; nothing to do")
-        say((folder / "summary.json").read_text())
+        say(summary_of(folder))
         return []
+    check_no_links(folder)
     before = stored(folder, "overrides.yaml")
     if not isinstance(before, list) or not all(isinstance(word, str) for word in before):
         raise CheckpointError(f"resume={folder}: .hydra/overrides.yaml is not a list of overrides")
@@ -52,6 +55,16 @@ def overrides(command: str, flags: list[str], given: list[str]) -> list[str]:
     kept = [word for word in before if word.lstrip("+~").partition("=")[0] not in changed and not word.startswith("resume=")]
     place = quoted(str(folder.resolve()))
     return [*kept, *own, f"resume={place}", f"hydra.run.dir={place}", "hydra.mode=RUN"]
+
+
+def summary_of(folder: Path) -> str:
+    """summary.json of a finished run. Raises CheckpointError."""
+    try:
+        return read_text(folder / "summary.json")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"resume={folder}: its run.json says that it is done, but summary.json cannot be read ({getattr(error, 'strerror', None) or 'no text'})"
+        ) from None
 
 
 def check_unchanged(folder: Path, composed: DictConfig) -> None:
@@ -79,11 +92,10 @@ def stored(folder: Path, name: str) -> Any:
     """A YAML file of the run's first attempt, as plain data."""
     file = folder / ".hydra" / name
     try:
-        if file.stat().st_size > SIZE_LIMIT:
-            raise CheckpointError(f"resume={folder}: .hydra/{name} is larger than {SIZE_LIMIT} bytes")
-        text = file.read_text()
+        text = read_text(file, SIZE_LIMIT)
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
             raise CheckpointError(f"resume={folder}: .hydra/{name} holds aliases; refused")
         return yaml.safe_load(text)
-    except (OSError, yaml.YAMLError) as error:
-        raise CheckpointError(f"resume={folder}: .hydra/{name} cannot be read ({type(error).__name__})") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise CheckpointError(f"resume={folder}: .hydra/{name} cannot be read ({reason})") from None

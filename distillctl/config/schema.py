@@ -46,6 +46,7 @@ class CacheConfig:
     # of the features that are read: vectors [B, C]; all: maps and tokens too
     features: str = option("vectors", "vectors", "none", "all", decides="answers")
     top_k: Optional[int] = number(None, decides="answers", low=1)  # classes; null: all, and of more than 256 the 16 likeliest
+    trust_group: bool = value(False, decides="cost")  # in a folder that is shared: believe what other users wrote, answers and teachers
     shared: bool = value(False, decides="answers")  # other runs see the same views and have this teacher; set in a sweep whose jobs do
 
 

@@ -15,10 +15,11 @@ from distillctl.data.image.augment import Augment
 from distillctl.data.image.loader import ImageLoader, PlainImages, ReadOptions
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
 from distillctl.data.split import DataSet, Split
+from distillctl.entries import numbers
 from distillctl.inputs.contract import Contract
 from distillctl.models.adapter import Adapter, Classifier
 from distillctl.models.net import Net, build_net, plan_net
-from distillctl.models.record import Record, numbers, size
+from distillctl.models.record import Record, size
 from distillctl.models.script import Reading
 from distillctl.models.trace import pixels
 from distillctl.rank import own_processors
@@ -53,7 +54,7 @@ class Images(Contract):
     def from_record(cls, record: Record) -> Images:
         told = record.preprocessing
         side, edge = (size(told, key, inside="preprocessing.") for key in ("image_size", "resize"))
-        mean, std = (numbers(told, key, 3, "preprocessing.") for key in ("mean", "std"))
+        mean, std = numbers(told, "mean", 3, "preprocessing."), numbers(told, "std", 3, "preprocessing.", above=0)
         return cls(record.classes, side, mean, std, side / edge)
 
     def record(self) -> dict[str, Any]:

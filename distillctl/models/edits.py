@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -53,7 +54,7 @@ class NoStride(Change):
         return part
 
     def source(self, module: nn.Module, path: str) -> str:
-        return f'    net.get_submodule("{path}").stride = (1, 1)'
+        return f"    net.get_submodule({quoted(path)}).stride = (1, 1)"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class NoStrideSamePadding(NoStride):
         return super().apply(part)
 
     def source(self, module: nn.Module, path: str) -> str:
-        return super().source(module, path) + f'\n    net.get_submodule("{path}").padding = "same"'
+        return super().source(module, path) + f'\n    net.get_submodule({quoted(path)}).padding = "same"'
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def bottleneck(channels_in, narrow, channels):
 
     def source(self, module: nn.Module, path: str) -> str:
         sizes = ", ".join(map(str, self.sizes))
-        return replaced(path, f'torch.nn.Sequential(bottleneck({sizes}), net.get_submodule("{path}"))')
+        return replaced(path, f"torch.nn.Sequential(bottleneck({sizes}), net.get_submodule({quoted(path)}))")
 
 
 @dataclass(frozen=True)
@@ -174,13 +175,20 @@ def apply_edits(module: nn.Module, edits: Iterable[Sequence[str]]) -> None:
             if not child:
                 raise AttributeError("the net itself is no part of it")
             setattr(module.get_submodule(parent), child, change.apply(module.get_submodule(name)))
-        except (AttributeError, KeyError, TypeError):
-            raise CheckpointError(f"the edit {became!r} does not fit {name[:60]!r} of this net") from None
+        except CheckpointError:
+            raise
+        except Exception:  # it is no part of the net, or of another kind, or memory has no room for what it becomes
+            raise CheckpointError(f"the edit {became[:60]!r} does not fit {name[:60]!r} of this net") from None
 
 
 def replaced(path: str, made: str) -> str:
     """A line of the loading script."""
-    return f'    replace(net, "{path}", {made})'
+    return f"    replace(net, {quoted(path)}, {made})"
+
+
+def quoted(path: str) -> str:
+    """As a text of Python, whatever is in it."""
+    return json.dumps(path)
 
 
 def convolution(part: nn.Module) -> nn.Conv2d:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from distillctl import state
 from distillctl.errors import CheckpointError
+from distillctl.files import read_json
 from distillctl.paths import as_path
 
 # the rows of runs whose record has no plan: those of the versions before plans were recorded
@@ -56,9 +56,9 @@ def candidates(folder: Path, role: str) -> Iterator[Path]:
 def recorded_rows(folder: Path) -> tuple[list[dict[str, Any]], str]:
     """The rows of a run's table with their files, and the final one. A record that says nothing of it, or nonsense, is as good as none."""
     try:
-        plan = json.loads((folder / "run.json").read_text())["plan"]
+        plan = read_json(folder / "run.json")["plan"]
         return [read_row(row) for row in plan["rows"]], str(plan["final"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return [dict(row) for row in BEFORE_PLANS], "fine-tuned"
 
 

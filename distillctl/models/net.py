@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from distillctl.config import ModelConfig
-from distillctl.errors import ConfigError
+from distillctl.errors import CheckpointError, ConfigError
 from distillctl.models import arguments, catalogue
 from distillctl.models.edits import Edit, apply_edits
 from distillctl.models.published import AUXILIARY, find_published, load_published
@@ -113,9 +113,25 @@ def rebuild(
     key: str = "student",
     added: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """The module of a `Net` from what describes it, with random weights; `edits` may come from JSON. `added`: a user's own args on top."""
-    given = {**args, **arguments.checked(_builder(source, name), name, added or {}, key)}
-    module = _construct(source, name, num_classes, given, key, user_args=given)
+    """The module of a `Net` from what describes it, with random weights; all of that may come from JSON. `added`: a user's own args on top.
+
+    Names and arguments are held against what a config may say. Raises CheckpointError, and ConfigError about what was added.
+    """
+    try:
+        resolved = catalogue.resolve(name, source, "name")
+    except ConfigError:
+        resolved = None
+    if resolved != (source, name):
+        raise CheckpointError(f"its record names {name[:60]!r} of {source}, which is not known here")
+    builder = _builder(source, name)
+    given = arguments.checked(builder, name, added or {}, key)
+    try:
+        recorded = arguments.checked(builder, name, args, "architecture")
+        module = _construct(source, name, num_classes, {**recorded, **given}, key, user_args={**recorded, **given})
+    except ConfigError as error:
+        if given:
+            raise
+        raise CheckpointError(f"its record describes no {name} that can be built: {str(error)[:300]}") from None
     apply_edits(module, edits)
     return module
 

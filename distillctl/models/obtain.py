@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from distillctl import inputs as kinds
-from distillctl.build import build
+from distillctl.build import build, find_class
 from distillctl.config import ModelConfig
 from distillctl.draws import seed_of
-from distillctl.errors import CheckpointError, ConfigError
+from distillctl.errors import CheckpointError, ConfigError, first_line
 from distillctl.inputs.contract import Contract
 from distillctl.models import catalogue
 from distillctl.models.adapter import Adapter
@@ -25,6 +28,8 @@ from distillctl.models.shipping import read_record
 from distillctl.models.taps import tap
 from distillctl.models.trace import trace
 from distillctl.models.weights import load_weights, read_weights
+
+SPARE = 2**20  # weights that a net may make besides those that its file holds
 
 
 @dataclass(frozen=True)
@@ -115,28 +120,71 @@ def source_of(config: ModelConfig, key: str) -> tuple[Path | None, Record | None
 def from_record(record: Record, config: ModelConfig, inputs: Contract, key: str) -> Net:
     """The architecture as it was, with as many classes as are asked for now."""
     architecture = record.architecture
-    source, name, edits = architecture.source, architecture.name, architecture.edits
+    source, name, edits = architecture.source, config._target_ or architecture.name, architecture.edits
     args = {**architecture.args, **config.args}
+    where = f"{key}.checkpoint={config.checkpoint}"
     try:
-        if source == "own":
-            node = {"_target_": config._target_ or name, **args}
-            module = build(node, nn.Module, key, num_classes=len(inputs.classes))
-            apply_edits(module, edits)
-        elif catalogue.has(source, name.partition(".")[0]):
-            module = rebuild(source, name, len(inputs.classes), architecture.args, edits, key, added=config.args)
-        else:
-            raise CheckpointError(f"its record names {name[:60]!r} of {source}, which is not known here")
+        with parameters_within(weights_in(locate(str(config.checkpoint), key, f"{key}.checkpoint"))):
+            if source == "own":
+                module = own_of_record(name, args, config, len(inputs.classes), key)
+                apply_edits(module, edits)
+            else:
+                module = rebuild(source, architecture.name, len(inputs.classes), architecture.args, edits, key, added=config.args)
     except CheckpointError as error:
-        raise CheckpointError(f"{key}.checkpoint={config.checkpoint}: {error}") from None
+        raise CheckpointError(f"{where}: {error}") from None
     theirs = kinds.from_record(record)
     if theirs.kind != inputs.kind:
-        raise CheckpointError(
-            f"{key}.checkpoint={config.checkpoint} takes {theirs.noun}, and the data set has {inputs.noun}; give a {key} of these"
-        )
+        raise CheckpointError(f"{where} takes {theirs.noun}, and the data set has {inputs.noun}; give a {key} of these")
     size = config.image_size or architecture.image_size or inputs.size
     told = record.preprocessing
     mean, std = (tuple(told[name]) if name in told else None for name in ("mean", "std"))
     return Net(module, source, name, architecture.stem, edits, args, mean, std, size)
+
+
+def weights_in(file: Path) -> int:
+    """How many a file can hold at most."""
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise CheckpointError(f"cannot be read ({error.strerror})") from None
+
+
+@contextlib.contextmanager
+def parameters_within(count: int) -> Iterator[None]:
+    """Refuse to make a net of many more than so: a record may ask for more layers, or wider ones, than any machine has room for.
+
+    Nets make some that they drop again, so four times as many may be made. Raises CheckpointError, within the builder of the net.
+    """
+    made, most = 0, 4 * count + SPARE
+
+    def weigh(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal made
+        made += parameter.numel()
+        if made > most:
+            raise CheckpointError("it describes a net of more weights than the file holds")
+
+    hook = register_module_parameter_registration_hook(weigh)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def own_of_record(name: str, args: Mapping[str, Any], config: ModelConfig, classes: int, key: str) -> nn.Module:
+    """A class of the user's own with what its record gives it. Raises CheckpointError where it is not trusted, or cannot be built."""
+    node = {**args, "_target_": name}
+    try:
+        find_class(node, nn.Module, key)
+    except ConfigError as error:
+        if config._target_:
+            raise
+        raise CheckpointError(f"its record names a class ({error})") from None
+    try:
+        return build(node, nn.Module, key, num_classes=classes)
+    except Exception as error:  # a record may give it anything, and the class may object in any way
+        if config.args:
+            raise
+        raise CheckpointError(f"its record describes no {name} that can be built ({first_line(error)[:200]})") from None
 
 
 def own_net(config: ModelConfig, inputs: Contract, key: str) -> Net:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import keyword
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from distillctl.entries import LONGEST, REQUIRED, Malformed, entry, integer, mapping, open_mapping, text, texts
 from distillctl.errors import CheckpointError
 from distillctl.models.edits import Edit, change_of
 from distillctl.state import NewerFormat
 
 FORMAT_VERSION = 1
 SOURCES = ("cifar", "torchvision", "timm", "own")
-LARGEST_SIZE = 2**16  # px
-DEEPEST = 16  # levels of lists and mappings in what a record leaves open
-REQUIRED: Any = object()
-
-
-class Malformed(CheckpointError):
-    """An entry is missing or of another type than it has to be."""
+STEMS = ("small", "large")
+LARGEST_SIZE = 2**13  # px
+LARGEST_ARGUMENT = 2**20
+MOST_EDITS = 1000
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,14 @@ class Architecture:
         source = text(content, "source", inside=inside)
         if source not in SOURCES:
             raise Malformed(f"{inside}source={source[:60]!r} is none of {', '.join(SOURCES)}")
+        stem = text(content, "stem", "large", inside)
+        if stem not in STEMS:
+            raise Malformed(f"{inside}stem={stem[:60]!r} is none of {', '.join(STEMS)}")
         return cls(
             source,
-            text(content, "name", inside=inside),
-            text(content, "stem", "large", inside),
-            open_mapping(content, "args", {}, inside),
+            name_of(content, source, inside),
+            stem,
+            arguments_of(content, inside),
             edits_of(content, inside),
             size(content, "image_size", None, inside),
         )
@@ -126,7 +128,7 @@ class Record:
             preprocessing=open_mapping(content, "preprocessing"),
             role=text(content, "role", "student"),
             stage=text(content, "stage", None),
-            dataset=open_mapping(content, "dataset", None),
+            dataset=dataset_of(content),
             metrics=open_mapping(content, "metrics", {}),
             epoch=integer(content, "epoch", None),
             epochs=integer(content, "epochs", None),
@@ -137,11 +139,17 @@ class Record:
         )
 
 
+def dataset_of(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Where it learned. What OmegaConf would fill in, as from the environment, is not asked for by a record."""
+    found: Mapping[str, Any] | None = open_mapping(content, "dataset", None)
+    if "${" in repr(found):
+        raise Malformed("dataset holds an interpolation (${...})")
+    return found
+
+
 def check_format(content: Mapping[str, Any]) -> None:
     """Whether this distillctl can read it at all: what a later one means by an entry, nobody knows here."""
-    version = integer(content, "format_version", FORMAT_VERSION)
-    if not 1 <= version <= 9999:
-        raise Malformed("format_version has to be from 1 to 9999")
+    version = integer(content, "format_version", FORMAT_VERSION, low=1, high=9999)
     if version > FORMAT_VERSION:
         versions = content.get("versions")
         writer = versions.get("distillctl") if isinstance(versions, Mapping) else None
@@ -150,14 +158,57 @@ def check_format(content: Mapping[str, Any]) -> None:
 
 
 def classes_of(content: Mapping[str, Any]) -> tuple[str, ...]:
-    names = entry(content, "classes", list, "a list of names")
-    if not names or not all(isinstance(name, str) for name in names):
-        raise Malformed("classes has to be a list of names")
+    names = texts(content, "classes")
+    if not names:
+        raise Malformed("classes has to be a list of names, and holds none")
     return tuple(names)
+
+
+def name_of(content: Mapping[str, Any], source: str, inside: str) -> str:
+    """A word of a catalogue, or the path of a class: it is written into the loading script, so nothing else may be."""
+    name: str = text(content, "name", inside=inside)
+    if not (is_path(name) if source == "own" else re.fullmatch(r"\w[\w.-]*", name, re.ASCII)):
+        raise Malformed(f"{inside}name={name[:60]!r} is no name of a {'class, as package.module.Class' if source == 'own' else 'net'}")
+    return name
+
+
+def is_path(name: str) -> bool:
+    """Whether it reads package.module.Class."""
+    parts = name.split(".")
+    return len(parts) > 1 and all(is_word(part) for part in parts)
+
+
+def is_word(name: str) -> bool:
+    """Whether it can name an argument in Python; of ASCII letters, as others are not what they seem."""
+    return name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
+
+
+def arguments_of(content: Mapping[str, Any], inside: str) -> Mapping[str, Any]:
+    """What a net is built with. Whether it takes them is for `models.arguments` to say."""
+    args: Mapping[str, Any] = open_mapping(content, "args", {}, inside)
+    for name, value in args.items():
+        if not is_word(name):
+            raise Malformed(f"{inside}args: {name[:60]!r} is no name of an argument")
+        if not modest(value):
+            raise Malformed(f"{inside}args.{name} holds a number beyond {LARGEST_ARGUMENT:,}, or a long text")
+    return args
+
+
+def modest(value: Any) -> bool:
+    """Whether no number in it asks for more than a net can have."""
+    if isinstance(value, (list, tuple, Mapping)):
+        return len(value) <= LARGEST_SIZE and all(map(modest, value.values() if isinstance(value, Mapping) else value))
+    return abs(value) <= LARGEST_ARGUMENT if isinstance(value, (int, float)) else len(value or "") <= LONGEST
+
+
+def size(content: Mapping[str, Any], key: str, default: Any = REQUIRED, inside: str = "") -> Any:
+    return integer(content, key, default, inside, low=1, high=LARGEST_SIZE, unit=" px")
 
 
 def edits_of(content: Mapping[str, Any], inside: str) -> tuple[Edit, ...]:
     edits = entry(content, "edits", list, "a list of pairs of texts", [], inside)
+    if len(edits) > MOST_EDITS:
+        raise Malformed(f"{inside}edits has more than {MOST_EDITS:,} entries")
     for edit in edits:
         if not isinstance(edit, (list, tuple)) or len(edit) != 2 or not all(isinstance(part, str) for part in edit):
             raise Malformed(f"{inside}edits has to be a list of pairs of texts")
@@ -166,56 +217,3 @@ def edits_of(content: Mapping[str, Any], inside: str) -> tuple[Edit, ...]:
         except CheckpointError as error:
             raise Malformed(f"{inside}edits: {error}") from None
     return tuple(Edit(*edit) for edit in edits)
-
-
-def text(content: Mapping[str, Any], key: str, default: Any = REQUIRED, inside: str = "") -> Any:
-    return entry(content, key, str, "a text", default, inside)
-
-
-def integer(content: Mapping[str, Any], key: str, default: Any = REQUIRED, inside: str = "") -> Any:
-    return entry(content, key, int, "a whole number", default, inside)
-
-
-def size(content: Mapping[str, Any], key: str, default: Any = REQUIRED, inside: str = "") -> Any:
-    found = integer(content, key, default, inside)
-    if found is not None and not 1 <= found <= LARGEST_SIZE:
-        raise Malformed(f"{inside}{key} has to be from 1 to {LARGEST_SIZE} px")
-    return found
-
-
-def numbers(content: Mapping[str, Any], key: str, count: int, inside: str = "") -> tuple[float, ...]:
-    what = f"a list of {count} numbers"
-    found = entry(content, key, list, what, inside=inside)
-    if len(found) != count or not all(type(number) in (int, float) and abs(number) < 1e30 for number in found):
-        raise Malformed(f"{inside}{key} has to be {what}")
-    return tuple(float(number) for number in found)
-
-
-def mapping(content: Mapping[str, Any], key: str, default: Any = REQUIRED, inside: str = "") -> Any:
-    return entry(content, key, Mapping, "a mapping", default, inside)
-
-
-def open_mapping(content: Mapping[str, Any], key: str, default: Any = REQUIRED, inside: str = "") -> Any:
-    """One whose entries are somebody else's."""
-    found = mapping(content, key, default, inside)
-    if found is not None and not plain(found, DEEPEST):
-        raise Malformed(f"{inside}{key} is nested too deeply, or holds a number that is not finite")
-    return found
-
-
-def entry(content: Mapping[str, Any], key: str, kind: Any, what: str, default: Any = REQUIRED, inside: str = "") -> Any:
-    """One entry, of the kind that it has to be; null where its default is null."""
-    found = content.get(key, default)
-    if found is REQUIRED:
-        raise Malformed(f"{inside}{key} is missing")
-    if (found is None and default is None) or (isinstance(found, kind) and not isinstance(found, bool)):
-        return found
-    raise Malformed(f"{inside}{key} has to be {what}")
-
-
-def plain(value: Any, depth: int) -> bool:
-    """Whether a value is of finite numbers, and no deeper than so."""
-    if isinstance(value, (Mapping, list, tuple)):
-        items = value.values() if isinstance(value, Mapping) else value
-        return depth > 0 and all(plain(item, depth - 1) for item in items)
-    return not isinstance(value, float) or math.isfinite(value)

@@ -15,8 +15,10 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from distillctl import inputs, state
+from distillctl.entries import Malformed
 from distillctl.errors import CheckpointError
-from distillctl.models.record import Malformed, Record
+from distillctl.files import exists, open_file, parse_json, read_json
+from distillctl.models.record import Record
 
 METADATA = "distillctl"  # the entry of a file's metadata that its record rides in
 
@@ -37,7 +39,7 @@ def read_record(weights: Path, key: str) -> Record | None:
     file = weights.with_suffix(".json")
     if weights.suffix != ".safetensors":
         return None
-    if not file.is_file():
+    if not exists(file):
         return riding_record(weights, key) if weights.is_file() else None
     try:
         record = Record.from_json(parsed(file))
@@ -46,18 +48,22 @@ def read_record(weights: Path, key: str) -> Record | None:
         raise state.NewerFormat(f"{key}: {file} {error}") from None
     except Malformed as error:
         raise CheckpointError(f"{key}: {file} is not the record of a model ({error}); move it away to use the weights without it") from None
-    seen = weights.stat()
-    if checksum(weights, seen.st_mtime_ns, seen.st_size) != record.sha256:
+    try:
+        seen = weights.stat()
+        found = checksum(weights, seen.st_mtime_ns, seen.st_size)
+    except OSError as error:
+        raise CheckpointError(f"{key}={weights}: cannot be read ({error.strerror})") from None
+    if found != record.sha256:
         raise CheckpointError(f"{key}: {weights} is damaged, or not the file that {file.name} describes (checksum mismatch)")
     return record
 
 
 def parsed(file: Path) -> Any:
     try:
-        return json.loads(file.read_text())
+        return read_json(file)
     except OSError as error:
         raise Malformed(str(error.strerror)) from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise Malformed("no JSON that can be read") from None
 
 
@@ -71,11 +77,11 @@ def riding_record(weights: Path, key: str) -> Record | None:
     if told is None:
         return None
     try:
-        record = Record.from_json(json.loads(told))
+        record = Record.from_json(parse_json(told))
         inputs.from_record(record)
     except state.NewerFormat as error:
         raise state.NewerFormat(f"{key}={weights}: its record {error}") from None
-    except (Malformed, ValueError, RecursionError) as error:
+    except (Malformed, ValueError) as error:
         reason = error if isinstance(error, Malformed) else "no JSON that can be read"
         raise CheckpointError(
             f"{key}={weights}: its metadata is not the record of a model ({reason}); copy it anew, with its .json"
@@ -87,4 +93,8 @@ def riding_record(weights: Path, key: str) -> Record | None:
 @cache
 def checksum(weights: Path, modified_ns: int, size: int) -> str:
     """SHA-256 of a file, once for each state of it: several checks of a run ask."""
-    return hashlib.sha256(weights.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with open_file(weights) as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import pickletools
 import warnings
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from distillctl.errors import CheckpointError
+from distillctl.files import open_file
 
 WRAPPERS = ("state_dict", "model", "model_state", "ema", "state_dict_ema", "net", "model_ema")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "student.", "teacher.", "backbone.", "encoder.")
@@ -159,15 +161,15 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def _head(path: Path, where: str) -> bytes:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise CheckpointError(f"{where}: a folder, not a file of weights")
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(512)
     except FileNotFoundError:
         raise CheckpointError(f"{where}: no such file") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise CheckpointError(f"{where}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    except OSError as error:
+        raise CheckpointError(f"{where}: cannot be read ({error.strerror})") from None
     if not head:
         raise CheckpointError(f"{where}: an empty file (0 bytes)")
     return head

@@ -30,7 +30,7 @@ from distillctl.runs.session import Session, first_on_main, session
 from distillctl.runtime import precision_name
 from distillctl.teachers.cached import Cached
 from distillctl.teachers.frozen import Frozen
-from distillctl.teachers.store import Store, folder_of, open_store, record_bytes
+from distillctl.teachers.store import WAY_OUT, Store, folder_of, open_store, record_bytes
 
 TIMED = 3  # batches, and at least one of each data worker
 GO_ON, STOP, FULL = range(3)
@@ -58,7 +58,9 @@ class Work:
 
     def store(self, writes: bool) -> Store:
         """The records, to look at or to fill; only the latter makes a folder."""
-        return open_store(self.root, self.parts, self.answers.layout, self.rows, self.session.console.warn, writes)
+        session = self.session
+        trusts = session.config.teacher.cache.trust_group
+        return open_store(self.root, self.parts, self.answers.layout, self.rows, session.console.warn, writes, trusts)
 
     def cached(self, store: Store) -> Cached:
         kept = self.answers
@@ -199,6 +201,8 @@ def fill(work: Work, lack: Lack) -> None:
         console.say("nothing is missing, so nothing was asked")
         return
     store = work.store(writes=True)
+    if not store.writes:
+        raise MachineError(f"{store.folder}: can be read and not written; {WAY_OUT}")
     teacher = work.cached(store)
     per_view = len(work.batches.covering(0))
     done = work.views * per_view - sum(map(len, lack.numbers))

@@ -27,10 +27,11 @@ from distillctl.runs.keys import deciding_parts
 from distillctl.runs.session import Session, first_on_main
 from distillctl.runs.steps import Step, reads
 from distillctl.teachers.cached import Cached, features_of
+from distillctl.teachers.caches import nearest
 from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.frozen import Frozen
 from distillctl.teachers.records import Layout, layout_for
-from distillctl.teachers.store import SPARE, WAY_OUT, Store, folder_of, nearest, open_store, record_bytes
+from distillctl.teachers.store import SPARE, WAY_OUT, Store, folder_of, open_store, record_bytes
 from distillctl.types import dtypes_of
 
 MAPS = (*(f"stage{number + 1}" for number in range(STAGES)), "last")  # short names of what is a map, or tokens, in any net
@@ -188,9 +189,9 @@ def open_answers(
     config: CacheConfig = session.config.teacher.cache
     root, warn = root_of(config.dir), session.console.warn
     strict = config.mode == "require"
-    store = on_all_ranks(session, lambda: open_store(root, parts, layout, len(batches.split), warn, writes=not strict))
+    store = on_all_ranks(session, lambda: open_store(root, parts, layout, len(batches.split), warn, not strict, config.trust_group))
     if isinstance(store, MachineError):
-        if config.mode == "fill":
+        if config.mode in ("fill", "require"):
             raise store
         warn(f"{store}; the teacher is asked at every step")
         return None, 0
@@ -224,7 +225,12 @@ def announce_need(session: Session, bundle: Bundle, store: Store, batches: Train
     for view in range(views):
         begun = store.begun(view)
         there, lacking = there + int(begun.sum()), lacking + int((rows_read(batches, epochs, view) & ~begun).sum())
-    if problem := no_room(store.folder, lacking * store.size * 4, shutil.disk_usage(store.folder).free):
+    if not store.writes:
+        readonly = f"{store.folder}: can be read and not written, and {lacking:,} of its answers are lacking"
+        if demanded and lacking:
+            raise MachineError(f"{readonly}; {WAY_OUT}")
+        session.console.warn(f"{readonly}; what is not there is asked for at every step" if lacking else readonly)
+    elif problem := no_room(store.folder, lacking * store.size * 4, shutil.disk_usage(store.folder).free):
         if demanded:
             raise MachineError(f"{problem}; {MORE_ROOM}")
         session.console.warn(f"{problem}; what does not fit is asked for again")

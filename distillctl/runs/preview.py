@@ -21,6 +21,7 @@ from distillctl.runs.assemble import assemble
 from distillctl.runs.check import preflight
 from distillctl.runs.keeping import root_of
 from distillctl.runs.plan import plan
+from distillctl.runs.registry import FOLDER, look_up
 from distillctl.runs.session import Session
 from distillctl.runs.steps import Given, Plan, Several, Source, Step
 from distillctl.runtime import threads_for
@@ -87,7 +88,7 @@ def found_again(session: Session, step: Step) -> str | None:
         return None
     trainer = session.config.trainer
     key = reuse.key_of(session, step, trainer.devices, threads_for(trainer, session.runtime.device, trainer.devices))
-    found = reuse.look_up(root_of(None) / reuse.FOLDER / f"{key}.json", step.role)
+    found = look_up(root_of(None) / FOLDER / f"{key}.json", step.role, session.config.teacher.cache.trust_group)
     return found.run if found is not None else None
 
 

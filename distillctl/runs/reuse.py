@@ -9,24 +9,30 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load as safetensors_load
 
 from distillctl import outputs, state
 from distillctl.config import ModelConfig, values_that_decide
-from distillctl.errors import MachineError
+from distillctl.errors import CheckpointError, MachineError
+from distillctl.files import check_owner, open_folder
 from distillctl.locks import lock_file, open_lock
-from distillctl.models.obtain import source_of
-from distillctl.models.record import Record
-from distillctl.models.shipping import checksum
+from distillctl.models.obtain import planned, source_of
+from distillctl.models.record import Architecture, Record
+from distillctl.models.script import load_script
+from distillctl.models.shipping import checksum, ship
+from distillctl.models.weights import load_weights
 from distillctl.runs.keeping import root_of
 from distillctl.runs.keys import DECIDING_VERSIONS
+from distillctl.runs.registry import FOLDER, LOG, Trained, files_of, is_free, look_up
 from distillctl.runs.session import Session, first_on_main
 from distillctl.runs.steps import Given, Step
 from distillctl.runs.train import train
@@ -34,19 +40,8 @@ from distillctl.runtime import precision_name
 from distillctl.trust import PACKAGES, within
 
 FORMAT_VERSION = 1
-FOLDER = "teachers"
 POLL_S = 0.2
-LOG = "metrics.jsonl"
 OF_WEIGHTS = ("answers", "weights")  # what a key decides that decides weights; what is computed where has words of its own in the key
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A teacher that was found: its files as they were checked, the record of its stage, and the folder of its run."""
-
-    files: Mapping[str, bytes]
-    stage: Mapping[str, Any]
-    run: str
 
 
 def train_once(session: Session, step: Step) -> Path:
@@ -60,6 +55,7 @@ def train_once(session: Session, step: Step) -> Path:
     with hold_entry(session, entry.with_suffix(".lock")) as registers:
         if reused(session, step, entry):
             return session.stage_folder(step.name) / f"{step.role}.safetensors"
+        registers = registers and is_free(entry)
         if session.run is not None and registers:
             with contextlib.suppress(OSError):
                 entry.unlink()  # it names what is gone or changed
@@ -138,16 +134,15 @@ def reused(session: Session, step: Step, entry: Path) -> bool:
 
 def copy_files(session: Session, step: Step, entry: Path) -> bool:
     """Rank 0's part of `reused`."""
-    found = look_up(entry, step.role)
+    found = look_up(entry, step.role, session.config.teacher.cache.trust_group, session.console.warn)
     if found is None or session.run is None:
         return False
     folder = session.run.stage(step.name)
-    for name, content in found.files.items():
-        if name == f"{step.role}.json":  # the images may lie elsewhere now
-            record = replace(Record.from_json(json.loads(content)), dataset=session.bundle(step.data).record())
-            state.write_json(folder / name, record.to_json())
-        else:
-            state.write_atomically(folder / name, [content])
+    try:
+        write_files(session, step, found, folder)
+    except CheckpointError as error:
+        session.console.warn(f"{entry}: is not used ({error})")
+        return False
     session.run.finish_stage(step.name, {**found.stage, "reused": found.run})
     accuracy = found.stage.get("val_top1")
     worth = f" (val {accuracy:.1%})" if isinstance(accuracy, float) else ""
@@ -159,21 +154,35 @@ def copy_files(session: Session, step: Step, entry: Path) -> bool:
     return True
 
 
-def look_up(entry: Path, role: str) -> Trained | None:
-    """What an entry names, if every file is there and its checksum is right."""
+def write_files(session: Session, step: Step, found: Trained, folder: Path) -> None:
+    """The weights as they were found, and what describes them anew: a folder that is shared may hold anything. Raises CheckpointError.
+
+    The net is the one that this run would train, so the script that loads it is ours.
+    """
+    bundle, role, model = session.bundle(step.data), step.role, model_of(step)
+    theirs = Record.from_json(json.loads(found.files[f"{role}.json"]))
+    net = planned(model, source_of(model, role)[1], bundle.inputs, role)
+    inputs = bundle.inputs.seen_by(bundle.inputs.adapt(net))
+    architecture = Architecture(net.source, net.name, net.stem, net.args, net.edits, inputs.size)
+    if theirs.architecture.to_json() != json.loads(json.dumps(architecture.to_json())):
+        raise CheckpointError("its record describes another net")
+    record = replace(
+        theirs,
+        role=role,
+        stage=step.name,
+        architecture=architecture,
+        classes=inputs.classes,
+        preprocessing=inputs.record(),
+        dataset=bundle.record(),
+    )
     try:
-        content = json.loads(entry.read_text())
-        folder, sums = Path(content["file"]).parent, content["files"]
-        files = {name: (folder / name).read_bytes() for name in files_of(role) if name in sums or name != LOG}
-        whole = all(hashlib.sha256(data).hexdigest() == sums[name] for name, data in files.items())
-        return Trained(files, dict(content["stage"]), str(content["run"])) if whole else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def files_of(role: str) -> tuple[str, ...]:
-    """What a finished stage leaves to others, its record last."""
-    return LOG, f"{role}.safetensors", f"load_{role}.py", f"{role}.json"
+        weights = safetensors_load(found.files[f"{role}.safetensors"])
+    except Exception:  # as a damaged file can raise anything
+        raise CheckpointError("its weights are no safetensors") from None
+    load_weights(net.module, weights, role, found.run, name=net.name)
+    if LOG in found.files:
+        state.write_atomically(folder / LOG, [found.files[LOG]])
+    ship(folder, role, weights, record, load_script(net, role, record, inputs.script()))
 
 
 @contextlib.contextmanager
@@ -201,7 +210,13 @@ def hold_entry(session: Session, path: Path) -> Iterator[bool]:
 def open_entry_lock(session: Session, path: Path) -> FileIO | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return open_lock(path)
+        place = open_folder(path.parent, links=False)
+        try:
+            lock = open_lock(path.name, place)
+        finally:
+            os.close(place)
+        check_owner(os.fstat(lock.fileno()), session.config.teacher.cache.trust_group)  # a stranger's may be held for ever
+        return lock
     except OSError as error:
         session.console.warn(f"{path.parent}: {error.strerror}; other runs will not find this teacher")
         return None
@@ -240,19 +255,6 @@ def register(session: Session, step: Step, entry: Path, file: Path) -> None:
             "run": str(session.folder.resolve()),
             "stage": session.run.record["stages"][step.name],
         }
-        state.write_json(entry, state.finite(content))
+        state.write_json(entry, state.finite(content), links=False)
     except (OSError, MachineError) as error:
         session.console.warn(f"{entry.parent}: {error}; other runs will not find this teacher")
-
-
-def entries(root: Path) -> list[Path]:
-    """The registered teachers of a cache folder."""
-    return sorted((root / FOLDER).glob("*.json"))
-
-
-def prune(root: Path, everything: bool) -> int:
-    """Remove entries whose files are gone or changed, or all of them, and how many that were. The teachers themselves stay in their runs."""
-    removed = [entry for entry in entries(root) if everything or look_up(entry, "teacher") is None]
-    for entry in removed:
-        entry.unlink(missing_ok=True)
-    return len(removed)

@@ -13,9 +13,8 @@ import hashlib
 import json
 import os
 import shutil
-import time
+import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,10 @@ from numpy.typing import NDArray
 
 from distillctl.draws import seed_of
 from distillctl.errors import MachineError
-from distillctl.locks import claim_folder, hold_folder, lock_byte, open_lock, unlock_byte
+from distillctl.files import Foreign, check_owner, exists, open_folder, open_to_write, open_trusted
+from distillctl.locks import hold_folder, hold_if_there, lock_byte, raw, unlock_byte
 from distillctl.state import write_json
-from distillctl.teachers.records import Layout, Words, by_name, checksums, record_keys
+from distillctl.teachers.records import Layout, Words, checksums, record_keys
 
 FORMAT_VERSION = 2
 ABOUT = "cache.json"
@@ -36,6 +36,8 @@ PIECE_BYTES = 2**24  # of records that are looked at together
 SPARE = 512 * 2**20  # bytes of the disk that records leave free: checkpoints may lie there too
 PATIENCE_S = 10.0
 WAY_OUT = "set teacher.cache.dir=<a folder that can be written>, or teacher.cache.mode=off"
+TRUST = "teacher.cache.trust_group=true believes what others have written there"
+NO_LIMIT = 2**62  # bytes: records are mapped, and need not fit into memory
 
 Parts = Mapping[str, Any]
 
@@ -58,10 +60,20 @@ class Store:
     """The records of one teacher's answers to the views of one split. It says what goes wrong by `warn`, once, and goes on without.
 
     rows: how many samples the split has; a record's place in its file is its sample's row. writes: whether it may change anything.
+    everybody: whether what other users wrote is believed.
     """
 
-    def __init__(self, folder: Path, secret: str, layout: Layout, rows: int, warn: Callable[[str], None], writes: bool = True):
-        self.folder, self.layout, self.rows, self.warn, self.writes = folder, layout, rows, warn, writes
+    def __init__(
+        self,
+        folder: Path,
+        secret: str,
+        layout: Layout,
+        rows: int,
+        warn: Callable[[str], None],
+        writes: bool = True,
+        everybody: bool = False,
+    ):
+        self.folder, self.layout, self.rows, self.warn, self.writes, self.everybody = folder, layout, rows, warn, writes, everybody
         self.size = record_bytes(layout) // 4
         self.keys = record_keys(seed_of(secret), layout.words + 1)
         self.lock: FileIO | None = None
@@ -160,7 +172,7 @@ class Store:
     def open_shard(self, view: int) -> tuple[FileIO | None, Words]:
         if self.writes:
             try:
-                file = open_lock(self.file(view))
+                file = self.open_view(view)
                 if os.fstat(file.fileno()).st_size < self.view_bytes:
                     os.ftruncate(file.fileno(), self.view_bytes)  # a hole: it takes no room, and is read as zeros
                 lacking = self.view_bytes - os.fstat(file.fileno()).st_blocks * 512
@@ -170,9 +182,27 @@ class Store:
             except OSError as error:
                 self.give_up(error)
         try:
-            return None, self.mapped(FileIO(self.file(view), "r"))
-        except OSError:
+            return None, self.mapped(self.open_view(view))
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                self.tell(f"{self.file(view)}: not read ({error.strerror})")
             return None, np.empty((0, self.size), np.uint32)
+
+    def open_view(self, view: int) -> FileIO:
+        """The file of a view, to write or to read as the store may. Never through a link, and of a user that is trusted. Raises OSError."""
+        name, place = self.file(view).name, open_folder(self.folder, links=False)
+        try:
+            check_owner(os.fstat(place), self.everybody)
+            if not self.writes:
+                return raw(open_trusted(name, self.everybody, NO_LIMIT, place))
+            file = FileIO(open_to_write(name, os.O_RDWR, place), "r+")
+        finally:
+            os.close(place)
+        info = os.fstat(file.fileno())
+        check_owner(info, self.everybody)
+        if info.st_nlink != 1:  # some other file of ours, which records must not be written into
+            raise OSError(errno.EMLINK, "has another name, by a hard link")
+        return file
 
     def mapped(self, file: FileIO) -> Words:
         count = min(os.fstat(file.fileno()).st_size // (self.size * 4), self.rows)
@@ -193,111 +223,44 @@ class Store:
             self.warn(problem)
 
 
-def open_store(root: Path, parts: Parts, layout: Layout, rows: int, warn: Callable[[str], None], writes: bool = True) -> Store:
-    """The store that `parts` name, made where it is new and may be written. Raises MachineError where it cannot be made."""
+def open_store(
+    root: Path, parts: Parts, layout: Layout, rows: int, warn: Callable[[str], None], writes: bool = True, everybody: bool = False
+) -> Store:
+    """The store that `parts` name, made where it is new and may be written; held, so that nobody prunes it meanwhile.
+
+    What can be read and not written is read: its `writes` is False then. Raises MachineError where it cannot be made, or is another
+    user's and not everybody is trusted.
+    """
     folder = folder_of(root, parts)
-    store = Store(folder, fingerprint_of(parts), layout, rows, warn, writes)
-    if not writes:
-        return store
+    store = Store(folder, fingerprint_of(parts), layout, rows, warn, writes, everybody)
     try:
-        store.lock = hold_folder(folder)
-        if not (folder / ABOUT).exists():
-            write_json(folder / ABOUT, {"format_version": FORMAT_VERSION, "parts": parts})
-        os.utime(folder / ABOUT)
+        if exists(folder):
+            check_folder(folder, everybody)
+        store.lock = hold_folder(folder) if writes else hold_if_there(folder)
+        check_folder(folder, everybody)
+        if not (writes and store.lock.writable()):
+            store.writes = False
+            return store
+        if not exists(folder / ABOUT):
+            write_json(folder / ABOUT, {"format_version": FORMAT_VERSION, "parts": parts}, links=False)
+        os.utime(folder / ABOUT, follow_symlinks=False)
+    except Foreign as error:
+        raise MachineError(f"{folder}: {error.strerror}: {TRUST}; else {WAY_OUT}") from None
     except OSError as error:
-        raise MachineError(f"{folder}: {error.strerror}; {WAY_OUT}") from None
+        if writes and not readable(folder, error):
+            raise MachineError(f"{folder}: {error.strerror}; {WAY_OUT}") from None
+        store.writes = False
     return store
 
 
-@dataclass(frozen=True)
-class Cache:
-    """A folder of records as it lies on the disk. parts: None where what it holds cannot be told."""
-
-    folder: Path
-    parts: dict[str, Any] | None
-
-    @property
-    def writer(self) -> str:
-        """The version of distillctl that wrote it, as far as its file tells; anybody may have written that."""
-        try:
-            version = json.loads((self.folder / ABOUT).read_text())["parts"]["versions"]["distillctl"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
-        return version[:40] if isinstance(version, str) and version.isprintable() else ""
-
-    @property
-    def views(self) -> list[int]:
-        return sorted(int(file.stem.removeprefix("view-")) for file in self.folder.glob("view-[0-9]*.bin"))
-
-    @property
-    def bytes(self) -> int:
-        """On the disk: holes take no room."""
-        return sum(file.stat().st_blocks * 512 for file in self.folder.glob("view-*.bin"))
-
-    @property
-    def idle_days(self) -> float:
-        """Since it was last filled from, written to or opened to be."""
-        newest = max((file.stat().st_mtime for file in self.folder.iterdir()), default=self.folder.stat().st_mtime)
-        return max(0.0, time.time() - newest) / 86400
-
-    def store(self, warn: Callable[[str], None]) -> Store | None:
-        """To look at."""
-        if self.parts is None:
-            return None
-        kept = by_name(self.parts["features"])
-        layout = Layout(self.parts["teachers"], self.parts["classes"], self.parts["dtype"], self.parts["top_k"], kept)
-        return Store(self.folder, fingerprint_of(self.parts), layout, self.parts["samples"], warn, writes=False)
-
-    def remove(self) -> bool:
-        """False where a run holds it."""
-        try:
-            lock = claim_folder(self.folder)
-            if lock is None:
-                return False
-            with lock:
-                shutil.rmtree(self.folder)
-        except OSError as error:
-            raise MachineError(f"{self.folder}: {error.strerror}; remove it by hand") from None
-        return True
+def check_folder(folder: Path, everybody: bool) -> None:
+    """Raises OSError where it is none of its own, or not to be believed."""
+    info = os.stat(folder, follow_symlinks=False)
+    if not stat.S_ISDIR(info.st_mode):
+        raise OSError(errno.ENOTDIR, "a symbolic link, or no folder")
+    check_owner(info, everybody)
 
 
-def caches(root: Path) -> Iterator[Cache]:
-    """Every cache below `root`, by name. A folder that is none of ours is passed over."""
-    for file in sorted(root.glob(f"*/{ABOUT}")):
-        yield Cache(file.parent, read_parts(file))
-
-
-def read_parts(file: Path) -> dict[str, Any] | None:
-    """What cache.json says, if it is whole and of this folder."""
-    try:
-        content = json.loads(file.read_text())
-        parts = content["parts"]
-        ours = content["format_version"] == FORMAT_VERSION and folder_of(file.parent.parent, parts) == file.parent
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return parts if ours else None
-
-
-def nearest(root: Path, parts: Parts) -> list[str]:
-    """How the cache that is most like `parts` differs, as `name (its value, here ours)`; empty where there is none."""
-    found: list[list[str]] = []
-    for cache in caches(root):
-        if cache.parts is not None:
-            found.append(list(differences(cache.parts, parts)))
-    return min(found, key=len, default=[])
-
-
-def differences(theirs: Parts, ours: Parts, prefix: str = "") -> Iterator[str]:
-    """Part by part, and within those that both have: `versions.torch (2.14, here 2.15)`."""
-    for name in sorted({*theirs, *ours}):
-        one, other = theirs.get(name), ours.get(name)
-        if isinstance(one, Mapping) and isinstance(other, Mapping) and one and other:
-            yield from differences(one, other, f"{prefix}{name}.")
-        elif one != other:
-            yield f"{prefix}{name} ({short(one)}, here {short(other)})"
-
-
-def short(value: Any) -> str:
-    """For people: the beginning is enough to tell two hashes apart."""
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."
+def readable(folder: Path, error: OSError) -> bool:
+    """Whether an error stands in the way of writing alone."""
+    return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and os.access(folder, os.R_OK | os.X_OK)

@@ -15,8 +15,9 @@ import torch
 
 from distillctl.errors import MachineError
 from distillctl.teachers import store as files
+from distillctl.teachers.caches import caches, nearest
 from distillctl.teachers.records import KEPT, Layout, input_marks, layout_for
-from distillctl.teachers.store import Store, caches, fingerprint_of, folder_of, nearest, open_store
+from distillctl.teachers.store import Store, fingerprint_of, folder_of, open_store
 
 ROWS, CLASSES = 40, 7
 LAYOUT = Layout(1, CLASSES)

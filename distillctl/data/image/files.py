@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import stat
 import warnings
 
 import numpy as np
 import torch
-from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401  (formats that Pillow would look for among all its plugins)
+from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # noqa: F401  (formats that Pillow would look for among all its plugins)
 from torch import Tensor
 
 from distillctl.data.image.upright import is_transparent, middle, turn_of, upright
 from distillctl.errors import DataError
+from distillctl.files import open_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
@@ -44,12 +45,7 @@ def open_image(path: str | os.PathLike[str], max_pixels: int) -> Image.Image:
 def open_with_remarks(path: str | os.PathLike[str], max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
     """The image as of `open_image`, and what had to be done to it: "gray", "CMYK", "transparent", "rotated", "first frame of many" ..."""
     try:
-        info = os.stat(path)
-        if not stat.S_ISREG(info.st_mode):  # opening a named pipe would wait for ever
-            raise BadImage(f"{shown(path)}: not a regular file")
-        if info.st_size == 0:
-            raise BadImage(f"{shown(path)}: 0 bytes")
-        image: Image.Image = Image.open(path, formats=FORMATS)
+        image = _opened(path)
     except Image.UnidentifiedImageError:
         raise BadImage(f"{shown(path)}: {_what_it_is(path)}") from None
     except Exception as problem:
@@ -114,6 +110,18 @@ def crop_and_resize(image: Image.Image, box: tuple[float, float, float, float], 
     return to_tensor(image.resize((size, size), Image.Resampling.BILINEAR, box=scaled))
 
 
+def _opened(path: str | os.PathLike[str]) -> ImageFile.ImageFile:
+    """As Pillow opens a path, but only where a file is: a named pipe would be waited for without end."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open_file(path))
+        if os.fstat(file.fileno()).st_size == 0:
+            raise BadImage(f"{shown(path)}: 0 bytes")
+        image = Image.open(file, formats=FORMATS)
+        image.filename, image._exclusive_fp = os.fspath(path), True  # it closes the file when it is read, as one of its own
+        stack.pop_all()
+    return image
+
+
 def _load(image: Image.Image) -> None:
     try:
         image.load()
@@ -130,7 +138,7 @@ def _bad(path: str | os.PathLike[str], problem: Exception) -> Exception:
 
 
 def _what_it_is(path: str | os.PathLike[str]) -> str:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         head = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<svg")):
         return "HTML or XML text, not an image"

@@ -17,6 +17,7 @@ import torch
 from distillctl.data.image.download import fetch, unpack
 from distillctl.data.split import Split, whole
 from distillctl.errors import DataError, MachineError
+from distillctl.files import read_bytes
 
 IDX_BYTES = 0x08  # the type of values in an idx file: unsigned bytes
 
@@ -100,7 +101,7 @@ def _get(name: str, urls: list[str], path: Path, md5: str, download: bool, place
 def _read(path: Path, md5: str | None) -> bytes:
     """The bytes of a file, whose published MD5 is checked on these very bytes."""
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except OSError as problem:
         raise DataError(f"{path}: {problem.strerror or problem}") from None
     if md5 is not None and hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distillctl.data.image.files import BadImage, open_with_remarks, resize_and_center_crop, to_tensor
 from distillctl.errors import MachineError
+from distillctl.files import open_file
 from distillctl.rank import processors
 
 Answer = TypeVar("Answer")
@@ -68,7 +69,7 @@ def heads(files: Sequence[Path]) -> list[bytes]:
 
     def head(position: int) -> bytes:
         try:
-            with files[position].open("rb") as file:
+            with open_file(files[position]) as file:
                 return hashlib.blake2b(file.read(HEAD_BYTES), digest_size=16).digest()
         except OSError:
             return os.fsencode(files[position])
