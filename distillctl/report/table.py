@@ -135,7 +135,7 @@ def speed(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str:
     found = times_as_fast(slow, fast)
     if not found.stable:
         return f"; its speed is not stable here: {found.low:.1f}x to {found.high:.1f}x in {len(slow)} rounds"
-    return f" and {found.middle:.1f}x the speed ({found.low:.1f}x to {found.high:.1f}x in {len(slow)} rounds, one image on one thread)"
+    return f" and {found.middle:.1f}x the speed ({found.low:.2f} to {found.high:.2f} in {len(slow)} rounds; one image, one thread)"
 
 
 def attack_remark(row: dict[str, Any]) -> str:

@@ -121,7 +121,7 @@ def row(name: str, rounds: list[float] | None) -> dict:
 @pytest.mark.parametrize(
     ("teacher", "student", "said"),
     [
-        ([4.0, 4.2, 4.4], [2.0, 2.0, 2.0], " and 2.1x the speed (2.0x to 2.2x in 3 rounds, one image on one thread)"),
+        ([4.0, 4.2, 4.4], [2.0, 2.0, 2.0], " and 2.1x the speed (2.00 to 2.20 in 3 rounds; one image, one thread)"),
         ([4.0, 4.0, 4.0], [2.0, 1.0, 3.3], "; its speed is not stable here: 1.2x to 4.0x in 3 rounds"),
         ([4.0, 4.0, 4.0], None, ""),
         (None, [4.0, 4.0, 4.0], ""),
