@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-quick check bench clean
+.PHONY: demo docs test test-quick check bench clean
 
 demo: $(READY)
 	$(BIN)/distillctl train
@@ -21,6 +21,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layers.py
+
+# what is written by the program itself
+docs: $(READY)
+	$(BIN)/python -m distillctl.manual > docs/keys.md
 
 # the last three read real images: --images, or the archive that CONTRIBUTING.md names
 bench: $(READY)

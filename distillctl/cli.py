@@ -12,9 +12,9 @@ from distillctl import __version__, job, trust
 from distillctl.commands import COMMANDS
 from distillctl.errors import ConfigError, UserError, did_you_mean
 from distillctl.job import fail
-from distillctl.manual import manual, overview
+from distillctl.manual import chapter, manual, overview
 from distillctl.rank import Rank
-from distillctl.terminal import Stream, abandon, complain, say
+from distillctl.terminal import Stream, complain, leave_the_pipe, say
 
 HELP_FLAGS = ("--help", "-h")
 COMPLETION_FLAGS = ("--shell-completion", "-sc")
@@ -33,9 +33,8 @@ def main() -> None:
     try:
         dispatch(sys.argv[1:])
         Stream().flush()
-    except BrokenPipeError:  # the reader has seen enough, as in `distillctl train --help | head`
-        abandon(sys.stdout.fileno())
-        raise SystemExit(141) from None
+    except BrokenPipeError:
+        leave_the_pipe()
     except KeyboardInterrupt:  # before a run has handlers of its own: there is nothing to save yet
         complain("error: interrupted")
         raise SystemExit(130) from None
@@ -53,12 +52,22 @@ def dispatch(arguments: list[str]) -> None:
         fail(ConfigError(f"{arguments[0]}: no such command; {did_you_mean(arguments[0], COMMANDS)}"))
     elif any(flag in arguments[1:] for flag in HELP_FLAGS):
         say(manual(arguments[0]))
+    elif topics := [word.partition("=")[2] for word in arguments[1:] if word.startswith("--help=")]:
+        tell(arguments[0], topics)
     else:
         try:
             flags, overrides = split(trusting(arguments[1:]))
         except UserError as error:
             fail(error)
         run(arguments[0], flags, overrides)
+
+
+def tell(command: str, topics: list[str]) -> None:
+    """`--help=TOPIC`: the keys of a branch, the options of a group, one key, or all."""
+    try:
+        say("\n\n".join(chapter(command, topic) for topic in topics))
+    except UserError as error:
+        fail(error)
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str]]:

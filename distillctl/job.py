@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from distillctl.commands import COMMANDS
 from distillctl.errors import INTERNAL_ERROR, ConfigError, UserError, first_line
 from distillctl.invocation import Invocation
-from distillctl.terminal import complain, complain_of
+from distillctl.terminal import complain, complain_of, leave_the_pipe
 
 
 def check_trust() -> None:
@@ -57,6 +57,8 @@ def perform(command: str, composed: Any, folder: Path | None, entry: str = "run"
     except UserError as error:
         record(folder, error, error.exit_code, asked)
         fail(error)
+    except BrokenPipeError:
+        leave_the_pipe()
     except Exception as error:
         explained = compose.explain(error, command, compose.typed_words()) or machine_trouble(error)
         if explained is not None:

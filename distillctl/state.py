@@ -20,8 +20,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from distillctl.errors import CheckpointError, Diverged, MachineError
 from distillctl.files import open_file, open_folder, open_to_write, read_bytes
 
@@ -40,6 +38,8 @@ def save(folder: Path, state: Mapping[str, Any], description: Mapping[str, Any])
     """Write `state` as the folder's newest checkpoint; the one before stays. Returns after it is on the disk."""
     assert_plain(state)
     buffer = io.BytesIO()
+    import torch
+
     torch.save(state, buffer)
     payload = buffer.getbuffer()
     about = json.dumps({"format_version": FORMAT_VERSION, **description}).encode()
@@ -131,6 +131,8 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if version > FORMAT_VERSION:
             writer = str(description.get("versions", {}).get("distillctl", "")) or "(a newer one)"
             raise NewerFormat(f"{path}: written by distillctl {writer[:40]} in format {version}, this one reads {FORMAT_VERSION}; upgrade")
+        import torch
+
         return torch.load(io.BytesIO(body[:payload_size]), weights_only=True, map_location="cpu"), description
     except NewerFormat:
         raise
@@ -185,6 +187,8 @@ def described(folder: Path) -> dict[str, Any] | None:
 
 def assert_plain(value: Any, place: str = "state") -> None:
     """Refuse at save what `torch.load(weights_only=True)` would refuse at resume, and what must never be kept."""
+    import torch
+
     if isinstance(value, torch.Tensor):
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise Diverged(f"{place} is no longer finite; the last good checkpoint is kept: lower optimizer.lr or set trainer.clip_norm=1")

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import sys
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from distillctl.errors import UserError
 
@@ -82,6 +82,12 @@ def abandon(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
+
+
+def leave_the_pipe() -> NoReturn:
+    """The reader has seen enough, as in `distillctl losses | head`."""
+    abandon(Stream().fileno())
+    raise SystemExit(141)
 
 
 def as_encoded(text: str, encoding: str) -> str:

@@ -33,6 +33,7 @@ SLOW = (
         "test_resume.py",
         "test_options.py",
         "test_terminal.py",
+        "test_manual.py",
         "test_cli.py",
         "test_bad_input.py",
         "test_reuse.py",

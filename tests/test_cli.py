@@ -204,6 +204,10 @@ def test_models_lists_names_with_their_costs(distillctl, tmp_path: Path):
     assert (finished.code, finished.err) == (0, "")
     assert "wrn_16_2" in finished.out
     assert "cifar" in finished.out
+    assert "costs=true" in finished.out
+    finished = distillctl("models", "search=wrn_16_2", "costs=true", cwd=tmp_path)
+    assert (finished.code, finished.err) == (0, "")
+    assert ["wrn_16_2", "cifar", "692", "k"] in [line.split()[:4] for line in finished.out.splitlines()]
 
 
 def test_doctor_says_where_it_stands(distillctl, tmp_path: Path):

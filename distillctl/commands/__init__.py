@@ -72,12 +72,22 @@ COMMANDS = {
         ),
     ),
     "models": Command(
-        "what can be named as a teacher or a student, with parameters and MACs; and the taps of a model",
+        "what can be named as a teacher or a student; their parameters and MACs; the taps of a model",
         (
             "distillctl models search=mobilenet",
-            "distillctl models search=vit source=timm image_size=224 classes=1000",
+            "distillctl models search=vit source=timm costs=true image_size=224 classes=1000",
             "distillctl models taps=resnet152 image_size=224",
         ),
+    ),
+    "losses": Command(
+        "the losses that can be named: what each reads and what it costs a step",
+        ("distillctl losses", "distillctl losses search=stage", "distillctl losses search=Hinton"),
+        home="options",
+    ),
+    "methods": Command(
+        "the methods that can be named: who trains and by whom, and what it costs a step",
+        ("distillctl methods", "distillctl methods search=peer", "distillctl methods search=teacher"),
+        home="options",
     ),
     "cache": Command(
         "the kept answers of teachers: what there is, whether it is whole, fill it, away with what is old",

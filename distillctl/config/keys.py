@@ -6,8 +6,13 @@ is that a group has chosen; of a dataclass alone it is the kind that the field b
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, fields, is_dataclass
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -23,6 +28,20 @@ def entries(schema: Any) -> dict[str, Field[Any]]:
     """The fields of a schema, by name."""
     kind = OmegaConf.get_type(schema) if isinstance(schema, DictConfig) else schema
     return {entry.name: entry for entry in fields(kind)} if is_dataclass(kind) else {}
+
+
+@cache
+def meanings(schema: type) -> dict[str, str]:
+    """What the source says below each field of a schema, those that it inherits too: a string of its own, of which Python keeps nothing."""
+    found: dict[str, str] = {}
+    for kind in reversed(schema.__mro__):
+        if is_dataclass(kind):
+            (node,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+            assert isinstance(node, ast.ClassDef)
+            for entry, below in pairwise(node.body):
+                if isinstance(entry, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                    found[ast.unparse(entry.target)] = str(below.value.value)
+    return found
 
 
 def branch_of(schema: Any, name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rich import box
 from rich import table as rich_table
@@ -15,8 +15,10 @@ from rich.rule import Rule
 from rich.segment import Segment
 from rich.text import Text
 
-from distillctl.loop import Report
 from distillctl.terminal import ACTING, Stream, visible
+
+if TYPE_CHECKING:  # what only shows something starts without torch
+    from distillctl.loop import Report
 
 
 class Terminal(RichConsole):
@@ -59,6 +61,11 @@ class Console:
 
     def say(self, text: str) -> None:
         self.rich.print(Text(visible(text)))
+
+    def line(self, text: str) -> None:
+        """As much of it as a line of the terminal takes; all of it where there is none."""
+        cut = self.rich.is_terminal
+        self.rich.print(Text(visible(text, lines=False)), no_wrap=True, overflow="ellipsis" if cut else "ignore", soft_wrap=not cut)
 
     def warn(self, text: str) -> None:
         self.rich.print(Text(visible(f"warning: {text}"), style="yellow"))

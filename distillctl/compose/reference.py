@@ -1,0 +1,176 @@
+"""What can be set, for people: every key with its default, range and meaning, and every option of a group, as schema and files say. No torch here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, get_args, get_type_hints
+
+import yaml
+from omegaconf import MISSING
+
+from distillctl.compose.groups import files_of, groups_of
+from distillctl.compose.places import conf_dir, recipes_dir
+from distillctl.config import DATA_KINDS, SCHEMAS
+from distillctl.config.keys import branch_of, decides, entries, meanings
+
+KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+COSTS = re.compile(r"Costs (?:beside the student's step: )?(.*?)(?: of a student's step)?\.$")
+
+# arguments of the usual components that people set most
+ARGUMENTS = {
+    "optimizer.lr": "the learning rate; each stage multiplies it by its lr_scale",
+    "loss.kd.temperature": "what both answers are softened by",
+    "loss.kd.weight": "of the teacher's answers; loss.ce.weight is that of the labels",
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """default: as a command line spells it; `-` where a value is needed. takes: its type and range."""
+
+    name: str
+    default: str
+    takes: str
+    meaning: str
+    decides: str
+
+
+@dataclass(frozen=True)
+class Option:
+    """One file of a group. reads: of a loss, what it looks at. costs: what a step takes longer by."""
+
+    name: str
+    summary: str
+    reads: str
+    costs: str
+
+
+def keys_of(command: str) -> list[Key]:
+    """Every key of a command, in the order of its schema."""
+    return list(walk(SCHEMAS[command], command, defaults_of(command)))
+
+
+def walk(schema: type, command: str, defaults: Mapping[str, Any], prefix: str = "") -> Iterator[Key]:
+    hints = get_type_hints(schema)
+    for name, entry in entries(schema).items():
+        key = prefix + name
+        branch = DATA_KINDS["images"] if key == "dataset" else branch_of(schema, name)
+        if branch is not None:
+            yield from walk(branch, command, defaults, f"{key}.")
+        elif not name.startswith("_"):
+            said = defaults.get(key, entry.default_factory() if callable(entry.default_factory) else entry.default)
+            decided = said_of(command, key)
+            yield Key(key, spelled(said), takes(hints[name], entry.metadata), meanings(schema).get(name, ""), decided)
+            if entry.default_factory is dict:
+                yield from of_component(key, defaults, decided)
+
+
+def of_component(key: str, defaults: Mapping[str, Any], decided: str) -> Iterator[Key]:
+    """The arguments that the default option of a component sets: they are those of its class."""
+    for name, default in defaults.items():
+        home, _, argument = name.rpartition(".")
+        target = defaults.get(f"{home}._target_")
+        if name.startswith(f"{key}.") and target and not argument.startswith("_"):
+            yield Key(name, spelled(default), KINDS.get(type(default), "a value"), ARGUMENTS.get(name, f"an argument of {target}"), decided)
+
+
+def said_of(command: str, key: str) -> str:
+    """What a key decides; one of the data's is looked up in their kind."""
+    if key.startswith("dataset."):
+        return decides(DATA_KINDS["images"], key.removeprefix("dataset."))
+    return decides(SCHEMAS[command], key)
+
+
+def takes(hint: Any, rules: Mapping[str, Any]) -> str:
+    """`a whole number >= 1, or null`."""
+    optional = type(None) in get_args(hint)
+    kind = next((kind for kind in get_args(hint) if kind is not type(None)), hint) if optional else hint
+    if "choices" in rules:
+        said = " | ".join(rules["choices"])
+    elif kind in KINDS:
+        bounds = [
+            f"{sign} {spelled(rules[name])}"
+            for name, sign in (("low", ">="), ("above", ">"), ("high", "<="))
+            if rules.get(name) is not None
+        ]
+        said = " ".join([KINDS[kind], " and ".join(bounds)]).strip()
+    else:
+        said = "a list" if kind is list or str(kind).startswith("list") else "keys of their own"
+    return said + (" | null" if optional else "")
+
+
+def spelled(value: Any) -> str:
+    if value is MISSING:
+        return "-"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"[{','.join(map(spelled, value))}]" if isinstance(value, list) else str(value)
+
+
+@cache
+def defaults_of(command: str) -> dict[str, Any]:
+    """What the files of a command and of its groups set, by full key; the schema has the rest."""
+    primary = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())
+    found: dict[str, Any] = {}
+    for item in primary["defaults"]:
+        for group, option in item.items() if isinstance(item, dict) else ():
+            file = conf_dir() / str(group) / f"{option}.yaml"
+            content = yaml.safe_load(file.read_text()) if file.is_file() else {"name": option}
+            found |= dict(flat(content or {}, f"{group}."))
+    return found | dict(flat(primary, ""))
+
+
+def flat(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if name == "defaults":
+            continue
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def options_of(group: str) -> list[Option]:
+    """The files of a group, each with the first sentence of its comment."""
+    return [option(group, name) for name in files_of(group)]
+
+
+def option(group: str, name: str) -> Option:
+    text = text_of(group, name)
+    comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#") and "@package" not in line]
+    costs = [found[1] for line in comments if (found := COSTS.match(line))]
+    plain = [line for line in comments if not COSTS.match(line)]
+    return Option(name, plain[0] if plain else "", reads(yaml.safe_load(text) or {}) if group == "loss" else "", costs[0] if costs else "")
+
+
+def text_of(group: str, name: str) -> str:
+    """The file of an option."""
+    folder = recipes_dir() if group == "recipe" else conf_dir() / group
+    return (folder / f"{name}.yaml").read_text()
+
+
+def reads(terms: Mapping[str, Any]) -> str:
+    """What a loss looks at: labels, logits, or features by their taps."""
+    found = ["labels"] if "ce" in terms else []
+    for name, term in terms.items():
+        taps = term.get("student", []) if isinstance(term, dict) else []
+        if name != "ce":
+            found += [taps] if isinstance(taps, str) else together(taps) or ["logits"]
+    return ", ".join(dict.fromkeys(found)) if terms.keys() != {"ce"} else "labels"
+
+
+def together(taps: list[str]) -> list[str]:
+    """`stage1, stage2, stage3` as `stage1-3`."""
+    stages = [tap for tap in taps if tap.startswith("stage")]
+    return [f"{stages[0]}-{stages[-1][-1]}", *(tap for tap in taps if tap not in stages)] if len(stages) > 1 else taps
+
+
+def branches_of(command: str) -> list[str]:
+    """What `--help=` can be asked for: the command's groups, and the branches of its keys."""
+    inner = (key.name.rpartition(".")[0] for key in keys_of(command))
+    return list(dict.fromkeys([*groups_of(command), *(name for name in inner if name)]))
