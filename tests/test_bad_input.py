@@ -42,8 +42,10 @@ def trained(place: Path, run: Path) -> Path:
 
 
 def weights_file(place: Path, run: Path) -> Path:
-    """`teacher.safetensors` alone, without its record."""
-    return Path(shutil.copy(run / "pretrain/teacher.safetensors", place / "teacher.safetensors"))
+    """`teacher.safetensors` alone, without its record and without what rides in the file itself."""
+    file = place / "teacher.safetensors"
+    save_file(load_file(run / "pretrain/teacher.safetensors"), file)
+    return file
 
 
 def truncated(place: Path, run: Path) -> None:
