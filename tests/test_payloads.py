@@ -265,6 +265,16 @@ def test_a_checkpoint_runs_nothing_and_is_one_line(name, distillctl, trap):
     trap.check()
 
 
+@pytest.mark.parametrize(
+    "name", ["a class in a file here", "an argument that is a program", "an edit that is a program", "a deviation of 0", "no classes"]
+)
+def test_a_record_that_rides_in_the_weights_is_believed_no_more(name, distillctl, trap):
+    save_file(dict(resnet8(10).state_dict()), trap.place / "x.safetensors", {"distillctl": json.dumps(RECORDS[name])})
+    Image.new("RGB", (8, 8)).save(trap.place / "cat.png")
+    refused(distillctl("predict", "checkpoint=x.safetensors", "inputs=[cat.png]", "trainer.device=cpu", cwd=trap.place))
+    trap.check()
+
+
 def test_a_record_that_is_a_pipe_is_one_line(distillctl, trap):
     weights = with_record(trap.place, RECORD)
     weights.with_suffix(".json").unlink()
@@ -354,6 +364,15 @@ def test_a_run_folder_whose_files_are_none_is_one_line(name, make, distillctl, t
     (trap.place / "run" / name).unlink()
     make(trap.place / "run" / name)
     refused(distillctl("train", "resume=run", cwd=trap.place))
+    trap.check()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, endless, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "endless", "device"])
+def test_a_config_of_one_s_own_that_is_no_file_is_one_line(make, distillctl, trap):
+    (trap.place / "conf/optimizer").mkdir(parents=True)
+    make(trap.place / "conf/optimizer/mine.yaml")
+    words = ("train", "--config-dir", "conf", "optimizer=mine", "hydra.run.dir=out")
+    assert "mine.yaml" in refused(distillctl(*words, cwd=trap.place), codes=(2,))
     trap.check()
 
 
