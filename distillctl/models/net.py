@@ -123,6 +123,8 @@ def rebuild(
         resolved = None
     if resolved != (source, name):
         raise CheckpointError(f"its record names {name[:60]!r} of {source}, which is not known here")
+    if reserved := arguments.RESERVED.keys() & args.keys():
+        raise CheckpointError(f"its record gives {name} the argument {min(reserved)}, which is not for a record to say")
     builder = _builder(source, name)
     given = arguments.checked(builder, name, added or {}, key)
     try:

@@ -53,7 +53,7 @@ def train_once(session: Session, step: Step) -> Path:
     if reused(session, step, entry):
         return session.stage_folder(step.name) / f"{step.role}.safetensors"
     with hold_entry(session, entry.with_suffix(".lock")) as registers:
-        if reused(session, step, entry):
+        if registers and reused(session, step, entry):
             return session.stage_folder(step.name) / f"{step.role}.safetensors"
         registers = registers and is_free(entry)
         if session.run is not None and registers:

@@ -183,6 +183,10 @@ def test_a_newer_format_says_who_wrote_it_and_what_is_read_here(tmp_path, versio
     [
         ({"name": "resnet7"}, "'resnet7' of cifar, which is not known here"),
         ({"name": "no_such_net", "source": "timm"}, "'no_such_net' of timm"),
+        (
+            {"source": "timm", "name": "resnet18", "args": {"checkpoint_path": "x.pt"}},
+            "the argument checkpoint_path, which is not for a record to say",
+        ),
         ({"edits": [["nowhere", "identity"]]}, "the edit 'identity' does not fit 'nowhere'"),
         ({"edits": [["classifier", "stride 1"]]}, "the edit 'stride 1' does not fit 'classifier'"),
     ],
