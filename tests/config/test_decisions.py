@@ -117,9 +117,9 @@ MAY_CHANGE = [
     "trainer.timeout_s",
 ]
 OWN = {
-    "train": ["teacher.cache.dir", "pretrain.reuse"],
-    "pretrain": ["teacher.cache.dir"],
-    "distill": ["teacher.cache.dir"],
+    "train": ["teacher.cache.dir", "teacher.cache.trust_group", "pretrain.reuse"],
+    "pretrain": ["teacher.cache.dir", "teacher.cache.trust_group"],
+    "distill": ["teacher.cache.dir", "teacher.cache.trust_group"],
     "finetune": [],
 }
 
