@@ -111,7 +111,7 @@ def resume(folder: str | Path, *overrides: str, config_dir: str | Path | None = 
 def load(path: str | Path) -> Adapter:
     """A model that a run has shipped, in eval mode on the CPU.
 
-    path: a run's folder (its most finished student), a stage's folder (`runs/first/pretrain`: the teacher), or a .safetensors file with its
+    path: a run's folder (its final student), a stage's folder (`runs/first/pretrain`: the teacher), or a .safetensors file with its
     record. The model takes samples as data sets store them, images as uint8 or as floats in [0, 1], [B, 3, H, W], and answers with an
     `Output`, whose `logits` are [B, K]; `classes` are the K names. Raises CheckpointError.
     """

@@ -20,12 +20,13 @@ class Invocation:
     """Files of it are written once the folder is ours, never before: it may be another run's.
 
     files: name and text, of the composed config and of the overrides that it was composed of. again: words that going on needs
-    besides the folder, since no file gives them: `--config-dir`, `--trust`, what the user has changed.
+    besides the folder, since no file gives them: `--config-dir`, `--trust`, what the user has changed. words: the overrides, in which paths are absolute.
     """
 
     command: str
     files: tuple[tuple[str, str], ...] = ()
     again: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     mark: str = field(default_factory=lambda: f"{os.getpid()}-{time.time_ns()}")  # of this start: who may write why it ended
 
     def write(self, folder: Path, first: bool) -> None:
@@ -41,9 +42,23 @@ class Invocation:
         for name, text in self.files:
             state.write_atomically(place / name, [text.encode()])
 
+    def over_seeds(self) -> str:
+        """The line of a sweep over seeds, with all that was said of this run."""
+        return over_seeds(self.command, self.words, self.again)
+
     def go_on(self, folder: Path) -> str:
         """The whole line that resumes the run, from any directory."""
         return going_on(self.command, folder, self.again)
+
+
+def over_seeds(command: str, words: Sequence[str], again: Sequence[str] = ()) -> str:
+    """The line that does the same with several seeds: what was typed, where a run has its folder aside."""
+    own = [
+        word
+        for word in words
+        if word.lstrip("+").partition("=")[0] not in ("seed", "resume") and not word.lstrip("+~").startswith("hydra.")
+    ]
+    return shlex.join(["distillctl", command, "-m", *own, *again]) + " seed=0,1,2,3,4"
 
 
 def going_on(command: str, folder: Path, again: Sequence[str] = ()) -> str:

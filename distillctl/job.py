@@ -23,7 +23,7 @@ def check_trust() -> None:
         fail(ConfigError("hydra.job.env_set.DISTILLCTL_TRUST: trust is given by --trust PACKAGE on the command line alone"))
 
 
-def task(composed: Any, again: Sequence[str] = ()) -> float | None:
+def task(composed: Any, again: Sequence[str] = ()) -> Any:
     """Of a single run its failure ends the process, of a sweep it is recorded and the others go on."""
     from hydra.core.hydra_config import HydraConfig
 
@@ -35,10 +35,11 @@ def task(composed: Any, again: Sequence[str] = ()) -> float | None:
         interrupted = isinstance(leaving.code, int) and leaving.code > 128
         if not in_sweep() or interrupted:
             raise
-        return float("nan")
+        told = composed.get("objective")
+        return (float("nan"),) * len(told) if isinstance(told, Sequence) and not isinstance(told, str) else float("nan")
 
 
-def perform(command: str, composed: Any, folder: Path | None, entry: str = "run", again: Sequence[str] = ()) -> float | None:
+def perform(command: str, composed: Any, folder: Path | None, entry: str = "run", again: Sequence[str] = ()) -> Any:
     """Check the config and run the command, or another `entry` of its module. again: words that going on with this run needs."""
     from distillctl import compose
 

@@ -20,11 +20,12 @@ from distillctl.interruption import PARENT, StopRequest, held_back
 from distillctl.rank import Rank
 from distillctl.terminal import complain
 
-Work = Callable[[Any, "Path | None"], "float | None"]
+Figures = float | tuple[float, ...]  # what a sweeper is told of a run
+Work = Callable[[Any, "Path | None"], "Figures | None"]
 GRACE_S = 30.0  # for the ranks that are left to notice that one is gone
 
 
-def launch(work: Work, config: Any, folder: Path | None) -> float | None:
+def launch(work: Work, config: Any, folder: Path | None) -> Figures | None:
     """Run `work` here, or in `trainer.devices` processes of this machine; under torchrun this process is a rank already."""
     count = config.trainer.devices
     if count == 1 or Rank.is_given():
@@ -61,7 +62,7 @@ def check_devices(config: Any, count: int) -> None:
         choose_device("cuda", local_rank=count - 1, world=count)
 
 
-def watch_over(processes: list[Any], pipes: list[Connection], stop: StopRequest) -> float | None:
+def watch_over(processes: list[Any], pipes: list[Connection], stop: StopRequest) -> Figures | None:
     """Wait for all ranks; when one fails, end the others and raise the first failure."""
     running = {process.sentinel: rank for rank, process in enumerate(processes)}
     answers: dict[int, tuple[str, Any, Any]] = {}
@@ -96,7 +97,7 @@ def watch_over(processes: list[Any], pipes: list[Connection], stop: StopRequest)
     return judge(processes, answers, first_dead)
 
 
-def judge(processes: list[Any], answers: dict[int, tuple[str, Any, Any]], first_dead: int | None) -> float | None:
+def judge(processes: list[Any], answers: dict[int, tuple[str, Any, Any]], first_dead: int | None) -> Figures | None:
     """The result of rank 0, or the failure that came first: one that a rank can explain beats one that it cannot."""
     if first_dead is None:
         return answers.get(0, ("done", None, None))[1]

@@ -30,7 +30,8 @@ HOW_READ = ("workers", "timeout_s", "max_pixels")  # of a data set: what this co
 
 
 def run(config: EvaluateConfig, folder: Path | None, asked: Invocation) -> float | None:
-    """Top-1 on the split, or where it has no labels agreement with the teacher. Writes evaluation.json into the run's folder."""
+    """What a sweeper may choose by: top-1 on the validation split, or where it has no labels agreement with the teacher; of another split
+    nothing. Writes evaluation.json into the run's folder."""
     with named_as_given(), outputs.held(folder, asked) if folder is not None else contextlib.nullcontext():
         return evaluate(config, folder)
 
@@ -87,6 +88,8 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
             }
             state.write_json(folder / "evaluation.json", state.finite(report))
             console.say(f"results: {folder / 'evaluation.json'}")
+        if config.split != "val":
+            return None
         return measured["top1"] if split.labelled else measured["agreement"]
 
 

@@ -15,8 +15,8 @@ from distillctl.runs.preview import preview
 from distillctl.runs.session import session
 
 
-def run(config: FitConfig, folder: Path | None, asked: Invocation | None = None) -> float | None:
-    """Top-1 of the final model on the test split. asked: what is written down of it in the folder."""
+def run(config: FitConfig, folder: Path | None, asked: Invocation | None = None) -> ranks.Figures | None:
+    """What a sweeper is told: the figures of `objective`, of the validation split. asked: what is written down of it in the folder."""
     check_settings(config)
     return ranks.launch(partial(train_rank, asked=asked), config, folder)
 
@@ -28,7 +28,7 @@ def show_plan(config: FitConfig) -> None:
         preview(running)
 
 
-def train_rank(config: FitConfig, folder: Path | None, asked: Invocation | None = None) -> float:
+def train_rank(config: FitConfig, folder: Path | None, asked: Invocation | None = None) -> ranks.Figures:
     """One process's part."""
     with StopRequest() as stop, session(config, folder, stop, asked) as running:
         return execute(running)

@@ -1,7 +1,7 @@
 """How a command line becomes a config: where configs are found, and what is wrong when none comes out. No torch here."""
 
 from distillctl.compose.explain import causes, explain
-from distillctl.compose.groups import group_names, known_keys, options
+from distillctl.compose.groups import group_names, known_keys, options, weighed_otherwise
 from distillctl.compose.kept import invocation
 from distillctl.compose.literal import FOLDERS, as_typed, quoted, unquoted
 from distillctl.compose.places import conf_dir, recipes_dir

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -33,6 +34,23 @@ def options(group: str) -> list[str]:
 def files_of(group: str) -> list[str]:
     folder = recipes_dir() if group == "recipe" else conf_dir() / group
     return sorted(file.stem for file in folder.glob("*.yaml"))
+
+
+@cache
+def weights_that_ship() -> dict[str, set[float]]:
+    """The weights that each term of a loss has in the files that ship: those of the papers."""
+    found: dict[str, set[float]] = {}
+    for file in (conf_dir() / "loss").glob("*.yaml"):
+        for term, node in (yaml.safe_load(file.read_text()) or {}).items():
+            if isinstance(node, dict) and isinstance(node.get("weight"), (int, float)):
+                found.setdefault(term, set()).add(float(node["weight"]))
+    return found
+
+
+def weighed_otherwise(loss: Mapping[str, Any]) -> list[str]:
+    """The terms of a loss whose weight is the user's own."""
+    shipped = weights_that_ship()
+    return [term for term, node in loss.items() if node.get("weight", 1.0) not in shipped.get(term, ())]
 
 
 @cache

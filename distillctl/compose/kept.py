@@ -22,8 +22,9 @@ def invocation(command: str, composed: DictConfig, words: Sequence[str], again: 
     OmegaConf.set_readonly(kept, False)
     for key, value in moved.items():
         OmegaConf.update(kept, key, value)
-    files = {"config.yaml": OmegaConf.to_yaml(kept), "overrides.yaml": OmegaConf.to_yaml(with_paths(words, moved))}
-    return Invocation(command, tuple(files.items()), tuple(again))
+    said = with_paths(words, moved)
+    files = {"config.yaml": OmegaConf.to_yaml(kept), "overrides.yaml": OmegaConf.to_yaml(said)}
+    return Invocation(command, tuple(files.items()), tuple(again), tuple(said))
 
 
 def absolute(leaves: Mapping[str, Any], schema: Any) -> dict[str, Any]:

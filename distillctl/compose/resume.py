@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from distillctl.compose.kept import absolute, flat
 from distillctl.compose.literal import quoted, unquoted
 from distillctl.config import SCHEMAS, decides
+from distillctl.config.keys import default
 from distillctl.errors import CheckpointError, ConfigError
 from distillctl.files import check_no_links, read_text
 from distillctl.outputs import read_run
@@ -72,6 +73,7 @@ def check_unchanged(folder: Path, composed: DictConfig) -> None:
     before, now = (
         absolute(flat(node), composed) for node in (stored(folder, "config.yaml"), OmegaConf.to_container(composed, resolve=False))
     )
+    before = {key: default(composed, key) for key in now} | before  # of a key that came with a later version
     different = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key) and not free(composed, key)]
     if different:
         listed = "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in different)

@@ -10,7 +10,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -123,6 +123,17 @@ def decides(schema: Any, key: str) -> str:
     if said[-1] in LIGHT:
         return said[-1]
     return min((word for word in said if word in STRONG), key=DECISIONS.index)
+
+
+def default(schema: Any, key: str) -> Any:
+    """What a key of a schema is where nothing is said of it; None for one that it does not have."""
+    *branches, name = key.split(".")
+    for branch in branches:
+        schema = branch_of(schema, branch) if branch in entries(schema) else None
+    entry = entries(schema).get(name)
+    if entry is None or entry.default is MISSING:
+        return next((kind() for kind in OPEN if entry is not None and entry.default_factory is kind), None)
+    return entry.default
 
 
 def keys_that_decide(schema: Any, *words: str) -> tuple[str, ...]:

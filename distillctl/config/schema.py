@@ -222,6 +222,8 @@ class FinetuneStageConfig(StageConfig):
     lora: LoraConfig = branch(LoraConfig, decides="weights")
     adversarial: bool = value(False, decides="weights")
     """train on images that `attack` has changed"""
+    keep: str = option("better", "better", "always", decides="weights")
+    """which student is final: the better of before and after this stage, by validation, or always the one after"""
 
 
 @dataclass
@@ -289,6 +291,8 @@ class FitConfig:
     """how the learning rate moves over a stage: schedule.warmup_epochs"""
     trainer: TrainerConfig = branch(TrainerConfig, decides="weights")
     tracker: TrackerConfig = branch(TrackerConfig, decides="words")
+    objective: Any = value(None, decides="words")
+    """what a sweeper is told: a figure of the validation split or a cost, or a list of them; null: val_top1, without labels val_agreement"""
     resume: Optional[str] = value(None, decides="cost")
     """the folder of a run to go on with"""
     debug: bool = value(False, decides="words")

@@ -83,7 +83,18 @@ METRICS = (  # in the order of a table's columns
     Metric("size_mb", "MB", decimals(2)),
     Metric("latency_p50_ms", "p50 ms", decimals(2), spread="latency_spread"),
 )
+UNDER_ATTACK = "robust_top1"  # measured on the test split alone: an attack costs many times what plain answers do
 FIRST_TO_GO = ("size_mb", "ece", "macs", "nll", "agreement")  # where a table would be wider than a terminal
+
+
+def on_validation() -> tuple[str, ...]:
+    """The keys of what the validation split says: what choices may be made by."""
+    return tuple(VALIDATION + metric.key for metric in METRICS if metric.better and metric.key != UNDER_ATTACK)
+
+
+def costs() -> tuple[str, ...]:
+    """The keys of what a model costs, whatever the samples are."""
+    return tuple(metric.key for metric in METRICS if not metric.better)
 
 
 def by_key(key: str) -> Metric:

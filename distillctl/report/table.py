@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
+from distillctl.metrics.chance import is_near_chance
 from distillctl.metrics.latency import times_as_fast
 from distillctl.metrics.metric import FIRST_TO_GO, METRICS, Metric, percent
 from distillctl.report.console import Table
@@ -20,13 +21,16 @@ ALONE, TEACHER = "alone", "teacher"  # rows that others are compared with
 class Results:
     """rows: what was measured, a model each. final: the row that the run is about. own: the rows of the run's student on its way.
 
-    noun: what the samples are called.
+    noun: what the samples are called. why: the final one is final, where there was a choice; it is then marked in the table too. over_seeds: the line that does the same with
+    several seeds.
     """
 
     rows: Sequence[dict[str, Any]]
     final: str
     own: tuple[str, ...] = ()
     noun: str = "images"
+    why: str = ""
+    over_seeds: str = ""
 
     def row(self, name: str) -> dict[str, Any] | None:
         return next((row for row in self.rows if row["model"] == name), None)
@@ -44,12 +48,6 @@ class Results:
         if alone is None or self.final not in self.own or final["top1"] is None:
             return None
         return final["top1"] - alone["top1"]
-
-    @property
-    def objective(self) -> float:
-        """What a sweeper may maximise: top-1 of the final model, and where there are no labels its agreement with the teacher."""
-        final = self.final_row
-        return final["agreement"] if final["top1"] is None else final["top1"]
 
     def summary(self, seed: int) -> dict[str, Any]:
         """What summary.json holds."""
@@ -79,7 +77,9 @@ class Results:
 
     def columns(self, metrics: Sequence[Metric]) -> list[list[Text | str]]:
         """Each with its heading first."""
-        found: list[list[Text | str]] = [["model", *(row["model"] for row in self.rows)]]
+        found: list[list[Text | str]] = [
+            ["model", *(row["model"] + (" *" if self.why and row["model"] == self.final else "") for row in self.rows)]
+        ]
         alone = self.row(ALONE)
         for metric in metrics:
             found.append([metric.heading, *(metric.cell(row) or ("-" if metric.key == "top1" else "") for row in self.rows)])
@@ -95,7 +95,7 @@ class Results:
 
     def remarks(self) -> list[str]:
         """What the figures mean, in a line or two."""
-        final, found = self.final_row, []
+        final, found = self.final_row, [self.why] if self.why else []
         teacher, alone = self.row(TEACHER), self.row(ALONE)
         if final["top1"] is None:
             if final.get("agreement") is not None:
@@ -107,24 +107,38 @@ class Results:
                 "it has little to teach; train it longer, or take another, before distilling"
             )
         elif teacher is not None and teacher is not final and final.get("parameters"):
-            ratio = teacher["parameters"] / final["parameters"]
-            found.append(
-                f"the student keeps {final['top1'] / teacher['top1']:.1%} of its teacher's accuracy "
-                f"with 1/{ratio:.1f} of the parameters{speed(teacher, final)}"
-            )
+            found.append(f"{accuracy_beside(teacher, final)} {size_beside(teacher, final)}{speed(teacher, final)}")
         if final.get("robust_top1") is not None:
             found.append(attack_remark(final))
         if self.gain is not None:
             error = 100 * (final["top1"] * (1 - final["top1"]) / final["n"]) ** 0.5
-            found.append(
-                f"one seed, standard error ±{error:.2f} points on {final['n']:,} {self.noun}; over seeds: distillctl train -m seed=0,1,2,3,4"
-            )
+            line = f"; over seeds: {self.over_seeds}" if self.over_seeds else ""
+            found.append(f"one seed, standard error ±{error:.2f} points on {final['n']:,} {self.noun}{line}")
         return found
 
 
 def points(difference: float) -> Text:
     """A difference of accuracies in percentage points, green where it is a gain."""
     return Text(f"{100 * difference:+.2f}", style="green" if difference > 0 else "red" if difference < 0 else "")
+
+
+def accuracy_beside(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str:
+    """How a student's accuracy is beside its teacher's; no share of one that is worth nothing itself."""
+    if teacher.get("classes") and is_near_chance(teacher["top1"], teacher["classes"], teacher["n"]):
+        return f"the teacher is near chance ({percent(teacher['top1'])}), so little was taught: the student has {percent(student['top1'])}"
+    if student["top1"] >= teacher["top1"]:
+        return f"the student ({percent(student['top1'])}) is no worse than its teacher ({percent(teacher['top1'])})"
+    return f"the student keeps {student['top1'] / teacher['top1']:.1%} of its teacher's accuracy"
+
+
+def size_beside(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str:
+    """How large a student is beside its teacher, whichever is the larger."""
+    ratio = student["parameters"] / teacher["parameters"]
+    if ratio > 1.05:
+        return f"and is the larger net, of {ratio:.1f} times the parameters"
+    if ratio > 1 / 1.05:
+        return "with as many parameters"
+    return f"with 1/{1 / ratio:.1f} of the parameters"
 
 
 def speed(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str:

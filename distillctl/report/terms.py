@@ -15,12 +15,19 @@ def of_student(parts: Mapping[str, float], players: Iterable[str]) -> dict[str, 
     return {name: value for name, value in parts.items() if name.partition(".")[0] not in others}
 
 
-def say_sizes(parts: Mapping[str, float], terms: Iterable[str], console: Console) -> None:
-    """The parts by their share of the total; `terms` are the names that the config has for them."""
+def say_sizes(parts: Mapping[str, float], terms: Iterable[str], console: Console, chosen: Iterable[str]) -> None:
+    """The parts by their share of the total; `terms` are the names that the config has for them.
+
+    chosen: those whose weight is the user's own, which may be a slip; of the others it is what their papers give.
+    """
     total = sum(parts.values()) or 1.0
     shown = ", ".join(f"{name} {value:.4f} ({value / total:.0%})" for name, value in parts.items())
     console.say(f"  loss terms at step 1: {shown}")
     for term in terms:
         found = [value for name, value in parts.items() if name.rpartition(".")[2] == term]
         if found and max(found) < TOO_SMALL * total:
-            console.warn(f"loss.{term} is under {TOO_SMALL:.0%} of the total at step 1; is loss.{term}.weight meant so?")
+            small = f"loss.{term} is under {TOO_SMALL:.0%} of the total at step 1"
+            if term in chosen:
+                console.warn(f"{small}; is loss.{term}.weight meant so?")
+            else:
+                console.say(f"  {small}, at the weight that its loss comes with; loss.{term}.weight=N gives it more")

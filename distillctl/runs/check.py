@@ -24,7 +24,7 @@ from distillctl.models.committee import in_any_order, taps_of
 from distillctl.models.obtain import check_obtainable, planned, source_of
 from distillctl.models.taps import LOGITS
 from distillctl.optimizers import make_optimizer
-from distillctl.runs import choose, keeping, unlabelled
+from distillctl.runs import choose, keeping, objective, unlabelled
 from distillctl.runs.assemble import training_attack
 from distillctl.runs.batches import check_batches, check_pieces
 from distillctl.runs.plan import labels_only, plan, teacher_is_read
@@ -71,6 +71,9 @@ def preflight(session: Session, plan: Plan) -> None:
     for data in plan.data:
         problems.attempt(lambda data=data: check_batches(session, session.bundle(data)))
     problems.attempt(lambda: check_attack(session, plan))
+    tested = session.bundle(plan.test)
+    told = session.config.objective
+    problems.attempt(lambda: objective.check_measurable(told, plan, tested.data.val.labelled, len(tested.data.classes), tested.inputs.noun))
     problems.report()
     for data in plan.data:
         bundle = session.bundle(data)
@@ -168,6 +171,7 @@ def check_components(config: Any, problems: Problems) -> None:
     problems.attempt(lambda: make_optimizer(config.optimizer, [torch.nn.Parameter(torch.zeros(1))], 1.0))
     problems.attempt(lambda: build(config.schedule, Schedule, "schedule"))  # type: ignore[type-abstract]
     problems.attempt(lambda: check_selection(config))
+    problems.attempt(lambda: objective.names_of(config.objective))
     problems.attempt(lambda: check_weighing(config))
     if isinstance(config, Distils):
         problems.attempt(lambda: find_class(config.method, Method, "method").check_loss(build_loss(unlabelled.loss_of(config))))

@@ -1,4 +1,4 @@
-"""Which epoch of a step ships, by what validation says of it."""
+"""Which epoch of a step ships, and which student of a run is final, by what validation says of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from distillctl.config import TrainerConfig
 from distillctl.data.split import Split
-from distillctl.metrics.metric import by_key
+from distillctl.metrics.metric import VALIDATION, by_key
 
 BY_TEACHER = {"val_agreement": "agreement with the teacher", "val_kl": "KL from the teacher"}
 
@@ -56,3 +56,25 @@ def in_words(ranked: Ranking | None, trainer: TrainerConfig, step: str, val: Spl
         return ""
     how = "the last epoch ships" if ranked is None else f"the best epoch is chosen by {BY_TEACHER[ranked.keys[0]]}"
     return f"{step}: {how}, as the {len(val):,} validation {noun} have no labels"
+
+
+def final_of(ranked: Ranking | None, before: Mapping[str, Any], after: Mapping[str, Any], kept: str, noun: str) -> tuple[str, str]:
+    """Which of a student before and after fine-tuning ships as final, and the line that says why.
+
+    before, after: what was measured of them. kept: the setting by which the one after ships whatever validation says; empty where it
+    decides. Of equals the one before.
+    """
+    by = ranked or Ranking(("val_top1",))
+    wins = by.is_better(after, before)
+    metric = by_key(next((key for key in by.keys if before[key] != after[key]), by.keys[0]))
+    old, new = (metric.show(row[VALIDATION + metric.key]) for row in (before, after))
+    figures = f"{metric.heading} {old} before and {new} after, on {before['val_n']:,} validation {noun}"
+    if kept:
+        return after[
+            "model"
+        ], f"* final: {after['model']}, as {kept} says; fine-tuning made it {'better' if wins else 'no better'}: {figures}"
+    if wins:
+        return after["model"], f"* final: {after['model']}, as fine-tuning made it better: {figures}"
+    return before["model"], (
+        f"* final: {before['model']}, as fine-tuning made it no better: {figures}; finetune.keep=always ships the fine-tuned one"
+    )

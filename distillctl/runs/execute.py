@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distillctl.ranks import Figures
 from distillctl.report import table
+from distillctl.runs import choose, objective
+from distillctl.runs.bundle import Bundle
 from distillctl.runs.check import preflight
 from distillctl.runs.measure import measure_rows
 from distillctl.runs.plan import plan
 from distillctl.runs.reuse import train_once
 from distillctl.runs.session import Session, same_data_as_before
+from distillctl.runs.ship import ship_given
 from distillctl.runs.steps import Plan
 from distillctl.runs.train import train
 
 
-def execute(session: Session, planned: Plan | None = None) -> float:
-    """All of a plan, by default that of the config. Returns what a sweeper may maximise."""
+def execute(session: Session, planned: Plan | None = None) -> Figures:
+    """All of a plan, by default that of the config. Returns what a sweeper is told: figures of the validation split."""
     todo = plan(session.config) if planned is None else planned
     prepare(session, todo)
     made = train_steps(session, todo)
@@ -47,16 +52,36 @@ def train_steps(session: Session, plan: Plan) -> dict[str, Path]:
     return made
 
 
-def conclude(session: Session, plan: Plan, made: dict[str, Path]) -> float:
-    """Measure on the test split, print the table, close the run."""
+def conclude(session: Session, plan: Plan, made: dict[str, Path]) -> Figures:
+    """Measure, choose what is final, print the table, close the run."""
     bundle = session.bundle(plan.test)
     rows = measure_rows(session, plan, bundle, made)
-    results = table.Results(rows, plan.final, tuple(row.name for row in plan.rows if row.own), bundle.inputs.noun)
+    final, why = final_row(session, plan, rows, bundle)
+    figures = objective.told(next(row for row in rows if row["model"] == final), session.config.objective)
     if session.run is not None:
+        results = table.Results(rows, final, tuple(row.name for row in plan.rows if row.own), bundle.inputs.noun, why, session.over_seeds)
         print_results(session, results, bundle.data)
-        session.run.finish(results.summary(session.config.seed))
+        session.run.finish(results.summary(session.config.seed) | {"objective": figures})
         session.console.say(f"results: {session.folder / 'summary.json'}")
-    return results.objective
+    return objective.as_returned(figures)
+
+
+def final_row(session: Session, plan: Plan, rows: Sequence[Mapping[str, Any]], bundle: Bundle) -> tuple[str, str]:
+    """The row that the run is about by now, and why; its file is what the run's folder stands for."""
+    choice = plan.choice
+    if choice is None or not bundle.data.val.labelled:
+        return plan.final, ""
+    ranked = choose.ranking(session.config.trainer, labelled=True, taught=False)
+    before, after = (next(row for row in rows if row["model"] == name) for name in (choice.before, choice.after))
+    final, why = choose.final_of(ranked, before, after, choice.kept, bundle.inputs.noun)
+    if session.run is not None:
+        recorded = plan.record() | {"final": final}
+        if plan.file(plan.row(final).model) is None:  # as it was given, from another place
+            file = ship_given(session, plan, plan.row(final), before)
+            recorded["rows"] = [row | {"file": file} if row["name"] == final else row for row in recorded["rows"]]
+        session.run.record["plan"] = recorded
+        session.run.write()
+    return final, why
 
 
 def print_results(session: Session, results: table.Results, data: Any) -> None:

@@ -1,4 +1,4 @@
-"""What models are worth: on the validation split after each epoch, and once, at the end, on the test split."""
+"""What models are worth: on the validation split after each epoch, and at the end there too and, once, on the test split."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from distillctl.config import Distils, Finetunes, Pretrains
 from distillctl.data.balance import shape_of
 from distillctl.metrics import cost, latency, quality, robustness
 from distillctl.metrics.answers import answers
+from distillctl.metrics.chance import is_near_chance
 from distillctl.metrics.metric import VALIDATION
 from distillctl.metrics.stopwatch import Stopwatch
 from distillctl.runs.bundle import Bundle
@@ -45,27 +46,36 @@ def validation(logits: Tensor, targets: Tensor | None, teacher: Tensor | None, r
     return {VALIDATION + key: measure() for key, measure in measures.items() if key in wanted}
 
 
-def examined(session: Session, bundle: Bundle, teacher: Frozen) -> tuple[Tensor, float]:
-    """A teacher's logits [N, K] for the validation samples, through the student's own pipeline, and the seconds that one takes. Says what it is worth."""
+def examined(session: Session, bundle: Bundle, teacher: Frozen, made_by: str = "") -> tuple[Tensor, float]:
+    """A teacher's logits [N, K] for the validation samples, through the student's own pipeline, and the seconds that one takes. Says what it is worth.
+
+    made_by: the step of this run that has trained it; empty of one that was given.
+    """
     batches = Stopwatch(bundle.plain_batches(bundle.data.val, teacher.micro_batch), session.runtime.device)
     logits, targets = answers(teacher.model, batches, session.runtime)
     if bundle.data.val.labelled:
         accuracy, chance = quality.top_k_accuracy(logits, targets, 1), 1 / len(bundle.data.classes)
         session.console.say(f"teacher: top-1 {accuracy:.2%} on {len(targets)} validation {bundle.inputs.noun}")
-        if accuracy < 2 * chance:
-            session.console.warn(
-                f"the teacher is near chance ({chance:.2%}): are its classes and its preprocessing those of this data set?"
-            )
+        if is_near_chance(accuracy, len(bundle.data.classes), len(targets)):
+            session.console.warn(f"the teacher is near chance ({chance:.2%}): {doubt(made_by)}")
     return logits, batches.seconds_per_sample
+
+
+def doubt(made_by: str) -> str:
+    """What to think of a teacher near chance: one that was trained on these samples a moment ago has their classes."""
+    if not made_by:
+        return "are its classes and its preprocessing those of this data set?"
+    stage = "pretrain" if made_by.startswith("pretrain") else "distill"
+    return f"{made_by} has taught it little; train it longer ({stage}.epochs=N), or at another rate (optimizer.lr, {stage}.lr_scale)"
 
 
 def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: dict[str, Path]) -> list[dict[str, Any]]:
     """The rows of a plan, the teacher first if there is one: the others are compared with its answers."""
     config, machine, rows = session.config, session.runtime, []
-    teacher_logits = None
+    teacher_logits = teacher_val = None
     nets: dict[Hashable, nn.Module] = {}  # of each architecture the first
     keys: list[Hashable] = []
-    test = bundle.data.test
+    test, val = bundle.data.test, bundle.data.val
     batches = bundle.plain_batches(test)
     for row in plan.rows:
         if machine.highest(int(session.stop())):
@@ -78,11 +88,13 @@ def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: dict[str, P
         logits, targets = answers(model, bundle.plain_batches(test, at_once) if at_once else batches, machine)
         found: dict[str, Any] = {"model": row.name, "architecture": architecture, "n": len(targets)}
         found |= quality.all_measures(logits, targets if test.labelled else None, teacher_logits)
+        val_logits, val_targets = answers(model, bundle.plain_batches(val, at_once), machine)
+        found |= on_validation(val_logits, val_targets if val.labelled else None, teacher_val)
         found |= shape_of(targets, len(bundle.data.classes)) if test.labelled else {}
         if isinstance(config, (Distils, Finetunes)) and config.attack.name != "none" and test.labelled:
             found |= robustness.robust_accuracy(model, batches, config.attack, session.config.seed, machine)
         if row.name == "teacher":
-            teacher_logits = logits
+            teacher_logits, teacher_val = logits, val_logits
         if machine.is_main:
             found |= costs(model, bundle.inputs.example(1, machine.device))
             keys.append(architecture_of(found, model))
@@ -95,6 +107,11 @@ def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: dict[str, P
         rows = [row | timed[key] for row, key in zip(rows, keys, strict=True)]
     machine.barrier()
     return rows
+
+
+def on_validation(logits: Tensor, targets: Tensor | None, teacher: Tensor | None) -> dict[str, Any]:
+    """All that the validation split says of a model, by keys that say so: choices are made by it."""
+    return {VALIDATION + key: value for key, value in {"n": len(logits), **quality.all_measures(logits, targets, teacher)}.items()}
 
 
 def costs(model: nn.Module, example: Inputs) -> dict[str, float]:

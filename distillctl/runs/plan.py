@@ -12,7 +12,7 @@ from distillctl.draws import seed_of
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
 from distillctl.runs import unlabelled
-from distillctl.runs.steps import Given, MadeBy, Plan, Row, Several, Source, Step, is_ready, peer_models
+from distillctl.runs.steps import Choice, Given, MadeBy, Plan, Row, Several, Source, Step, is_ready, peer_models
 
 ATTACKED = {"_target_": "distillctl.methods.adversarial.Adversarial", "attacked": ["ce"], "objective": "ce"}  # Madry et al. 2018
 
@@ -25,6 +25,7 @@ class Draft:
     steps: list[Step] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    choice: Choice | None = None
 
     def train(self, name: str, role: str, model: Source, budget: StageConfig, **more: Any) -> MadeBy:
         """Add a step; by labels alone, where no other loss is given."""
@@ -39,7 +40,7 @@ class Draft:
     def done(self, final: str | None = None) -> Plan:
         names = [row.name for row in self.rows]
         about = next((name for name in (final, "fine-tuned", "distilled", "teacher") if name in names), names[-1] if names else "")
-        return Plan(tuple(self.steps), tuple(self.rows), about, self.config.dataset, tuple(self.notes))
+        return Plan(tuple(self.steps), tuple(self.rows), about, self.config.dataset, tuple(self.notes), self.choice)
 
 
 def plan(config: Any) -> Plan:
@@ -58,9 +59,7 @@ def plan(config: Any) -> Plan:
         distilled(draft, config, teacher)
     elif isinstance(config, Finetunes):
         student = Given(config.student, "student")
-        if not config.student.new_head:
-            draft.rows.append(Row("before", "student", student))
-        finetuned(draft, config, student)
+        finetuned(draft, config, student, "" if config.student.new_head else add_before(draft, student))
     return draft.done()
 
 
@@ -73,10 +72,13 @@ def whole_plan(draft: Draft, config: TrainConfig) -> Plan:
     else:
         draft.notes.append("no loss reads a teacher here, so none is trained")
     student: Given | MadeBy = Given(config.student, "student")
+    before = ""
     if config.distill.epochs:
-        student = distilled(draft, config, teacher)
+        student, before = distilled(draft, config, teacher), "distilled"
+    elif config.finetune.epochs and is_ready(config.student):
+        before = add_before(draft, student)
     if config.finetune.epochs:
-        finetuned(draft, config, student)
+        finetuned(draft, config, student, before)
     budget = replace(config.distill, epochs=config.distill.epochs + config.finetune.epochs)
     if config.baseline and budget.epochs:
         skipped = draft.needs_labels("alone")
@@ -132,12 +134,28 @@ def distilled(draft: Draft, config: Distils, teacher: Source | None) -> MadeBy:
     return made
 
 
-def finetuned(draft: Draft, config: Finetunes, student: Given | MadeBy) -> None:
-    """A student that is ready, by labels."""
+def add_before(draft: Draft, student: Given | MadeBy) -> str:
+    """The row of a student as it is given, by its name."""
+    draft.rows.append(Row("before", "student", student, own=True))
+    return "before"
+
+
+def finetuned(draft: Draft, config: Finetunes, student: Given | MadeBy, before: str) -> None:
+    """A student that is ready, by labels. before: the row of what it was; empty where that was worth nothing."""
     skipped = draft.needs_labels("finetune")
     method = ATTACKED if config.finetune.adversarial else None
     made = draft.train("finetune", "student", student, config.finetune, method=method, skipped=skipped)
     draft.rows += [] if skipped else [Row("fine-tuned", "student", made, own=True)]
+    draft.choice = None if skipped or not before else Choice(before, "fine-tuned", kept_by(draft.config))
+
+
+def kept_by(config: Any) -> str:
+    """The setting by which fine-tuning keeps its result, better or not; empty where validation decides."""
+    if config.finetune.keep == "always":
+        return "finetune.keep=always"
+    if config.finetune.adversarial:  # it gives accuracy for robustness, which validation does not measure
+        return "finetune.adversarial=true"
+    return "trainer.select=last" if config.trainer.select == "last" else ""
 
 
 def add_teacher(draft: Draft, teacher: Source) -> None:

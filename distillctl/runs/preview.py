@@ -57,12 +57,20 @@ def preview(session: Session) -> None:
         taught = named(todo, step.teacher) if step.teacher is not None else ""
         table.add_row(step.name, named(todo, step.model), taught, str(step.budget.epochs), f"{found.steps:,}", shown, found.remark)
     session.console.table(table)
-    say(f"then measured on the test split: {', '.join(row.name for row in todo.rows)}; the run is about: {todo.final}")
+    say(f"then measured on the validation and the test split: {', '.join(row.name for row in todo.rows)}; {about(todo)}")
     if total:
         measured = (
             f"about {in_time(total)} of training{' and more' if unknown else ''}, from {TIMED - 1} steps of each that were timed here"
         )
         say(f"{measured}; measuring, and a teacher whose answers are kept, not counted")
+
+
+def about(todo: Plan) -> str:
+    """Which of the rows is final, as far as that can be told."""
+    choice = todo.choice
+    if choice is None or choice.kept:
+        return f"the run is about: {todo.final}"
+    return f"final is what validation says is better: {choice.before} or {choice.after}"
 
 
 def outlook(session: Session, todo: Plan, step: Step) -> Outlook:

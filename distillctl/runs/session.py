@@ -34,6 +34,7 @@ class Session:
     tracker: Tracker
     stop: StopRequest
     go_on: str = ""  # the line that resumes the run
+    over_seeds: str = ""  # the line that does the same with several seeds
     bundles: list[Bundle] = field(default_factory=list)
 
     def bundle(self, data: DatasetConfig) -> Bundle:
@@ -81,7 +82,7 @@ def session(config: FitConfig, folder: Path | None, stop: StopRequest, asked: In
         shared = machine.from_main((str(folder), asked.go_on(folder)) if folder is not None else None)
         place, go_on = (Path(shared[0]), shared[1]) if shared is not None else (Path(), "")
         run = first_on_main(machine, lambda: claim(config, place, asked)) if shared is not None else None
-        running = Session(config, machine, place, run, console, Tracker(), stop, go_on)
+        running = Session(config, machine, place, run, console, Tracker(), stop, go_on, asked.over_seeds())
         data = running.bundle(config.dataset).data
         if run is not None:
             same_data_as_before(run, "data", data.fingerprint)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from distillctl import outputs
-from distillctl.models.obtain import Obtained
+from distillctl.metrics.metric import on_validation
+from distillctl.models.obtain import Obtained, obtain
 from distillctl.models.record import Architecture, Parents, Record
 from distillctl.models.script import load_script
 from distillctl.models.shipping import ship
 from distillctl.runs.assemble import Assembly
+from distillctl.runs.bundle import Bundle
 from distillctl.runs.session import Session
+from distillctl.runs.steps import Given, Plan, Row
 
 
 def ship_step(session: Session, assembly: Assembly) -> None:
@@ -38,23 +42,51 @@ def ship_step(session: Session, assembly: Assembly) -> None:
 
 def ship_one(session: Session, assembly: Assembly, pupil: Obtained, best: Mapping[str, Any], folder: Path) -> Record:
     """A student's weights and its record, which it returns."""
-    step, net, inputs = assembly.step, pupil.net, pupil.inputs
-    record = Record(
-        role=step.role,
-        stage=step.name,
-        architecture=Architecture(net.source, net.name, net.stem, net.args, net.edits, inputs.size),
-        classes=inputs.classes,
-        preprocessing=inputs.record(),
-        dataset=assembly.bundle.record(),
+    step = assembly.step
+    teacher = assembly.teacher.weights_mark if assembly.teacher is not None else None
+    record = replace(
+        first_record(session, assembly.bundle, pupil, step.role, step.name),
         metrics=best["metrics"],
         epoch=best["epoch"],
         epochs=step.budget.epochs,
-        seed=session.config.seed,
-        parents=Parents(
-            teacher=assembly.teacher.weights_mark if assembly.teacher is not None else None,
-            start=pupil.record.sha256 if pupil.record else None,
-        ),
-        versions=outputs.versions(),
+        parents=Parents(teacher=teacher, start=pupil.record.sha256 if pupil.record else None),
     )
     folder.mkdir(exist_ok=True)
-    return ship(folder, step.role, best["weights"], record, load_script(net, step.role, record, inputs.script()))
+    return ship(folder, step.role, best["weights"], record, load_script(pupil.net, step.role, record, pupil.inputs.script()))
+
+
+def ship_given(session: Session, plan: Plan, row: Row, measured: Mapping[str, Any]) -> str:
+    """A student as the config gives it, for a run that made none better: a copy in a folder of the row's name. Returns where, in the run's folder."""
+    assert isinstance(row.model, Given)
+    assert session.run is not None
+    bundle = session.bundle(plan.test)
+    given = obtain(row.model.model, bundle.inputs, row.role, session.config.seed)
+    metrics = {key: measured[key] for key in on_validation() if measured.get(key) is not None}
+    record = replace(first_record(session, bundle, given, row.role, row.name), metrics=metrics)
+    ship(
+        session.run.stage(row.name),
+        row.role,
+        given.classifier.plain_state(),
+        record,
+        load_script(given.net, row.role, record, given.inputs.script()),
+    )
+    return f"{row.name}/{row.role}.safetensors"
+
+
+def first_record(session: Session, bundle: Bundle, model: Obtained, role: str, stage: str) -> Record:
+    """What is known of a model before any training of it."""
+    net, inputs = model.net, model.inputs
+    return Record(
+        role=role,
+        stage=stage,
+        architecture=Architecture(net.source, net.name, net.stem, net.args, net.edits, inputs.size),
+        classes=inputs.classes,
+        preprocessing=inputs.record(),
+        dataset=bundle.record(),
+        metrics={},
+        epoch=0,
+        epochs=0,
+        seed=session.config.seed,
+        parents=Parents(teacher=None, start=model.record.sha256 if model.record else None),
+        versions=outputs.versions(),
+    )

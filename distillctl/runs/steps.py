@@ -47,7 +47,7 @@ class Step:
 
     name: of its folder. role: "teacher" or "student", what the shipped files are called. loss, method: their nodes of the config.
     seed: of fresh weights, order and views. shares_teacher: whether its teacher is the config's own, which other runs may have too, and no
-    student of this run. reuse: whether an equal training of another run may stand for it. skipped: why it is left out.
+    student of this run. reuse: whether an equal training of another run may stand for it. skipped: why it is left out. taught_by: the step that has made its teacher, once that is ready.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Step:
     shares_teacher: bool = False
     reuse: bool = False
     skipped: str = ""
+    taught_by: str = ""
 
     def peers(self) -> dict[str, ModelConfig]:
         """The students that train beside the first, by the names of their folders."""
@@ -91,14 +92,30 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Two rows of one student, before and after fine-tuning, of which the better on the validation split is final.
+
+    kept: the setting by which the one after is final whatever validation says; empty where validation decides.
+    """
+
+    before: str
+    after: str
+    kept: str = ""
+
+
+@dataclass(frozen=True)
 class Plan:
-    """final: the name of the row that the run is about. test: the data whose test split the rows are measured on. notes: what is said first."""
+    """final: the name of the row that the run is about; where there is a `choice`, until it is made. test: the data whose test split the rows are measured on. notes: what is said first."""
 
     steps: tuple[Step, ...]
     rows: tuple[Row, ...]
     final: str
     test: DatasetConfig
     notes: tuple[str, ...] = ()
+    choice: Choice | None = None
+
+    def row(self, name: str) -> Row:
+        return next(row for row in self.rows if row.name == name)
 
     def step(self, name: str) -> Step:
         return next(step for step in self.steps if step.name == name)
@@ -136,7 +153,9 @@ class Plan:
     def ready(self, step: Step, made: Mapping[str, Path]) -> Step:
         """The step with models that are all given: those of steps before it by the files that they have made, by name."""
         teacher = None if step.teacher is None else Given(self.resolved(step.teacher, made), "teacher")
-        return replace(step, model=Given(self.resolved(step.model, made), step.role), teacher=teacher)
+        makers = [part.step for part in parts(step.teacher) if isinstance(part, MadeBy)]
+        model = Given(self.resolved(step.model, made), step.role)
+        return replace(step, model=model, teacher=teacher, taught_by=next(iter(makers), ""))
 
     def resolved(self, source: Source, made: Mapping[str, Path]) -> ModelConfig:
         """The model that a source has come to be."""

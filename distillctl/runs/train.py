@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from distillctl import outputs
+from distillctl import compose, outputs
 from distillctl.errors import CheckpointError
 from distillctl.loop import Report, Training, fit
 from distillctl.metrics.answers import answers
@@ -101,7 +101,7 @@ class Stage:
     def measure_teacher(self, teacher: Frozen) -> None:
         """Its answers to the validation samples through the student's own pipeline, before step 1."""
         step, batches = self.step, self.assembly.batches
-        self.teacher_val, seconds = examined(self.session, self.assembly.bundle, teacher)
+        self.teacher_val, seconds = examined(self.session, self.assembly.bundle, teacher, step.taught_by)
         if not self.training.step and (line := keeping.time_saved(teacher, batches, step.budget.epochs, seconds)):
             self.session.console.say(line)
 
@@ -113,7 +113,8 @@ class Stage:
             self.log.write({"kind": "step", "epoch": report.epoch + 1, "step": report.step, **values})
             self.session.tracker.log(self.step.name, report.step, values)
         if report.step == 1 and len(report.parts) > 1:
-            terms.say_sizes(own, self.session.config.loss, self.session.console)
+            loss = self.session.config.loss
+            terms.say_sizes(own, loss, self.session.console, compose.weighed_otherwise(loss))
 
     def after_epoch(self, training: Training, parts: Mapping[str, float]) -> bool:
         """Measure on the validation split, remember the best, log; False ends the step early."""
