@@ -128,9 +128,9 @@ def composed(command: str, words: list[str], config_dir: str | Path | None, chan
         raise ConfigError(f"config_dir={config_dir}: no such folder")
     if config_dir is not None:
         check_configs(Path(config_dir))
-    extra = [f"hydra.searchpath=['file://{compose.quoted(str(Path(config_dir).resolve()))[1:]}]"] if config_dir is not None else []
+    extra = compose.search_words([config_dir] if config_dir is not None else [])
     compose.prepare()
-    words = compose.as_typed(command, compose.with_members(words))
+    words = compose.written(command, words)
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:

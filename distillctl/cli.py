@@ -20,11 +20,12 @@ from distillctl.terminal import Stream, complain, leave_the_pipe, say
 HELP_FLAGS = ("--help", "-h")
 COMPLETION_FLAGS = ("--shell-completion", "-sc")
 CONFIG_DIR = ("--config-dir", "-cd")
+CONFIG = "--config"
 PLAN = "--plan"
 # that one and Hydra's that make sense here, and whether a value follows. It has others, which would load pickled configs or replace ours.
 FLAGS = {
     **dict.fromkeys((PLAN, "-m", "--multirun", "--run", "--resolve", "--hydra-help"), False),
-    **dict.fromkeys(("--cfg", "-c", "--package", "-p", *CONFIG_DIR, "--info", "-i"), True),
+    **dict.fromkeys(("--cfg", "-c", "--package", "-p", *CONFIG_DIR, CONFIG, "--info", "-i"), True),
 }
 
 
@@ -52,7 +53,8 @@ def dispatch(arguments: list[str]) -> None:
     elif arguments[0] not in COMMANDS:
         fail(ConfigError(f"{arguments[0]}: no such command; {did_you_mean(arguments[0], COMMANDS)}"))
     elif any(flag in arguments[1:] for flag in HELP_FLAGS):
-        say(manual(arguments[0]))
+        words = [part for word in arguments for part in (word.split("=", 1) if word.startswith(CONFIG_DIR) else [word])]
+        say(manual(arguments[0], taken(words, *CONFIG_DIR)[0]))
     elif topics := [word.partition("=")[2] for word in arguments[1:] if word.startswith("--help=")]:
         tell(arguments[0], topics)
     else:
@@ -107,10 +109,13 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
     compose.prepare()
     sweep = any(flag in ("-m", "--multirun") for flag in flags)
     again = [*trust_words(), *places(flags)]
-    typed, overrides = overrides, compose.as_typed(command, compose.with_members(overrides), sweep)
     plan = PLAN in flags
     flags = [flag for flag in flags if flag != PLAN]
+    folders, flags = taken(flags, *CONFIG_DIR)
+    files, flags = taken(flags, CONFIG)
     try:
+        typed, overrides = overrides, compose.written(command, overrides, sweep, files)
+        built = compose.check_typed(command, overrides)
         if plan:
             check_planned(command, flags)
         if any(word.startswith("resume=") for word in overrides):
@@ -124,6 +129,9 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
             check_new(overrides)
             if sweep:
                 overrides = compose.shared(command, overrides)
+        overrides = [*overrides, *compose.search_words(folders)]
+        if built:
+            compose.check_built(command, overrides)
         start(command, flags, overrides, plan, tuple(again))
     except UserError as error:
         fail(error)
@@ -132,6 +140,13 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
         if explained is None:
             raise
         fail(explained)
+
+
+def taken(flags: list[str], *names: str) -> tuple[list[str], list[str]]:
+    """The values of a flag that may be there several times, and the other flags."""
+    places = [place for place, flag in enumerate(flags) if flag in names]
+    rest = [flag for place, flag in enumerate(flags) if place not in places and place - 1 not in places]
+    return [value for place in places for value in flags[place + 1 : place + 2]], rest
 
 
 def check_planned(command: str, flags: list[str]) -> None:
@@ -172,8 +187,7 @@ def start(command: str, flags: list[str], overrides: list[str], plan: bool = Fal
         from hydra import initialize_config_dir
 
         with initialize_config_dir(str(compose.conf_dir()), version_base="1.3"):
-            dirs = [f"file://{folder}" for folder in places(flags)[1::2]]
-            job.perform(command, hydra_compose(command, [*overrides, f"hydra.searchpath=[{','.join(dirs)}]"]), None)
+            job.perform(command, hydra_compose(command, overrides), None)
         return
 
     import hydra
@@ -184,7 +198,6 @@ def start(command: str, flags: list[str], overrides: list[str], plan: bool = Fal
     sys.argv = [sys.argv[0], *flags, *overrides, *nothing]
 
     def work(composed: Any) -> float | None:
-        job.check_trust()
         return job.perform(command, composed, None, "show_plan") if plan else job.task(composed, again)
 
     hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name=command)(work)()

@@ -10,17 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distillctl.commands import COMMANDS
-from distillctl.errors import INTERNAL_ERROR, ConfigError, UserError, first_line
+from distillctl.errors import INTERNAL_ERROR, UserError, first_line
 from distillctl.invocation import Invocation
 from distillctl.terminal import complain, complain_of, leave_the_pipe
-
-
-def check_trust() -> None:
-    """No file gives trust."""
-    from hydra.core.hydra_config import HydraConfig
-
-    if "DISTILLCTL_TRUST" in HydraConfig.get().job.env_set:
-        fail(ConfigError("hydra.job.env_set.DISTILLCTL_TRUST: trust is given by --trust PACKAGE on the command line alone"))
 
 
 def task(composed: Any, again: Sequence[str] = ()) -> Any:

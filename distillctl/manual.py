@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillctl import __version__
@@ -44,15 +45,15 @@ def overview() -> str:
     )
 
 
-def manual(command: str) -> str:
-    """What `distillctl COMMAND --help` prints."""
+def manual(command: str, folders: Iterable[str] = ()) -> str:
+    """What `distillctl COMMAND --help` prints. folders: where configs of one's own are, whose options are listed first."""
     from distillctl import compose
 
-    groups = compose.group_names(command)
+    groups = compose.group_names(command, [Path(folder) for folder in folders])
     lines = [
         f"distillctl {command}: {COMMANDS[command].summary}",
         "",
-        f"usage: distillctl {command} [group=option ...] [key=value ...] [-m] [--cfg job] [--trust PACKAGE]",
+        f"usage: distillctl {command} [FILE.yaml] [group=option ...] [key=value ...] [-m] [--cfg job] [--trust PACKAGE]",
         "",
         "examples:",
         *(f"  {example}" for example in COMMANDS[command].examples),
@@ -68,7 +69,11 @@ def manual(command: str) -> str:
     lines += ["  --cfg job          print every key with its value", "  -m                 sweep: key=a,b runs both"]
     if COMMANDS[command].home == TRAINING:
         lines.append("  --plan             print the steps, what is reused and how long it will take; train nothing")
-    lines += ["  --config-dir DIR   add your own config groups", "  --trust PACKAGE    allow _target_ to name classes of your package"]
+    lines.append("  --config FILE      what could be typed, in a file; a name that ends in .yaml, or the folder of a run, needs no flag")
+    lines += [
+        "  --config-dir DIR   add your own config groups: DIR/recipe/mine.yaml is recipe=mine",
+        "  --trust PACKAGE    allow _target_ to name classes of your package",
+    ]
     return "\n".join(lines)
 
 

@@ -51,6 +51,8 @@ SLOW = (
         "test_build.py",
         "test_filling.py",
         "test_outputs.py",
+        "test_resume_payloads.py",
+        "test_working_directory.py",
     ),
 )
 

@@ -423,7 +423,7 @@ ROWS = [
         interrupted,
     ),
     Row("finished, with other settings", "train resume=run seed=5", USAGE, ("seed was 0, now 5",), trained),
-    Row("resume with aliases in YAML", "train resume=run", CHECKPOINT, ("config.yaml holds aliases",), alias_bomb),
+    Row("resume with aliases in YAML", "train resume=run", CHECKPOINT, ("config.yaml: holds aliases",), alias_bomb),
     Row("resume with overrides of Hydra", "train resume=run", CHECKPOINT, ("touch Hydra itself",), meddling_overrides),
     Row("resume with code", "train resume=run", USAGE, ("_target_", "os.system"), code_in_overrides),
     # code

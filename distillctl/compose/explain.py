@@ -11,6 +11,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 
 from distillctl.compose.groups import files_of, group_names, groups_of, options
+from distillctl.compose.own import folders_in
 from distillctl.compose.sources import ROLES, split_path
 from distillctl.compose.suggest import one_by_one, unknown_key, wrong_type
 from distillctl.errors import ConfigError, MachineError, UserError, did_you_mean, nearest
@@ -47,7 +48,7 @@ def causes(error: BaseException) -> list[BaseException]:
     return found
 
 
-def missing_option(error: Exception, command: str, _: list[str]) -> UserError | None:
+def missing_option(error: Exception, command: str, overrides: list[str]) -> UserError | None:
     """An option that its group does not have, or a primary config that does not exist."""
     if not isinstance(error, MissingConfigException):
         return None
@@ -59,7 +60,7 @@ def missing_option(error: Exception, command: str, _: list[str]) -> UserError | 
             catalogue.resolve(name, key=group)
         except UserError as problem:
             return problem
-    known = options(group)
+    known = options(group, folders_in(overrides))
     if not known:
         return ConfigError(unknown_key(group, name, command))
     return ConfigError(f"{group}={name}: no such option; {did_you_mean(name, known)}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,9 +15,9 @@ from distillctl.compose.sources import EXTRA_NAMES, KIND_GROUP, ROLES
 from distillctl.models import catalogue
 
 
-def group_names(command: str) -> dict[str, list[str]]:
-    """The config groups that a command's primary config uses, each with its options."""
-    return {group: options(group) for group in groups_of(command)}
+def group_names(command: str, folders: Iterable[Path] = ()) -> dict[str, list[str]]:
+    """The config groups that a command's primary config uses, each with its options; folders: where configs of one's own are."""
+    return {group: options(group, folders) for group in groups_of(command)}
 
 
 @cache
@@ -26,9 +27,10 @@ def groups_of(command: str) -> tuple[str, ...]:
     return tuple(group for group in groups if not group.startswith(KIND_GROUP))  # which the file of a data set chooses, and no person
 
 
-def options(group: str) -> list[str]:
-    """What a group can be set to; for models the featured names, of the many that work."""
-    return [*files_of(group), *catalogue.FEATURED, *EXTRA_NAMES] if group in ROLES else files_of(group)
+def options(group: str, folders: Iterable[Path] = ()) -> list[str]:
+    """What a group can be set to, one's own first; for models the featured names, of the many that work."""
+    own = sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+    return [*own, *files_of(group), *(catalogue.FEATURED if group in ROLES else ()), *(EXTRA_NAMES if group in ROLES else ())]
 
 
 def files_of(group: str) -> list[str]:

@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from distillctl.compose import yaml_files
+from distillctl.compose.guard import problem_of_stored
 from distillctl.compose.kept import absolute, flat
 from distillctl.compose.literal import quoted, unquoted
 from distillctl.config import SCHEMAS, decides
@@ -20,7 +22,6 @@ from distillctl.paths import as_path
 from distillctl.terminal import say
 
 MAY_CHANGE = ("rounding", "cost", "words")  # between two attempts: what keys decide that change no number beyond its last bits
-SIZE_LIMIT = 2**20  # bytes of a stored config: one from a stranger must not be a bomb
 
 
 def overrides(command: str, flags: list[str], given: list[str]) -> list[str]:
@@ -50,8 +51,9 @@ def overrides(command: str, flags: list[str], given: list[str]) -> list[str]:
     if not isinstance(before, list) or not all(isinstance(word, str) for word in before):
         raise CheckpointError(f"resume={folder}: .hydra/overrides.yaml is not a list of overrides")
     for word in before:  # a folder from elsewhere may set what to train, never how Hydra itself works
-        if word.lstrip("+~").startswith("hydra"):
-            raise CheckpointError(f"resume={folder}: its overrides touch Hydra itself ({word}); refused")
+        problem = problem_of_stored(command, word)
+        if problem is not None:
+            raise CheckpointError(f"resume={folder}: its overrides hold {word[:80]!r}: {problem}; refused")
     changed = {word.lstrip("+~").partition("=")[0] for word in own}
     kept = [word for word in before if word.lstrip("+~").partition("=")[0] not in changed and not word.startswith("resume=")]
     place = quoted(str(folder.resolve()))
@@ -92,12 +94,9 @@ def free(schema: Any, key: str) -> bool:
 
 def stored(folder: Path, name: str) -> Any:
     """A YAML file of the run's first attempt, as plain data."""
-    file = folder / ".hydra" / name
     try:
-        text = read_text(file, SIZE_LIMIT)
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise CheckpointError(f"resume={folder}: .hydra/{name} holds aliases; refused")
-        return yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise CheckpointError(f"resume={folder}: .hydra/{name} cannot be read ({reason})") from None
+        return yaml.safe_load(yaml_files.read(folder / ".hydra" / name))
+    except OSError as error:
+        raise CheckpointError(f"resume={folder}: .hydra/{name} cannot be read ({error.strerror})") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(f"resume={folder}: .hydra/{name}: {' '.join(str(error).split())[:200]}") from None

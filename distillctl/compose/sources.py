@@ -15,6 +15,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 from distillctl import config
+from distillctl.compose.own import OwnConfigs
 from distillctl.compose.places import recipes_dir
 from distillctl.errors import UserError
 from distillctl.models import catalogue
@@ -22,13 +23,14 @@ from distillctl.models import catalogue
 ROLES = ("teacher", "student", "model")
 EXTRA_NAMES = ("own", "recorded")
 KIND_GROUP = "dataset/kind"
+# As this file is imported, since a job that another process composes has no other sign of us than the sources that are handed to it.
+OmegaConf.register_new_resolver("oc.env", config.read_variable, replace=True)
 
 
 @cache
 def prepare() -> None:
-    """Tell Hydra about our sources and resolvers; has to happen before it composes anything."""
-    OmegaConf.register_new_resolver("oc.env", config.read_variable, replace=True)
-    for plugin in (Schemas, ModelNames, Recipes, SearchPath):
+    """Tell Hydra about our sources; has to happen before it composes anything."""
+    for plugin in (Schemas, ModelNames, Recipes, OwnConfigs, SearchPath):
         Plugins.instance().register(plugin)
 
 

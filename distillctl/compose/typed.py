@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +14,7 @@ from distillctl import config
 from distillctl.compose.suggest import suggestion, wrong_type
 from distillctl.errors import ConfigError
 
+GROWTH_LIMIT = 4096  # how many times a value may stand in another once all are resolved
 EXAMPLES = {"checkpoint": "<run folder or file>", "inputs": "[image.png]"}  # of values that have no default
 
 
@@ -19,6 +22,7 @@ def typed(composed: DictConfig) -> Any:
     """The composed config as our dataclasses. Raises ConfigError with all problems at once, one a line."""
     content = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(content, dict)
+    check_growth(content)
     missing = [f"{key} is not set: pass {key}={EXAMPLES.get(key, '...')}" for key in sorted(OmegaConf.missing_keys(composed))]
     strangers = [  # a `+key=value` passes OmegaConf
         f"+{key}={OmegaConf.select(composed, key)}: unknown key; {suggestion(key, config.key_names(composed))}"
@@ -32,6 +36,20 @@ def typed(composed: DictConfig) -> Any:
     if problems:
         raise ConfigError(*problems)
     return plain
+
+
+def check_growth(content: Any) -> None:
+    """Values that refer to others twice, which do the same, would fill the memory as they are resolved. Raises ConfigError."""
+    growth = math.prod(max(1, text.count("${")) for text in texts(content))
+    if growth > GROWTH_LIMIT:
+        raise ConfigError("too many values refer to several others by ${...}; write them out")
+
+
+def texts(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    for item in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from texts(item)
 
 
 def read_members(teacher: config.TeacherConfig) -> list[str]:

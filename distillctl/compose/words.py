@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+
+from distillctl.compose.config_file import is_config_file, words_of
+from distillctl.compose.literal import as_typed
+
+
+def written(command: str, words: list[str], sweep: bool = False, files: Iterable[str] = ()) -> list[str]:
+    """Overrides as Hydra reads them: those that config files stand for, named by a flag or by a word, and after them what was typed."""
+    named = [*files, *filter(is_config_file, words)]
+    typed = as_typed(command, with_members([word for word in words if not is_config_file(word)]), sweep)
+    said = {key_of(word) for word in typed}
+    return [*(word for file in named for word in words_of(command, file, typed) if key_of(word) not in said), *typed]
+
+
+def key_of(word: str) -> str:
+    return word.partition("=")[0].lstrip("+")
 
 
 def with_members(overrides: list[str]) -> list[str]:

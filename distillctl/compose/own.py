@@ -1,0 +1,93 @@
+"""Configs of one's own: the folders that --config-dir names, as a source that says nothing of how Hydra works. No torch here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from distillctl.compose import yaml_files
+from distillctl.compose.literal import quoted, read
+from distillctl.errors import ConfigError
+
+SCHEME = "own"
+HYDRA = "hydra"
+KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
+
+
+def search_words(folders: Iterable[str | Path]) -> list[str]:
+    """The override by which Hydra looks into folders of one's own, after all that ships."""
+    places = [quoted(f"{SCHEME}://{Path(folder).resolve()}") for folder in folders]
+    return [f"hydra.searchpath=[{','.join(places)}]"] if places else []
+
+
+def folders_in(words: Iterable[str]) -> list[Path]:
+    """The folders that `search_words` said among the words of a command line."""
+    said = [read(word.partition("=")[2]) for word in words if word.startswith("hydra.searchpath=")]
+    return [Path(str(place).removeprefix(f"{SCHEME}://")) for places in said if isinstance(places, list) for place in places]
+
+
+class OwnConfigs(FileConfigSource):
+    """The files of a folder, each read within limits and held against what a file may say."""
+
+    @staticmethod
+    def scheme() -> str:
+        return SCHEME
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        name = self._normalize_file_name(config_path)
+        file = Path(self.path) / name
+        try:
+            text = yaml_files.read(file)
+            content = OmegaConf.create(text)
+        except OSError as error:
+            raise ConfigError(f"{file}: {error.strerror}") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{file}: {yaml_files.wrong(error)}") from None
+        except (ValueError, OmegaConfBaseException) as error:
+            raise ConfigError(f"{file}: {' '.join(str(error).split())[:200]}") from None
+        header = ConfigSource._get_header_dict(text[:512])
+        problem = problem_of_file(name, header.get("package"), content)
+        if problem is not None:
+            raise ConfigError(f"{file}: {problem}")
+        return ConfigResult(config=content, path=f"{SCHEME}://{self.path}", provider=self.provider, header=header)
+
+
+def parts(text: str) -> list[str]:
+    """The names in a group, a package or a path."""
+    return re.split(r"[./@: ]+", text)
+
+
+def problem_of_file(path: str, package: str | None, content: Any) -> str | None:
+    """Why a config of one's own is refused. path: in its folder, as in `loss/mine.yaml`; package: what its header says."""
+    if HYDRA in parts(f"{path} {package or ''}"):
+        return "Hydra's own configs are those that ship; type its keys, as in hydra.run.dir=runs/first"
+    if not isinstance(content, DictConfig):
+        return "expected keys with values"
+    if HYDRA in content:
+        return "hydra: " + typed_instead(OmegaConf.to_container(content._get_node(HYDRA), resolve=False))
+    defaults = OmegaConf.to_container(content.get("defaults") or OmegaConf.create([]), resolve=False)
+    for item in defaults if isinstance(defaults, list) else []:
+        words = [str(word) for entry in (item.items() if isinstance(item, dict) else [(item,)]) for word in entry if word is not None]
+        for word in words:
+            if HYDRA in parts(word):
+                return f"defaults: {word}: " + typed_instead(None)
+            if ".." in parts(word.replace("..", "/../")) or "//" in word:
+                return f"defaults: {word}: a config elsewhere; an option of a group is a name without / and .."
+    return None
+
+
+def typed_instead(content: Any) -> str:
+    """The way out for who set Hydra's keys in a file; where it was a sweep, as it is typed."""
+    sweeper = content.get("sweeper") if isinstance(content, dict) else None
+    params = sweeper.get("params") if isinstance(sweeper, dict) else None
+    swept = [f"{key}={value}" for key, value in params.items()] if isinstance(params, dict) else []
+    example = f"-m {' '.join(swept)}" if swept and all(KEY.match(word) for word in swept) else "hydra.run.dir=runs/first or -m seed=0,1"
+    return f"Hydra's own keys come from the command line alone; leave it out, and type what is needed, as in {example}"
