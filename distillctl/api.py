@@ -63,7 +63,7 @@ def configure(command: str, *overrides: str, config_dir: str | Path | None = Non
             raise ConfigError(f"{word}: of the command line alone; the folder of a run is an argument of run()")
         if word.startswith("resume="):
             raise ConfigError(f"{word}: go on with a run by distillctl.resume({word.removeprefix('resume=')!r})")
-    return composed(command, list(overrides), config_dir)
+    return composed(command, compose.with_data(command, list(overrides), [config_dir] if config_dir else []), config_dir)
 
 
 def plan(experiment: Experiment) -> Plan:

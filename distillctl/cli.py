@@ -127,6 +127,8 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
                 return  # it was finished already, and its result is printed
         else:
             check_new(overrides)
+            dirs = [value for name, value in zip(flags, flags[1:], strict=False) if name in CONFIG_DIR]
+            overrides = compose.with_data(command, overrides, dirs)
             if sweep:
                 overrides = compose.shared(command, overrides)
         overrides = [*overrides, *compose.search_words(folders)]

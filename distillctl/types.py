@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -72,6 +72,13 @@ def rows(inputs: Inputs, chosen: Tensor) -> Inputs:
 def first_sample(inputs: Inputs) -> Inputs:
     """The first sample, as a batch of one."""
     return mapped(inputs, lambda column: column[:1])
+
+
+def concatenated(parts: Sequence[Inputs]) -> Inputs:
+    """The samples of all parts, one behind the other."""
+    if isinstance(parts[0], dict):
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}  # type: ignore[index]
+    return torch.cat(parts)  # type: ignore[arg-type]
 
 
 def pieces(inputs: Inputs, number: int) -> list[Inputs]:

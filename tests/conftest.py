@@ -53,6 +53,7 @@ SLOW = (
         "test_outputs.py",
         "test_resume_payloads.py",
         "test_working_directory.py",
+        "test_which_data.py",
     ),
 )
 

@@ -222,8 +222,8 @@ def secret_in_yaml(place: Path, run: Path) -> None:
 
 
 FOLDER = "train dataset=image_folder dataset.root=images"
-TEACHER = "train teacher=resnet8 student=resnet8 teacher.checkpoint="
-STUDENT = "finetune student=resnet8 student.checkpoint="
+TEACHER = "train dataset=digits teacher=resnet8 student=resnet8 teacher.checkpoint="
+STUDENT = "finetune dataset=digits student=resnet8 student.checkpoint="
 OWN_CONF = "train --config-dir mine optimizer=mine"
 
 ROWS = [
@@ -339,7 +339,7 @@ ROWS = [
     ),
     Row("teacher of fewer outputs", TEACHER + "teacher.safetensors", CHECKPOINT, ("7 classes", "10", "new_head=true"), other_class_count),
     Row("teacher of fewer classes", TEACHER + "run", CHECKPOINT, ("knows 3 classes, the data set has 10",), fewer_classes),
-    Row("teacher of other order", TEACHER + "run", CHECKPOINT, ("class 0 is '1'", "ignore_class_names=true"), other_class_order),
+    Row("teacher of other order", TEACHER + "run", CHECKPOINT, ("in another order", "class 0 is '1'"), other_class_order),
     Row("teacher with a record of nothing", TEACHER + "run", CHECKPOINT, ("teacher.json is not the record of a model",), empty_record),
     Row("teacher a last.pt", TEACHER + "run/pretrain/last.pt", CHECKPOINT, ("resume=<run folder>", ".safetensors"), trained),
     Row("teacher an empty folder", TEACHER + "run", CHECKPOINT, ("teacher.checkpoint=run", "no trained teacher"), folder_without_run),

@@ -171,6 +171,31 @@ def test_predict_answers_for_every_kind_of_image_in_a_folder(distillctl, tiny_ru
     assert [Path(json.loads(line)["image"]).name for line in finished.out.splitlines()] == ["a.jfif", "b.png"]
 
 
+def test_a_file_that_cannot_be_read_costs_predict_its_own_row(distillctl, tiny_run: Path, digit: Path, tmp_path: Path):
+    photos = tmp_path / "photos"
+    for name in ("a.png", "c.png", "__MACOSX/._a.png", ".thumbs/a.png"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(digit, photos / name)
+    (photos / "b.jpg").write_bytes(b"\0\0\0\x18ftypheic")
+    words = ("predict", f"checkpoint={tiny_run}", f"inputs=[{photos}]", "trainer.device=cpu", "top_k=2")
+    found = distillctl(*words, "format=jsonl", cwd=tmp_path)
+    rows = [json.loads(line) for line in found.out.splitlines()]
+    assert [(Path(row["image"]).name, len(row["answers"]), row.get("error")) for row in rows] == [
+        ("a.png", 2, None),
+        ("b.jpg", 0, "HEIC, which is not read here; convert it to JPEG or PNG"),
+        ("c.png", 2, None),
+    ]
+    assert (found.code, found.err) == (3, f"error: 1 of 3 images cannot be read; the first: {photos}/b.jpg: {rows[1]['error']}\n")
+    table = distillctl(*words, cwd=tmp_path)
+    assert (table.code, table.out.count(".png"), "HEIC" in table.out) == (3, 2, True)
+    lines = distillctl(*words, "format=csv", cwd=tmp_path).out.splitlines()
+    assert lines[0] == "image,class,p,class_2,p_2,error"
+    assert lines[2] == f'{photos}/b.jpg,,,,,"{rows[1]["error"]}"' or lines[2] == f"{photos}/b.jpg,,,,,{rows[1]['error']}"
+    assert {line.count(",") for line in lines[:2]} == {5}
+    alone = distillctl(*words[:2], f"inputs=[{photos}/b.jpg]", "trainer.device=cpu", cwd=tmp_path)
+    assert (alone.code, alone.out, alone.err) == (3, "", f"error: {photos}/b.jpg: {rows[1]['error']}\n")
+
+
 BLOCKED = """
 import json, sys
 class Block:

@@ -17,8 +17,8 @@ from distillctl.errors import ConfigError, UserError, did_you_mean, nearest, one
 
 CONF = Path(__file__).parent.parent / "conf"
 RECIPES = CONF.parent / "recipes"
-OPTIONS = sorted(CONF.glob("*/*.yaml"))
-NEEDED = {"evaluate": ["checkpoint=x"], "predict": ["checkpoint=x", "inputs=[x.png]"]}
+OPTIONS = sorted(set(CONF.glob("*/*.yaml")) - {CONF / "dataset/recorded.yaml"})  # which needs a record: test_which_data.py
+NEEDED = {"evaluate": ["checkpoint=x", "dataset=digits"], "predict": ["checkpoint=x", "inputs=[x.png]"]}
 
 
 def examples(count: int) -> settings:

@@ -20,7 +20,7 @@ SHORT = (
     *("trainer.device=cpu", "trainer.precision=fp32", "trainer.threads=1"),
 )
 VIT_ARGS = {"depth": 4, "embed_dim": 12, "num_heads": 2, "patch_size": 4, "img_size": 8}
-VIT = ("student=vit_tiny_patch16_224", *(f"+student.args.{name}={value}" for name, value in VIT_ARGS.items()))
+VIT = ("dataset=digits", "student=vit_tiny_patch16_224", *(f"+student.args.{name}={value}" for name, value in VIT_ARGS.items()))
 lora = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft is not installed")
 
 

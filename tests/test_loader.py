@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from distillctl.config import AugmentConfig
+from distillctl.data.image import reading
 from distillctl.data.image.augment import Augment
 from distillctl.data.image.loader import ImageLoader, PlainImages, ReadOptions, decoded
 from distillctl.data.loader import Place
@@ -129,6 +130,20 @@ def test_batches_are_whole_and_hold_no_sample_twice(memory):
 def test_samples_keep_their_targets(memory):
     for batch in loader(memory)(0):
         assert torch.equal(batch.targets, batch.index // 7 % CLASSES)
+
+
+@pytest.mark.parametrize("crop", ["pad", "none"])
+@pytest.mark.parametrize("edge", [SIZE, 20, (31, 24)])
+def test_files_and_memory_give_the_same_views_of_the_same_images(crop, edge, tmp_path):
+    tall, wide = edge if isinstance(edge, tuple) else (edge, edge)
+    paths = [tmp_path / f"{number}.png" for number in range(COUNT)]
+    for number, path in enumerate(paths):
+        pixels = torch.randint(0, 256, (tall, wide, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
+        Image.fromarray(pixels.numpy()).save(path)
+    on_disk = Split(paths, torch.arange(COUNT) % CLASSES, torch.arange(COUNT) * 7)
+    read = Split(reading.in_memory(paths, SIZE, 10**6)[0], on_disk.targets, on_disk.index)
+    config = AugmentConfig(crop=crop, policy="trivialaugment", erasing=0.5, mixup=0.4)
+    assert same(list(loader(on_disk, config)(2)), list(loader(read, config)(2)))
 
 
 @pytest.mark.parametrize("count", [36, 37])

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from distillctl import outputs, runtime, state
-from distillctl.config import DATA_KINDS, ENSEMBLE, DatasetConfig, EvaluateConfig, ModelConfig, check
+from distillctl.config import ENSEMBLE, EvaluateConfig, ModelConfig
 from distillctl.data.balance import shape_of
 from distillctl.data.loader import Place
+from distillctl.data.split import DataSet, Split
 from distillctl.errors import CheckpointError, ConfigError
-from distillctl.inputs import from_record
 from distillctl.interruption import StopRequest
 from distillctl.invocation import Invocation
 from distillctl.metrics import cost, quality, robustness
 from distillctl.metrics.answers import answers
 from distillctl.models.obtain import Obtained, obtain, source_of
+from distillctl.models.record import Record
 from distillctl.report.console import Console, Table
 from distillctl.report.table import Results, attack_remark
 from distillctl.runs import bundle
@@ -26,7 +26,6 @@ from distillctl.runs.steps import members_of
 from distillctl.runs.teachers import check_is_trained, ready_to_answer
 
 CLASSES_SHOWN = 20
-HOW_READ = ("workers", "timeout_s", "max_pixels")  # of a data set: what this command says, whatever the record does
 
 
 def run(config: EvaluateConfig, folder: Path | None, asked: Invocation) -> float | None:
@@ -44,22 +43,18 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
     with StopRequest(), runtime.open_runtime(config.trainer) as machine:
         console = Console(silent=not machine.is_main, patient=True)
         place = Place(machine.device, machine.rank, machine.world)
-        found = bundle.load(dataset_of(config.dataset, config.checkpoint, model), config.trainer.batch_size, place, recorded_classes(model))
+        found = bundle.load_to_measure(config.dataset, config.trainer.batch_size, place, *recorded(model))
         data, inputs = found.data, found.inputs
         for note in data.notes:
             console.say(note)
-        split = {"train": data.train, "val": data.val, "test": data.test}[config.split]
+        name, split = asked_split(config, data)
         taught = config.teacher.name == ENSEMBLE or config.teacher.checkpoint or config.teacher.pretrained
         if not (split.labelled or taught):
-            raise ConfigError(
-                f"split={config.split}: these {inputs.noun} have no labels; to measure agreement set teacher.checkpoint=<run folder>"
-            )
+            raise ConfigError(f"split={name}: these {inputs.noun} have no labels; to measure agreement set teacher.checkpoint=<run folder>")
         attacked = config.attack.name != "none"
         inputs.check_attack(config.attack)
         if attacked and not split.labelled:
-            raise ConfigError(
-                f"attack={config.attack.name}: the {inputs.noun} of split={config.split} have no labels to attack; leave attack out"
-            )
+            raise ConfigError(f"attack={config.attack.name}: the {inputs.noun} of split={name} have no labels to attack; leave attack out")
         batches = found.plain_batches(split, at_most=config.trainer.batch_size)
         teacher_logits = None
         if taught:
@@ -73,13 +68,13 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
         if attacked:
             measured |= robustness.robust_accuracy(obtained.classifier, batches, config.attack, seed=0, runtime=machine)
         classes = quality.per_class(logits, targets, data.classes) if split.labelled else []
-        print_report(console, obtained, f"{data.name} {config.split}, {len(targets):,} {inputs.noun}", measured, classes)
+        print_report(console, obtained, f"{data.name} {name}, {len(targets):,} {inputs.noun}", measured, classes)
         if machine.is_main and folder is not None:
             report: dict[str, Any] = {
                 "checkpoint": str(obtained.weights),
                 "architecture": obtained.net.name,
                 "dataset": data.name,
-                "split": config.split,
+                "split": name,
                 "fingerprint": data.fingerprint,
                 "measured": measured,
                 "parameters": cost.parameters(obtained.classifier),
@@ -110,39 +105,21 @@ def with_checkpoint(model: ModelConfig, checkpoint: str) -> ModelConfig:
     return model
 
 
-def recorded_classes(model: ModelConfig) -> list[str] | None:
-    """The names of the classes that the checkpoint knows, where it has a record."""
+def recorded(model: ModelConfig) -> tuple[list[str] | None, Record | None]:
+    """The names of the classes that the checkpoint knows, and its record, where it has one."""
     _, record = source_of(model, "model")
-    return list(record.classes) if record is not None else None
+    if record is None:
+        return None, None
+    return None if model.ignore_class_names or model.new_head else list(record.classes), record
 
 
-def dataset_of(named: DatasetConfig, checkpoint: str, model: ModelConfig) -> DatasetConfig:
-    """The data set that is named, or the one that the checkpoint's record names."""
-    if named.name != "recorded":
-        return named
-    _, record = source_of(model, "model")
-    if record is None or record.dataset is None:
-        raise ConfigError(f"checkpoint={checkpoint}: no record beside it says which data set it is for; pass dataset=<name>")
-    schema = DATA_KINDS[from_record(record).kind]
-    kept = {entry.name for entry in fields(schema)} & {entry.name for entry in fields(named)} & set(HOW_READ)
-    return replace(dataset_from(record.dataset, schema), **{name: getattr(named, name) for name in kept})
-
-
-def dataset_from(recorded: Mapping[str, Any], schema: type[DatasetConfig]) -> DatasetConfig:
-    """A recorded data set as config: known keys alone, since a record may come from anywhere."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    known = {entry.name for entry in fields(schema)} - {"augment"}
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), {key: value for key, value in recorded.items() if key in known})
-        found = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise CheckpointError(f"the recorded data set cannot be used ({str(error).splitlines()[0]}); pass dataset=<name>") from None
-    assert isinstance(found, schema)
-    if problems := check(found):
-        raise CheckpointError(f"the recorded data set cannot be used ({problems[0]}); pass dataset=<name>")
-    return found
+def asked_split(config: EvaluateConfig, data: DataSet) -> tuple[str, Split]:
+    """The split that is measured, and its name; by default the test split, and of samples that none were trained on all."""
+    name = config.split or ("test" if len(data.train) else "all")
+    split = data.split(name)
+    if not len(split):
+        raise ConfigError(f"split={name}: nothing here is for that; leave split out to measure all that there is")
+    return name, split
 
 
 def print_report(console: Console, obtained: Obtained, title: str, measured: dict[str, Any], classes: list[Any]) -> None:

@@ -14,6 +14,7 @@ import torch
 from distillctl import runtime
 from distillctl.commands.evaluate import named_as_given, with_checkpoint
 from distillctl.config import PredictConfig
+from distillctl.data.image.files import shown
 from distillctl.errors import CheckpointError, ConfigError, DataError
 from distillctl.inputs import from_record
 from distillctl.inputs.contract import Contract
@@ -25,11 +26,11 @@ from distillctl.models.weights import read_weights
 from distillctl.paths import as_path
 from distillctl.report.console import Console, Table
 from distillctl.terminal import say
-from distillctl.types import to
+from distillctl.types import Inputs, concatenated, to
 
 
 def run(config: PredictConfig, folder: Path | None) -> None:
-    """Prints one row an image. A file that cannot be read is an error before anything is printed."""
+    """Prints one row an image. A file that cannot be read has a row that says why; the exit code is then that of bad data, after all rows."""
     with named_as_given():
         predict(config)
 
@@ -45,14 +46,45 @@ def predict(config: PredictConfig) -> None:
         found = []
         for start in range(0, len(files), config.trainer.batch_size):
             chunk = files[start : start + config.trainer.batch_size]
-            samples = to(inputs.read(chunk, config), machine.device)
-            with torch.inference_mode(), machine.autocast():
-                probabilities = classifier(samples).logits.float().softmax(-1).cpu()
-            best = probabilities.topk(min(config.top_k, len(classes)))
-            for path, values, positions in zip(chunk, best.values.tolist(), best.indices.tolist(), strict=True):
-                answers = [{"class": classes[p], "p": v} for p, v in zip(positions, values, strict=True)]
-                found.append({inputs.noun.removesuffix("s"): str(path), "answers": answers})
-    print_answers(found, config.format)
+            readable, problems = read(chunk, inputs, config)
+            rows = dict(problems)
+            if readable is not None:
+                with torch.inference_mode(), machine.autocast():
+                    probabilities = classifier(to(readable, machine.device)).logits.float().softmax(-1).cpu()
+                best = probabilities.topk(min(config.top_k, len(classes)))
+                answered = [path for path in chunk if path not in problems]
+                for path, values, positions in zip(answered, best.values.tolist(), best.indices.tolist(), strict=True):
+                    rows[path] = {"answers": [{"class": classes[p], "p": v} for p, v in zip(positions, values, strict=True)]}
+            found += [{inputs.noun.removesuffix("s"): str(path), **rows[path]} for path in chunk]
+    print_found(found, config.format, inputs.noun)
+
+
+def read(files: list[Path], inputs: Contract, config: PredictConfig) -> tuple[Inputs | None, dict[Path, dict[str, Any]]]:
+    """The samples of those files that can be read, None where none can, and the rows of the others."""
+    try:
+        return inputs.read(files, config), {}
+    except DataError:  # one by one, to see which
+        samples, problems = [], {}
+    for file in files:
+        try:
+            samples.append(inputs.read([file], config))
+        except DataError as problem:
+            problems[file] = {"answers": [], "error": str(problem).removeprefix(f"{shown(file)}: ")}
+    return concatenated(samples) if samples else None, problems
+
+
+def print_found(found: list[dict[str, Any]], form: str, noun: str) -> None:
+    """All rows; then, where some are of files that cannot be read, a DataError that counts them."""
+    bad = [row for row in found if "error" in row]
+    if len(found) > len(bad) or form != "table":
+        print_answers(found, form)
+    if bad:
+        name, reason = next(iter(bad[0].values())), bad[0]["error"]
+        raise DataError(
+            f"{shown(name)}: {reason}"
+            if len(found) == 1
+            else f"{len(bad)} of {len(found)} {noun} cannot be read; the first: {shown(name)}: {reason}"
+        )
 
 
 def recorded(checkpoint: str, lacking: str) -> tuple[Path, Record]:
@@ -72,9 +104,9 @@ def expand(given: list[str], inputs: Contract) -> Iterator[Path]:
     for name in given:
         path = as_path(name)
         if path.is_dir():
-            inside = sorted(item for item in path.rglob("*") if item.suffix.lower() in inputs.suffixes and not item.name.startswith("."))
+            inside, others = inputs.files_below(path)
             if not inside:
-                raise DataError(f"inputs={name}: no {inputs.noun} in this folder")
+                raise DataError(f"inputs={name}: no {inputs.noun} in this folder{others}")
             yield from inside
         elif path.exists():
             yield path
@@ -97,18 +129,24 @@ def print_answers(found: list[dict[str, Any]], form: str) -> None:
     table.add_column("p", justify="right")
     table.add_column("next", style="dim")
     for item in found:
+        if "error" in item:
+            table.add_row(item[noun], "-", "-", item["error"])
+            continue
         first, *rest = item["answers"]
         table.add_row(item[noun], first["class"], f"{first['p']:.3f}", ", ".join(f"{other['class']} {other['p']:.3f}" for other in rest))
     Console().table(table)
 
 
 def as_csv(found: list[dict[str, Any]]) -> str:
-    """A line a sample, all with the columns of the heading: `image,class,p`, and for each further answer `class_2,p_2` and so on."""
+    """A line a sample, all with the columns of the heading: `image,class,p`, for each further answer `class_2,p_2` and so on, and `error` where one is."""
     noun = next(iter(found[0]))
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    more = range(2, len(found[0]["answers"]) + 1)
-    lines.writerow([noun, "class", "p", *(name for rank in more for name in (f"class_{rank}", f"p_{rank}"))])
+    columns = max(len(item["answers"]) for item in found)
+    names = [name for rank in range(1, columns + 1) for name in (("class", "p") if rank == 1 else (f"class_{rank}", f"p_{rank}"))]
+    with_errors = any("error" in item for item in found)
+    lines.writerow([noun, *names, *(["error"] if with_errors else [])])
     for item in found:
-        lines.writerow([item[noun], *(value for answer in item["answers"] for value in (answer["class"], f"{answer['p']:.6f}"))])
+        cells = [value for answer in item["answers"] for value in (answer["class"], f"{answer['p']:.6f}")]
+        lines.writerow([item[noun], *cells, *(["" for _ in names[len(cells) :]] + [item.get("error", "")] if with_errors else [])])
     return text.getvalue().removesuffix("\n")

@@ -1,5 +1,6 @@
 """How a command line becomes a config: where configs are found, and what is wrong when none comes out. No torch here."""
 
+from distillctl.compose.data import with_data
 from distillctl.compose.explain import causes, explain
 from distillctl.compose.groups import group_names, known_keys, options, weighed_otherwise
 from distillctl.compose.guard import check_built, check_typed

@@ -20,11 +20,20 @@ def group_names(command: str, folders: Iterable[Path] = ()) -> dict[str, list[st
     return {group: options(group, folders) for group in groups_of(command)}
 
 
-@cache
 def groups_of(command: str) -> tuple[str, ...]:
+    return tuple(defaults_of(command))
+
+
+def default_of(command: str, group: str) -> str | None:
+    """The option that a command takes where nobody chooses one."""
+    return defaults_of(command)[group]
+
+
+@cache
+def defaults_of(command: str) -> dict[str, str | None]:
     primary = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())
-    groups = (next(iter(item)) for item in primary["defaults"] if isinstance(item, dict))
-    return tuple(group for group in groups if not group.startswith(KIND_GROUP))  # which the file of a data set chooses, and no person
+    groups = {group: name for item in primary["defaults"] if isinstance(item, dict) for group, name in item.items()}
+    return {group: name for group, name in groups.items() if not group.startswith(KIND_GROUP)}  # which the file of a data set chooses
 
 
 def options(group: str, folders: Iterable[Path] = ()) -> list[str]:

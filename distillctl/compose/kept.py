@@ -33,8 +33,8 @@ def absolute(leaves: Mapping[str, Any], schema: Any) -> dict[str, Any]:
 
 
 def is_relative(value: Any) -> bool:
-    """Of an interpolation nobody can tell."""
-    return isinstance(value, str) and value != "" and "${" not in value and not os.path.isabs(value)
+    """Of an interpolation nobody can tell; of a recorded data set's key that is not set there is nothing to tell."""
+    return isinstance(value, str) and value not in ("", "???") and "${" not in value and not os.path.isabs(value)
 
 
 def with_paths(words: Sequence[str], moved: Mapping[str, str]) -> list[str]:

@@ -12,7 +12,7 @@ from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 from distillctl import config
 from distillctl.compose.own import OwnConfigs
@@ -59,7 +59,7 @@ class Schemas(InMemory):
     def schema(self, config_path: str) -> type | None:
         group, _, name = config_path.removesuffix(".yaml").rpartition("/")
         if group == KIND_GROUP:
-            return config.DATA_KINDS.get(name)
+            return config.recorded_schema() if name == config.RECORDED else config.DATA_KINDS.get(name)
         return config.SCHEMAS.get(name.removesuffix("_schema")) if not group and name.endswith("_schema") else None
 
     def is_group(self, config_path: str) -> bool:
@@ -74,8 +74,14 @@ class Schemas(InMemory):
 
 @cache
 def structured(schema: type) -> Any:
-    """The config of a dataclass; to copy it takes a quarter of the time that it takes to make."""
-    return OmegaConf.structured(schema)
+    """The config of a dataclass; to copy it takes a quarter of the time that it takes to make.
+
+    What a command's `dataset` holds comes from its kind alone: a value that the schema had put there could not be told from one that somebody set.
+    """
+    found = OmegaConf.structured(schema)
+    for name in found.get("dataset", ()):
+        found.dataset[name] = MISSING
+    return found
 
 
 class ModelNames(InMemory):

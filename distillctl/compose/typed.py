@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distillctl import config
+from distillctl.compose.recorded import filled, is_recorded
 from distillctl.compose.suggest import suggestion, wrong_type
 from distillctl.errors import ConfigError
 
@@ -23,14 +24,16 @@ def typed(composed: DictConfig) -> Any:
     content = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(content, dict)
     check_growth(content)
-    missing = [f"{key} is not set: pass {key}={EXAMPLES.get(key, '...')}" for key in sorted(OmegaConf.missing_keys(composed))]
+    of_record = "dataset." if is_recorded(composed) else None
+    unset = sorted(key for key in OmegaConf.missing_keys(composed) if not (of_record and key.startswith(of_record)))
+    missing = [f"{key} is not set: pass {key}={EXAMPLES.get(key, '...')}" for key in unset]
     strangers = [  # a `+key=value` passes OmegaConf
         f"+{key}={OmegaConf.select(composed, key)}: unknown key; {suggestion(key, config.key_names(composed))}"
         for key in config.strangers({str(key): value for key, value in content.items()}, composed)
     ]
     if missing or strangers:
         raise ConfigError(*missing, *strangers)
-    plain = OmegaConf.to_object(composed)
+    plain = OmegaConf.to_object(filled(composed) if of_record else composed)
     teachers = [node for node in vars(plain).values() if isinstance(node, config.TeacherConfig)]
     problems = [problem for teacher in teachers for problem in read_members(teacher)] or config.check(plain)
     if problems:

@@ -13,6 +13,7 @@ from distillctl.config.keys import (
     strangers,
     values_that_decide,
 )
+from distillctl.config.recorded import RECORDED, RecordedSetConfig, check_named, recorded_schema
 from distillctl.config.rules import broken_rule, check, check_attack
 from distillctl.config.schema import (
     DATA_KINDS,

@@ -152,9 +152,9 @@ class ImageSetConfig(DatasetConfig):
 
     image_size: Optional[int] = number(None, decides="answers", low=1, high=4096)
     """pixels of the square that images are brought to; null: as the set has them"""
-    on_bad_image: str = option("error", "error", "skip", decides="answers")
+    on_bad_image: str = option("error", "error", "skip", decides="cost")  # its fingerprint says which are left out
     """an unreadable image ends the run before it trains, or is left out"""
-    max_pixels: int = number(50_000_000, decides="answers", low=1)
+    max_pixels: int = number(50_000_000, decides="cost", low=1)
     """larger images are refused: they may be bombs"""
     in_memory: str = option("auto", "auto", "always", "never", decides="answers")
     """whether images are decoded once and held; auto: where they fit"""
@@ -364,8 +364,8 @@ class EvaluateConfig:
 
     checkpoint: str = value(MISSING, decides="answers")
     """what is measured: a run's folder, a stage's folder, or a file"""
-    split: str = option("test", "train", "val", "test", decides="answers")
-    """the images that it is measured on"""
+    split: Optional[str] = option(None, "train", "val", "test", "all", decides="answers")
+    """the images that it is measured on; null: test, and all of a folder without training images"""
     model: ModelConfig = branch(ModelConfig, decides="answers")
     teacher: TeacherConfig = branch(TeacherConfig, decides="answers")
     dataset: DatasetConfig = branch(DatasetConfig, decides="answers")

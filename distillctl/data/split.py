@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from distillctl.config import DatasetConfig
 from distillctl.errors import DataError
-from distillctl.types import Inputs, rows
+from distillctl.types import Inputs, concatenated, rows
 
 UNLABELLED = -1
 
@@ -33,6 +35,30 @@ class DataSet:
     test: Split
     fingerprint: str
     notes: list[str]
+
+    def split(self, name: str) -> Split:
+        """One of train, val and test, or all of them in this order."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return joined([part for part in parts.values() if len(part)]) if name == "all" else parts[name]
+
+    def by_classes(self, known: Sequence[str]) -> Self:
+        """The set by the classes that a model knows, in its order, where its own are some of them; as it is where none is.
+
+        Raises DataError that names a class that the model does not know, where it knows others.
+        """
+        number = {one_form(name): place for place, name in enumerate(known)}
+        places = [number.get(one_form(name)) for name in self.classes]
+        strangers = [name for name, place in zip(self.classes, places, strict=True) if place is None]
+        if len(strangers) == len(self.classes) or list(map(one_form, known)) == list(map(one_form, self.classes)):
+            return self
+        if strangers:
+            raise DataError(f"the model knows no class {', '.join(strangers[:5])}: leave its samples out, or take a model that does")
+        absent = [name for place, name in enumerate(known) if place not in places]
+        table = torch.tensor([*places, UNLABELLED])  # the last entry is that of UNLABELLED
+        train, val, test = (replace(part, targets=table[part.targets]) for part in (self.train, self.val, self.test))
+        more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+        said = [f"nothing here is of the classes: {', '.join(absent[:5])}{more}"] if absent else []
+        return replace(self, classes=tuple(known), train=train, val=val, test=test, notes=self.notes + said)
 
 
 @dataclass(frozen=True)
@@ -75,9 +101,26 @@ class Split:
         return torch.bincount(self.strata, minlength=classes).tolist()
 
 
+def one_form(name: str) -> str:
+    """A class name in the form that is compared: an accent is a character of its own on one system, a part of its letter on another."""
+    return unicodedata.normalize("NFC", name)
+
+
 def whole(inputs: Inputs | list[Path], targets: Tensor) -> Split:
     """A source as it is."""
     return Split(inputs, targets, torch.arange(len(targets)))
+
+
+def joined(parts: Sequence[Split]) -> Split:
+    """Splits of one set, in memory or on the disk, one behind the other."""
+    first, *others = parts
+    if not others:
+        return first
+    if isinstance(first.inputs, list):
+        inputs: Inputs | list[Path] = [path for part in parts for path in part.inputs]  # type: ignore[misc]
+    else:
+        inputs = concatenated([part.inputs for part in parts])  # type: ignore[misc]
+    return Split(inputs, torch.cat([part.targets for part in parts]), torch.cat([part.index for part in parts]))
 
 
 def unlabelled(images: list[Path]) -> Split:

@@ -43,6 +43,11 @@ class Contract(ABC):
         """The data set that a config describes, and its contract. class_names: of samples without labels, which may have no others."""
 
     @classmethod
+    def load_to_measure(cls, config: DatasetConfig, class_names: Sequence[str] | None, record: Record | None) -> tuple[DataSet, Contract]:
+        """The same for a model that is ready, of which `record` says where it learned and what it sees. Here as for training."""
+        return cls.load(config, class_names)
+
+    @classmethod
     @abstractmethod
     def from_record(cls, record: Record) -> Contract:
         """As a shipped model's record has it, whose `preprocessing` is what `record` gave. Raises Malformed where it is not."""
@@ -66,6 +71,11 @@ class Contract(ABC):
     @abstractmethod
     def read(self, files: Sequence[Path], config: PredictConfig) -> Inputs:
         """Files of a sample each, as batches hold them. Raises DataError that names one."""
+
+    def files_below(self, folder: Path) -> tuple[list[Path], str]:
+        """The files of one sample each below a folder, in a stable order, and in brackets what else lay there; of images as data sets find them."""
+        found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in self.suffixes and not file.name.startswith("."))
+        return found, ""
 
     def train_loader(self, config: DatasetConfig, split: Split, batch_size: int, seed: int, place: Place) -> TrainLoader:
         """Views of a split; here the samples as they are."""

@@ -12,6 +12,7 @@ import torch
 from distillctl.config import DatasetConfig, ImageSetConfig, ModelConfig, PredictConfig
 from distillctl.data.image import files, sets, upright
 from distillctl.data.image.augment import Augment
+from distillctl.data.image.folder import images_below
 from distillctl.data.image.loader import ImageLoader, PlainImages, ReadOptions
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
 from distillctl.data.split import DataSet, Split
@@ -46,7 +47,16 @@ class Images(Contract):
     @classmethod
     def load(cls, config: DatasetConfig, class_names: Sequence[str] | None) -> tuple[DataSet, Images]:
         assert isinstance(config, ImageSetConfig)
-        data = sets.load(config, class_names)
+        return cls.of(sets.load(config, class_names))
+
+    @classmethod
+    def load_to_measure(cls, config: DatasetConfig, class_names: Sequence[str] | None, record: Record | None) -> tuple[DataSet, Images]:
+        assert isinstance(config, ImageSetConfig)
+        size = cls.from_record(record).image_size if record is not None else None
+        return cls.of(sets.load_to_measure(config, class_names, record.dataset if record is not None else None, size))
+
+    @classmethod
+    def of(cls, data: sets.ImageSet) -> tuple[DataSet, Images]:
         crop = FROM_FILES if isinstance(data.test.inputs, list) else 1.0
         return data, cls(data.classes, data.image_size, data.mean, data.std, crop)
 
@@ -82,6 +92,9 @@ class Images(Contract):
     def read(self, files_: Sequence[Path], config: PredictConfig) -> Inputs:
         opened = (files.open_image(path, config.max_pixels) for path in files_)
         return torch.stack([files.resize_and_center_crop(image, self.image_size, self.crop) for image in opened])
+
+    def files_below(self, folder: Path) -> tuple[list[Path], str]:
+        return images_below(folder)
 
     def train_loader(self, config: DatasetConfig, split: Split, batch_size: int, seed: int, place: Place) -> TrainLoader:
         assert isinstance(config, ImageSetConfig)

@@ -15,6 +15,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from distillctl import inputs as kinds
 from distillctl.build import build, find_class
 from distillctl.config import ModelConfig
+from distillctl.data.split import one_form
 from distillctl.draws import seed_of
 from distillctl.errors import CheckpointError, ConfigError, first_line
 from distillctl.inputs.contract import Contract
@@ -59,7 +60,7 @@ def obtain(config: ModelConfig, inputs: Contract, key: str, seed: int, *, weight
         net = inputs.build(config, key)
     if file is not None and weights:
         if record is not None and not config.new_head:
-            check_classes(record.classes, inputs.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
+            check_classes(record, inputs.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
         load_weights(
             net.module, read_weights(file, f"{key}.checkpoint"), f"{key}.checkpoint", file, name=net.name, new_head=config.new_head
         )
@@ -74,7 +75,7 @@ def check_obtainable(config: ModelConfig, inputs: Contract, key: str, taps: Sequ
     file, record = source_of(config, key)
     if record is not None:
         if not config.new_head:
-            check_classes(record.classes, inputs.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
+            check_classes(record, inputs.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
         if not taps:
             return
     net = planned(config, record, inputs, key)
@@ -198,13 +199,21 @@ def own_net(config: ModelConfig, inputs: Contract, key: str) -> Net:
     return net
 
 
-def check_classes(theirs: Sequence[str], ours: Sequence[str], config: ModelConfig, where: str, key: str) -> None:
+def check_classes(record: Record, ours: Sequence[str], config: ModelConfig, where: str, key: str) -> None:
     """Count, names and order of the classes: equal numbers with another order would train in silence towards nonsense."""
+    theirs = record.classes
     if len(theirs) != len(ours):
         raise CheckpointError(f"{where} knows {len(theirs)} classes, the data set has {len(ours)}; give a {key} of these classes")
-    if list(theirs) != list(ours) and not config.ignore_class_names:
-        position = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
+    pairs = zip(map(one_form, theirs), map(one_form, ours), strict=True)
+    other = next(((place, a, b) for place, (a, b) in enumerate(pairs) if a != b), None)
+    if other is None or config.ignore_class_names:
+        return
+    place, a, b = other
+    if sorted(map(one_form, theirs)) == sorted(map(one_form, ours)):
         raise CheckpointError(
-            f"{where}: its class {position} is {theirs[position]!r}, the data set's is {ours[position]!r}; "
-            f"set {key}.ignore_class_names=true if they mean the same"
+            f"{where}: its classes are the data set's in another order (class {place} is {a!r}, the data set's is {b!r}); give a {key} of this order"
         )
+    ways = ["dataset=recorded is the data that it learned from", f"{key}.new_head=true learns these classes"]
+    if (record.dataset or {}).get("name") in (None, "image_folder"):  # what the classes of a published set mean is known
+        ways.append(f"{key}.ignore_class_names=true if they mean the same")
+    raise CheckpointError(f"{where}: its class {place} is {a!r}, the data set's is {b!r}; {', '.join(ways[:-1])}, or {ways[-1]}")

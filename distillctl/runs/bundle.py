@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from distillctl.data.loader import Place, PlainLoader, TrainLoader
 from distillctl.data.split import DataSet, Split
 from distillctl.inputs import kind_of
 from distillctl.inputs.contract import Contract
+from distillctl.models.record import Record
 from distillctl.paths import as_path
 from distillctl.types import Batch
 
@@ -50,6 +51,12 @@ class Bundle:
         [batch] = self.inputs.plain_loader(self.config, samples, count, Place(self.place.device), at_once=True)
         return batch
 
+    def described(self) -> str:
+        """One line: which data these are, and how many."""
+        data, where = self.data, f" {self.config.root}" if self.config.root else ""
+        counts = f"{len(data.train):,} training, {len(data.val):,} validation and {len(data.test):,} test {self.inputs.noun}"
+        return f"data: {data.name}{where}, {counts} of {len(data.classes):,} classes"
+
     def record(self) -> dict[str, Any]:
         """What a shipped model's record says of it, so that evaluate finds the same samples again."""
         root = self.config.root
@@ -60,3 +67,11 @@ def load(config: DatasetConfig, batch_size: int, place: Place, class_names: list
     """`class_names`: of samples without labels, which may have no others."""
     data, inputs = kind_of(config).load(config, class_names)
     return Bundle(config, data, inputs, batch_size, place)
+
+
+def load_to_measure(config: DatasetConfig, batch_size: int, place: Place, class_names: list[str] | None, record: Record | None) -> Bundle:
+    """The same for a model that is ready, by its classes. record: where it learned and what it sees."""
+    data, inputs = kind_of(config).load_to_measure(config, class_names, record)
+    if class_names is not None:
+        data = data.by_classes(class_names)
+    return Bundle(config, data, replace(inputs, classes=data.classes), batch_size, place)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from distillctl.build import build, find_class
-from distillctl.config import DatasetConfig, Distils, Finetunes, FinetuneStageConfig, ModelConfig, Pretrains
+from distillctl.config import DatasetConfig, Distils, Finetunes, FinetuneStageConfig, ModelConfig, Pretrains, check_named
 from distillctl.data import balance
 from distillctl.errors import ConfigError, UserError
 from distillctl.inputs.contract import Contract
@@ -276,6 +276,8 @@ def check_weights(config: Any, problems: Problems) -> None:
     for key, model in given_models(config).items():
         if reads_teacher and key.partition(".")[0] == "teacher":
             problems.attempt(lambda model=model, key=key: check_is_trained(config, key, model))
+    if not problems.found:  # a checkpoint that cannot be read says nothing of its data either
+        problems.attempt(lambda: check_named(config.dataset))
 
 
 def given_models(config: Any) -> dict[str, ModelConfig]:

@@ -53,7 +53,7 @@ class Session:
             return bundle.load(data, self.config.trainer.batch_size, place, names)
 
         found = first_on_main(machine, read) or read()
-        for note in found.data.notes:
+        for note in [found.described(), *found.data.notes]:
             self.console.say(note)
         same_data_everywhere(machine, found.data.fingerprint)
         return found

@@ -9,7 +9,7 @@ from distillctl import compose, config
 from distillctl.config import DatasetConfig, ImageSetConfig, number, option
 from distillctl.errors import ConfigError
 
-IMAGES = sorted(file.stem for file in (compose.conf_dir() / "dataset").glob("*.yaml"))
+IMAGES = sorted({file.stem for file in (compose.conf_dir() / "dataset").glob("*.yaml")} - {config.RECORDED})
 
 
 @dataclass

@@ -108,6 +108,8 @@ MAY_CHANGE = [
     "tracker.project",
     "dataset.root",
     "dataset.download",
+    "dataset.on_bad_image",
+    "dataset.max_pixels",
     "dataset.workers",
     "dataset.timeout_s",
     "trainer.device",
@@ -155,7 +157,7 @@ def test_what_decides_a_trained_teacher():
     left_out = set(keys_that_decide(config.ImageSetConfig, *config.DECISIONS)) - set(
         keys_that_decide(config.ImageSetConfig, *reuse.OF_WEIGHTS)
     )
-    assert left_out == {"root", "download", "workers", "timeout_s"}
+    assert left_out == {"root", "download", "on_bad_image", "max_pixels", "workers", "timeout_s"}  # the fingerprint has what is read
     assert set(values_that_decide(config.PretrainStageConfig(epochs=3), *reuse.OF_WEIGHTS)) == {"epochs", "lr_scale"}
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from distillctl.config import ImageSetConfig
-from distillctl.data.image import facts, sets
+from distillctl.data.image import decoding, facts, folder, reading, sets
 from distillctl.data.image.sets import Split, known, load
 from distillctl.data.split import cut, shares, whole
 from distillctl.errors import ConfigError, DataError, MachineError
@@ -675,3 +675,184 @@ def test_real_images_load_into_memory(tmp_path, real_data):
     assert data.image_size == 32
     assert lengths(data) == (360, 40, 100)
     assert all(0.3 < mean < 0.6 for mean in data.mean)
+
+
+# --- folders as people have them
+
+LIKE = {"ant": 5, "bee": 5}
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Training", None, "Testing"),
+        ("TRAIN", "VAL", "TEST"),
+        ("Train", "valid", "test"),
+        ("train_images", "validation", "test_images"),
+        ("training_set", None, "test_set"),
+        ("trainset", "dev", "testset"),
+        ("train2017", "val2017", None),
+        ("Train", "Val", None),
+        ("seg_train", None, "seg_test"),
+    ],
+)
+def test_parts_are_known_by_the_names_that_people_use(tmp_path, train, val, test):
+    held_out = {name: {"ant": 2, "bee": 2} for name in (val, test) if name}
+    data = images(make(tmp_path, **{train: LIKE}, **held_out, other={"pictures": 2}))
+    assert data.classes == ("ant", "bee")
+    assert lengths(data) == ((10, 4, 4) if val and test else (8, 2, 4))
+    assert "folders that were not read: other" in data.notes
+
+
+def test_of_two_folders_for_a_part_the_usual_name_is_read_and_equals_are_refused(tmp_path):
+    make(tmp_path, train=LIKE, val={"ant": 2}, dev={"ant": 3, "bee": 3}, test={"ant": 1})
+    data = images(tmp_path)
+    assert len(data.val) == 2
+    assert any("not read: dev" in note for note in data.notes)
+    make(tmp_path, Val={"ant": 1})
+    assert "Val and val are both val folders; rename or remove one" in refused(root=str(tmp_path))
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("train", "test"), ("Training", "photos"), ("train_set", "bus", "car")])
+def test_training_images_and_others_are_no_classes(tmp_path, names):
+    for name in names:
+        make(tmp_path, **{name: 5})
+    message = refused(root=str(tmp_path))
+    assert f"{names[0]}/CLASS/*.jpg" in message
+    assert "dataset.labels=false" in message
+
+
+def test_test_images_in_no_class_folders_are_left_out_and_said(tmp_path):
+    data = images(make(tmp_path, train=LIKE, test=7))
+    assert lengths(data) == (6, 2, 2)
+    assert any("not read: test" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("inside", ["archive", "a/b c"])
+def test_a_folder_that_an_archive_brought_along_is_entered(tmp_path, inside):
+    make(tmp_path / inside, Training=LIKE, Testing={"ant": 2, "bee": 2})
+    data = images(tmp_path)
+    assert lengths(data) == (8, 2, 4)
+    assert f"read: {tmp_path / inside}, all that {tmp_path} holds" in data.notes
+
+
+def test_a_part_that_holds_itself_is_entered(tmp_path):
+    data = images(make(tmp_path, **{"training_set/training_set": LIKE, "test_set/test_set": {"ant": 2, "bee": 2}}))
+    assert data.classes == ("ant", "bee")
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+def test_class_names_in_two_unicode_forms_are_one_class(tmp_path):
+    data = images(make(tmp_path, train={COMPOSED: 5, "bee": 5, DECOMPOSED: 4}, test={DECOMPOSED: 2, "bee": 1}))
+    assert data.classes == ("bee", COMPOSED)
+    assert data.test.targets.tolist() == [0, 1, 1]
+    assert torch.bincount(torch.cat([data.train.targets, data.val.targets])).tolist() == [5, 9]
+    assert any("other Unicode characters" in note for note in data.notes)
+
+
+def test_thumbnails_and_what_systems_leave_are_never_read(tmp_path):
+    make(tmp_path, ant=10, bee=10)
+    names = (
+        "__MACOSX/ant/._1.png",
+        "ant/@eaDir/0001.png",
+        "ant/.thumbs/1.png",
+        "bee/Thumbnails/1.png",
+        "$RECYCLE.BIN/1.png",
+        "bee/._2.png",
+    )
+    for number, name in enumerate(names):
+        picture(tmp_path / name, 90 + number)
+    data = images(tmp_path)
+    assert data.classes == ("ant", "bee")
+    assert sum(lengths(data)) == 20
+    assert "6 hidden files or folders were left out" in data.notes
+    assert len(folder.images_below(tmp_path)[0]) == 20
+
+
+def test_photos_in_other_formats_are_named_with_what_to_do(tmp_path):
+    make(tmp_path, ant=10, bee=10)
+    for name in ("ant/1.HEIC", "ant/2.heic", "bee/3.avif", "bee/notes.txt"):
+        (tmp_path / name).write_bytes(b"1234ftypheic")
+    notes = images(tmp_path).notes
+    assert "2 .heic files were left out, a format that is not read here: convert to JPEG or PNG" in notes
+    assert "1 .avif files were left out, a format that is not read here: convert to JPEG or PNG" in notes
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/1.heic").write_bytes(b"x")
+    assert "cat: no images in this class folder (1 .heic files were left out" in refused(root=str(tmp_path))
+
+
+def measured(root, classes, learned=None, **config):
+    return sets.load_to_measure(ImageSetConfig(name="image_folder", root=str(root), **config), classes, learned).by_classes(classes)
+
+
+@pytest.mark.parametrize("place", [{"Test": {"cat": 3, "ant": 2}}, {"cat": 3, "ant": 2}, {"val": {"ant": 2}, "test": {"cat": 3}}])
+@pytest.mark.parametrize("memory", ["always", "never"])
+def test_a_folder_without_training_images_is_measured_whole_by_the_models_classes(tmp_path, place, memory):
+    data = measured(make(tmp_path, **place), ["dog", "cat", "bee", "ant"], in_memory=memory, image_size=8)
+    assert lengths(data) == (0, 0, 5)
+    assert data.classes == ("dog", "cat", "bee", "ant")
+    assert sorted(data.test.targets.tolist()) == [1, 1, 1, 3, 3]
+    assert "nothing here is of the classes: dog, bee" in data.notes
+
+
+def test_new_images_of_any_size_are_seen_as_the_model_sees_them(tmp_path):
+    make(tmp_path, cat=3)
+    picture(tmp_path / "cat/large.png", 70, edge=(90, 120))
+    config = ImageSetConfig(name="image_folder", root=str(tmp_path))
+    assert sets.load_to_measure(config, ["dog", "cat"], {}, size=16).test.inputs.shape == (4, 3, 16, 16)
+
+
+def test_one_class_alone_can_be_measured(tmp_path):
+    assert measured(make(tmp_path, cat=3), ["dog", "cat"]).test.targets.tolist() == [1, 1, 1]
+
+
+def test_a_class_that_the_model_does_not_know_is_named(tmp_path):
+    make(tmp_path, cat=3, wasp=2)
+    with pytest.raises(DataError, match="the model knows no class wasp"):
+        measured(tmp_path, ["dog", "cat"])
+
+
+def test_what_a_model_learned_from_keeps_its_split_also_in_another_place(tmp_path):
+    trained = images(make(tmp_path / "a", ant=10, bee=10))
+    learned = {"name": "image_folder", "root": str(tmp_path / "a"), "fingerprint": trained.fingerprint}
+    assert same(measured(tmp_path / "a", trained.classes, learned), trained)
+    os.rename(tmp_path / "a", tmp_path / "b")
+    assert same(measured(tmp_path / "b", trained.classes, learned), trained)
+    picture(tmp_path / "b/ant/new.png", 99)
+    assert lengths(measured(tmp_path / "b", trained.classes, learned)) == (0, 0, 21)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_bad_image_to_measure_by_is_found_before_training(tmp_path, part):
+    make(tmp_path, train=LIKE, val=LIKE, test=LIKE)
+    bad = tmp_path / part / "ant/0003.png"
+    bad.write_bytes(bad.read_bytes()[:-60])
+    message = refused(root=str(tmp_path), in_memory="never", image_size=8)
+    assert f"{part}/ant/0003.png: " in message
+    assert "mend or remove it, or set dataset.on_bad_image=skip" in message
+    assert lengths(images(tmp_path, in_memory="never", image_size=8, on_bad_image="skip")) == tuple(10 - (part == name) for name in PARTS)
+
+
+def test_a_truncated_jpeg_is_found_at_an_eighth_of_its_size(tmp_path):
+    files = [picture(tmp_path / f"{n}.jpg", n, edge=256) for n in range(3)]
+    files[1].write_bytes(files[1].read_bytes()[:-2000])
+    assert list(decoding.checked(files, 10**6)) == [files[1]]
+
+
+def test_what_was_decoded_is_remembered_until_a_file_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISTILLCTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(decoding, "WORTH_KEEPING_S", -1)
+    files = [picture(tmp_path / f"{n}.png", n) for n in range(3)]
+    files[1].write_bytes(b"no image")
+    found = decoding.checked(files, 10**6)
+    assert list(found) == [files[1]]
+    with monkeypatch.context() as patched:
+        patched.setattr(reading, "unreadable", None)  # a second look would be an error
+        assert decoding.checked(files, 10**6) == found
+    picture(files[1], 1)
+    assert decoding.checked(files, 10**6) == {}
+    (kept,) = [file for file in (tmp_path / "cache/decoded").iterdir() if file.read_text().strip() == "{}"]
+    kept.write_text('{"0": ')
+    assert decoding.checked(files, 10**6) == {}

@@ -15,7 +15,8 @@ from distillctl import draws
 from distillctl.config import AugmentConfig
 from distillctl.data.image import crops, mixing, policies
 
-VIEW_SCHEME = 1  # goes up whenever equal (seed, view, index) come to mean other bytes; kept answers are for one scheme only
+# They go up whenever equal (seed, view, index) come to mean other bytes, of images in memory or from files; kept answers are for one scheme only.
+VIEW_SCHEME, FILE_SCHEME = 1, 2
 
 _CROP_AREA, _CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 _PIECE_BYTES = 2**20  # more images than this at once leave a core's cache: twice as slow at 224 pixels
@@ -35,24 +36,21 @@ class Augment:
         """uint8 [B, 3, H, W] of the samples `index` (int64 [B], same device) -> uint8 [B, 3, S, S]."""
         return self._in_pieces(self._view, images, index, view)
 
-    def crop_box(self, height: int, width: int, index: int, view: int) -> tuple[int, int, int, int]:
-        """What to cut out of an image of any size, and then to scale to S x S: (top, left, height, width), inside the image.
+    @property
+    def cuts_files(self) -> bool:
+        """Whether views are cut out of images as their files have them. Else they are made of the S x S images that memory would hold."""
+        return self.config.crop == "resized"
 
-        The box of `resized` is the one that `views` takes. From files, `pad` is a square window that is moved within the image rather than
-        beyond its edges (S of S + 2 pad pixels of the short edge), and `none` is the central square.
+    def crop_box(self, height: int, width: int, index: int, view: int) -> tuple[int, int, int, int]:
+        """Of `resized`: what to cut out of an image of any size, and then to scale to S x S: (top, left, height, width), inside the image.
+
+        The box is the one that `views` takes of an image of that size.
         """
-        if self.config.crop == "resized":
-            top, left, tall, wide = self._boxes(height, width, torch.tensor([index]), view)[:, 0].tolist()
-            return top, left, tall, wide
-        if self.config.crop == "none":
-            return crops.central_box(height, width, (1, 1))
-        side = max(1, min(height, width) * self.image_size // (self.image_size + 2 * self.pad))
-        room = torch.tensor([[height - side + 1], [width - side + 1]])
-        top, left = self._corners(room, torch.tensor([index]), view)[:, 0].tolist()
-        return top, left, side, side
+        top, left, tall, wide = self._boxes(height, width, torch.tensor([index]), view)[:, 0].tolist()
+        return top, left, tall, wide
 
     def after_decoding(self, images: Tensor, index: Tensor, view: int) -> Tensor:
-        """What a view still lacks when it was cropped and scaled while its file was read: flip, policy, erasing; uint8 [B, 3, S, S]."""
+        """What a view still lacks when it was cut out of its file: flip, policy, erasing; uint8 [B, 3, S, S]."""
         return self._in_pieces(self._flipped_and_repainted, images, index, view)
 
     def partners(self, n: int, view: int) -> Tensor:

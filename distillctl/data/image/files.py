@@ -25,6 +25,18 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 # dataset.max_pixels here instead, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
+# what other formats begin with, in small letters; a camera's or a phone's often under a name that ends in .jpg
+OTHERS = {
+    "HEIC": (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypmif1", b"ftypmsf1"),
+    "AVIF": (b"ftypavif", b"ftypavis"),
+    "a video": (b"ftypqt", b"ftypisom", b"ftypmp4", b"matroska", b"webm"),
+    "JPEG XL": (b"\x00\x00\x00\x0cjxl ", b"\xff\x0a"),
+    "JPEG 2000": (b"\x00\x00\x00\x0cjp  ", b"\xff\x4f\xff\x51"),
+    "a Photoshop file": (b"8bps",),
+    "PDF": (b"%pdf-",),
+    "a raw photo": (b"ftypcrx", b"fujifilmccd-raw"),
+    "a numpy array": (b"\x93numpy",),
+}
 KINDS = {"L": "gray", "1": "1-bit", "P": "palette", "I": "16-bit gray"}
 
 
@@ -70,6 +82,13 @@ def open_with_remarks(path: str | os.PathLike[str], max_pixels: int) -> tuple[Im
 def decode(path: str | os.PathLike[str], max_pixels: int) -> Tensor:
     """A file at its own size: uint8 [3, H, W]."""
     return to_tensor(open_image(path, max_pixels))
+
+
+def decodes(path: str | os.PathLike[str], max_pixels: int) -> None:
+    """Raises BadImage where a file cannot be decoded. All of its bytes are read, but a JPEG's pixels are made at an eighth."""
+    image = open_image(path, max_pixels)
+    image.draft("RGB", (1, 1))
+    _load(image)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -142,6 +161,8 @@ def _what_it_is(path: str | os.PathLike[str]) -> str:
         head = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<svg")):
         return "HTML or XML text, not an image"
+    if other := next((name for name, marks in OTHERS.items() if any(mark in head[:64] for mark in marks)), None):
+        return f"{other}, which is not read here; convert it to JPEG or PNG"
     return f"not an image in a format that is read here ({', '.join(FORMATS)})"
 
 

@@ -1,19 +1,17 @@
-"""List the images of folders: named by class, or of images without labels."""
+"""List the images of folders: which folder is which part of a set, and what lies in it, by class or without labels."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distillctl.data.image.files import SUFFIXES, shown
+from distillctl.data.image.files import shown
+from distillctl.data.image.names import class_name, is_hidden, is_image, left_out, part_of
 from distillctl.errors import DataError
-
-PARTS = ("train", "val", "test")
-HIDDEN = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
 
 
 @dataclass(frozen=True)
@@ -36,25 +34,61 @@ class Listing:
 
 
 def layout(root: Path, said: str) -> dict[str, Path]:
-    """Which folders are there: {"train", "val", "test"}, {"train", "val"} ..., or {"all"} where root holds the classes themselves.
+    """Which folders are there: {"train", "val", "test"}, {"train", "val"} ..., {"test"}, or {"all"} where root holds the classes themselves.
 
-    `said` is how the user named the root, for messages.
+    They are known by the names that people use, in any case. `said` is how the user named the root, for messages.
+    """
+    names = _folders(root)
+    named = {name: part[0] for name in names if (part := part_of(name))}
+    # "train" may also be the class of trains: a class folder holds no folders of its own
+    parts = {name: part for name, part in named.items() if has_classes(root / name)}
+    if "train" in parts.values():
+        return _by_part(root, parts, said)
+    if names and len(named) == len(names):
+        return _by_part(root, named, said)
+    flat = [name for name, part in named.items() if part == "train"]
+    if flat and (len(set(named.values())) > 1 or any(part_of(name)[1] for name in flat)):  # type: ignore[index]
+        raise DataError(
+            f"{said}: {shown(flat[0])} holds no class folders, and beside it lies {_listed(names, but=flat[0])}; "
+            f"expected {shown(root)}/{shown(flat[0])}/CLASS/*.jpg, or dataset.labels=false for images without labels"
+        )
+    return _by_part(root, parts, said) or {"all": root}
+
+
+def entered(root: Path, said: str, classes: Collection[str] = ()) -> Path:
+    """The folder itself, or the one that an archive was unpacked into: the only thing in it, with parts or classes in that.
+
+    `classes` are names that such a folder does not have.
     """
     _check_root(root, said)
-    names = {entry.name for entry in _entries(root, Counter()) if _is_folder(entry)}
-    parts = [part for part in PARTS if part in names]
-    if not names <= set(parts):  # "train" may also be the class of trains: a class folder holds no folders of its own
-        parts = [part for part in parts if has_classes(root / part)]
-    found: dict[str, Path] = {part: root / part for part in parts}
-    if found and "train" not in found:
-        raise DataError(f"{said}: has {' and '.join(found)} but no train folder; expected {shown(root)}/train/CLASS/*.jpg")
-    return found or {"all": root}
+    place, names = root, _folders(root)
+    while len(names) == 1 and not part_of(names[0]) and class_name(names[0]) not in classes and not _has_images(place):
+        place, names = place / names[0], _folders(place / names[0])
+    return place if len(names) > 1 or names and part_of(names[0]) else root
 
 
 def layout_without_labels(root: Path, said: str) -> dict[str, Path]:
-    """The same where training needs no labels: "train" is root/train, or root itself where there is none; val and test may be there."""
-    _check_root(root, said)
-    return {"train": root, **{part: root / part for part in PARTS if (root / part).is_dir()}}
+    """The same where training needs no labels: "train" is its folder, or root itself where there is none; val and test may be there."""
+    return {"train": root, **_by_part(root, {name: part[0] for name in _folders(root) if (part := part_of(name))}, said)}
+
+
+def _by_part(root: Path, named: Mapping[str, str], said: str) -> dict[str, Path]:
+    """The folder of each part: of several the one with the most usual name, and an error where no name is more usual than another."""
+    found: dict[str, Path] = {}
+    for part in ("train", "val", "test"):
+        ranked = sorted((part_of(name)[1], name) for name, its in named.items() if its == part)  # type: ignore[index]
+        if len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
+            raise DataError(f"{said}: {shown(ranked[0][1])} and {shown(ranked[1][1])} are both {part} folders; rename or remove one")
+        if ranked:
+            found[part] = _doubled(root / ranked[0][1], part)
+    return found
+
+
+def _doubled(folder: Path, part: str) -> Path:
+    """The folder, or the one of the same meaning that is all it holds: training_set/training_set/CLASS."""
+    names = _folders(folder)
+    same = len(names) == 1 and (part_of(names[0]) or ("",))[0] == part and has_classes(folder / names[0])
+    return folder / names[0] if same else folder
 
 
 def listing(folder: Path, root: Path, said: str) -> Listing:
@@ -63,33 +97,52 @@ def listing(folder: Path, root: Path, said: str) -> Listing:
     entries = [entry for entry in _entries(folder, seen) if _is_folder(entry) or not _other(entry, seen)]
     loose = sum(not _is_folder(entry) for entry in entries)
     seen["images outside the class folders were left out"] += loose
-    classes = [entry for entry in entries if _is_folder(entry)]
+    classes = sorted((entry for entry in entries if _is_folder(entry)), key=lambda entry: (class_name(entry.name), entry.name))
+    names = tuple(dict.fromkeys(class_name(entry.name) for entry in classes))
+    seen["folders have the name of another class in other Unicode characters, and were read as that class"] += len(classes) - len(names)
     # The class folders count as visited before any is read: a link from one into another must not move its images.
     visited = {_identity(entry.path) for entry in classes}
     inside = os.path.realpath(folder) + os.sep
-    files: list[Path] = []
-    sizes: list[int] = []
-    labels: list[str] = []
-    broken: dict[int, str] = {}
+    found = Listing(folder, names, [], [], [], {}, seen)
     own: set[tuple[int, int]] = set()
     for entry in classes:
-        before = len(files)
         if _identity(entry.path) in own:
             raise DataError(f"{shown(entry.path)} is a link to the folder of another class; delete one of them")
         own.add(_identity(entry.path))
-        for path, size, reason in sorted(_walk(entry.path, visited, inside, seen)):
-            if reason:
-                broken[len(files)] = reason
-            files.append(Path(path))
-            sizes.append(size)
-            labels.append(entry.name)
-        if len(files) == before:
-            raise DataError(f"{shown(entry.path)}: no images in this class folder; delete it or fill it")
-    if not files:
+        _add_class(found, entry, visited, inside)
+    if not found.files:
         expected = "train" if folder == root else folder.name
         way_out = ", or dataset.labels=false for images without labels" if loose else ""
-        raise DataError(f"{said}: no images under {shown(folder)}; expected {shown(root)}/{expected}/CLASS/*.jpg{way_out}")
-    return Listing(folder, tuple(entry.name for entry in classes), files, sizes, labels, broken, seen)
+        raise DataError(f"{said}: no images under {shown(folder)}; expected {shown(root)}/{expected}/CLASS/*.jpg{_seen_in(seen)}{way_out}")
+    return found
+
+
+def _add_class(found: Listing, entry: os.DirEntry[str], visited: set[tuple[int, int]], inside: str) -> None:
+    """The images of a class folder, at the end of a listing."""
+    seen: Counter[str] = Counter()
+    before = len(found.files)
+    for path, size, reason in sorted(_walk(entry.path, visited, inside, seen)):
+        if reason:
+            found.broken[len(found.files)] = reason
+        found.files.append(Path(path))
+        found.sizes.append(size)
+        found.labels.append(class_name(entry.name))
+    if len(found.files) == before:
+        raise DataError(f"{shown(entry.path)}: no images in this class folder{_seen_in(seen)}; delete it or fill it")
+    found.seen.update(seen)
+
+
+def _seen_in(seen: Counter[str]) -> str:
+    """What lay there instead of images, in brackets."""
+    told = [f"{count} {what}" for what, count in sorted(seen.items()) if count]
+    return f" ({'; '.join(told)})" if told else ""
+
+
+def images_below(folder: Path) -> tuple[list[Path], str]:
+    """Every image below a folder, in a stable order, as data sets find them: nothing hidden, no folder twice. And what lay there besides."""
+    seen: Counter[str] = Counter()
+    found = sorted(_walk(str(folder), {_identity(str(folder))}, os.path.realpath(folder) + os.sep, seen))
+    return [Path(path) for path, _, _ in found], _seen_in(seen)
 
 
 def listing_without_labels(folder: Path, others: Sequence[Path], said: str) -> Listing:
@@ -107,14 +160,27 @@ def listing_without_labels(folder: Path, others: Sequence[Path], said: str) -> L
 
 def has_classes(folder: Path) -> bool:
     """Whether there are folders in it, which then are classes."""
-    return any(map(_is_folder, _entries(folder, Counter())))
+    return bool(_folders(folder))
 
 
-def unused(root: Path, found: dict[str, Path]) -> list[str]:
+def unused(root: Path, found: Mapping[str, Path]) -> list[str]:
     """Visible folders beside train, val and test, which nothing reads."""
     if root in found.values():
         return []
-    return [shown(entry.name) for entry in _entries(root, Counter()) if _is_folder(entry) and entry.name not in found]
+    used = {path.relative_to(root).parts[0] for path in found.values()}
+    return [shown(name) for name in _folders(root) if name not in used]
+
+
+def _folders(folder: Path) -> list[str]:
+    return [entry.name for entry in _entries(folder, Counter()) if _is_folder(entry)]
+
+
+def _has_images(folder: Path) -> bool:
+    return any(is_image(entry.name) and not _is_folder(entry) for entry in _entries(folder, Counter()))
+
+
+def _listed(names: Sequence[str], but: str) -> str:
+    return ", ".join(shown(name) for name in names if name != but)
 
 
 def _check_root(root: Path, said: str) -> None:
@@ -162,7 +228,7 @@ def _entries(folder: str | Path, seen: Counter[str]) -> list[os.DirEntry[str]]:
             found = sorted(entries, key=lambda entry: entry.name)
     except OSError as problem:
         raise DataError(f"{shown(folder)}: {(problem.strerror or str(problem)).lower()}") from None
-    visible = [entry for entry in found if not entry.name.startswith(".") and entry.name.lower() not in HIDDEN]
+    visible = [entry for entry in found if not is_hidden(entry.name)]
     seen["hidden files or folders were left out"] += len(found) - len(visible)
     return visible
 
@@ -175,9 +241,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _other(entry: os.DirEntry[str], seen: Counter[str]) -> bool:
-    if os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+    if is_image(entry.name):
         return False
-    seen["files that are not images were left out"] += 1
+    seen[left_out(entry.name)] += 1
     return True
 
 

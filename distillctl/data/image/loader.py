@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from distillctl.data.image import files as images
-from distillctl.data.image.augment import VIEW_SCHEME, Augment
+from distillctl.data.image.augment import FILE_SCHEME, VIEW_SCHEME, Augment
 from distillctl.data.image.files import BadImage
-from distillctl.data.image.sets import WAY_OUT
+from distillctl.data.image.parts import WAY_OUT
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
 from distillctl.data.split import Split
 from distillctl.data.workers import Workers, read_by_workers
@@ -72,7 +72,7 @@ class ImageLoader(TrainLoader):
         return {
             "augment": asdict(augment.config),
             "image_size": augment.image_size,
-            "view_scheme": VIEW_SCHEME,
+            "view_scheme": VIEW_SCHEME if self.memory is not None or augment.cuts_files else FILE_SCHEME,
             "view_seed": augment.seed,
         }
 
@@ -89,16 +89,17 @@ class ImageLoader(TrainLoader):
         return Batch(mixed, targets, self.index[row], view)
 
     def from_files(self, pieces: Sequence[Tensor], view: int, partners: Tensor | None) -> Iterator[Batch]:
-        """Workers decode, crop and resize; the rest of a view is made of whole batches on the device."""
+        """Workers decode and bring to one size; the rest of a view is made of whole batches on the device."""
         wanted = list(pieces) if partners is None else [torch.cat([row, partners[row]]) for row in pieces]
         files = TrainFiles(self.split, self.augment, view, self.reading)
+        finish = self.augment.after_decoding if self.augment.cuts_files else self.augment.views
         for row, pixels in zip(pieces, decoded(files, wanted, self.reading, self.place.device), strict=True):
             row = row.to(self.place.device)
             if partners is None:
-                yield Batch(self.augment.after_decoding(pixels, self.index[row], view), self.targets[row], self.index[row], view)
+                yield Batch(finish(pixels, self.index[row], view), self.targets[row], self.index[row], view)
                 continue
             other = partners.to(row.device)[row]
-            views = self.augment.after_decoding(pixels, torch.cat([self.index[row], self.index[other]]), view)
+            views = finish(pixels, torch.cat([self.index[row], self.index[other]]), view)
             yield self.mixed(views[: len(row)], views[len(row) :], row, other, view)
 
 
@@ -116,7 +117,7 @@ class PlainImages(PlainLoader):
 
 
 class TrainFiles(Dataset[Tensor]):
-    """Files of a split, each cut and resized as its view says."""
+    """Files of a split: cut and resized as their views say, or whole along the short edge, as memory would hold them."""
 
     def __init__(self, split: Split, augment: Augment, view: int, reading: ReadOptions):
         assert isinstance(split.inputs, list)
@@ -128,6 +129,8 @@ class TrainFiles(Dataset[Tensor]):
 
     def __getitem__(self, position: int) -> Tensor:
         image = images.open_image(self.paths[position], self.reading.max_pixels)
+        if not self.augment.cuts_files:
+            return images.resize_and_center_crop(image, self.reading.image_size, ratio=1.0)
         top, left, height, width = self.augment.crop_box(image.height, image.width, int(self.index[position]), self.view)
         return images.crop_and_resize(image, (left, top, left + width, top + height), self.reading.image_size)
 

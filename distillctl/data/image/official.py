@@ -30,6 +30,18 @@ class Official(NamedTuple):
     classes: tuple[str, ...]
 
 
+def is_below(name: str, root: Path) -> bool:
+    """Whether files of the official set `name` lie below a folder; false for a set that is none, and for one without files."""
+    from torchvision import datasets
+
+    names = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
+    if name not in names:
+        return False
+    kind = getattr(datasets, names[name])
+    places = (kind.base_folder, kind.filename) if name.startswith("cifar") else (kind.__name__,)
+    return any((root / place).exists() for place in places)
+
+
 def digits() -> Official:
     """1,797 handwritten digits of 8x8 pixels out of scikit-learn; no test part."""
     from sklearn.datasets import load_digits

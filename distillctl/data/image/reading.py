@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from distillctl.data.image.files import BadImage, open_with_remarks, resize_and_center_crop, to_tensor
+from distillctl.data.image.files import BadImage, decodes, open_with_remarks, resize_and_center_crop
 from distillctl.errors import MachineError
 from distillctl.files import open_file
 from distillctl.rank import processors
@@ -43,7 +43,7 @@ def unreadable(files: Sequence[Path], max_pixels: int) -> dict[int, str]:
 
     def check(position: int) -> str:
         try:
-            to_tensor(open_with_remarks(files[position], max_pixels)[0])
+            decodes(files[position], max_pixels)
         except BadImage as problem:
             return str(problem)
         return ""

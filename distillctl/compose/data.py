@@ -1,0 +1,84 @@
+"""Which data a command is about where its words name none: the images below dataset.root, or what the checkpoint learned from. No torch here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distillctl.compose.groups import default_of, files_of, groups_of
+from distillctl.compose.places import recipes_dir
+from distillctl.config.recorded import RECORDED
+from distillctl.errors import ConfigError
+
+CHECKPOINT = re.compile(r"(teacher|student)(\.members\.[\w-]+)?\.checkpoint")
+NOTHING = ("", "null", "''", '""')
+
+
+def with_data(command: str, words: list[str], config_dirs: Sequence[str | Path] = ()) -> list[str]:
+    """The words of a new run, and the data set that they mean where they choose none.
+
+    Without it a folder or a checkpoint would be named, and the default set be trained on. Raises ConfigError where nothing says which data is meant.
+    """
+    if "dataset" not in groups_of(command):
+        return words
+    given = {key: value for key, value in dict(settings(words, config_dirs)).items() if value not in NOTHING}
+    if "dataset" in given:
+        return words
+    if "dataset.name" in given:
+        return [f"dataset={given['dataset.name']}", *words] if given["dataset.name"] in files_of("dataset") else words
+    if default_of(command, "dataset") == RECORDED:
+        return words
+    if "dataset.root" in given:
+        return ["dataset=image_folder", *words]
+    checkpoints = [key for key in given if CHECKPOINT.fullmatch(key)]
+    if not checkpoints:
+        return words
+    if all(given.get(f"{key.removesuffix('checkpoint')}new_head", "").lower() == "true" for key in checkpoints):
+        raise ConfigError(
+            f"{checkpoints[0].removesuffix('checkpoint')}new_head=true: a new head is for other classes, and no data set has been named; "
+            "pass dataset=<name>, or dataset.root=<folder of images>"
+        )
+    return [f"dataset={RECORDED}", *words]
+
+
+def settings(words: Iterable[str], config_dirs: Sequence[str | Path]) -> list[tuple[str, str]]:
+    """Every (key, value) that words and the recipe among them set, in the order in which they count."""
+    found: list[tuple[str, str]] = []
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        if key == "recipe":
+            found[:0] = [item for name in re.findall(r"[^\[\],\s]+", value) for item in recipe_settings(name, config_dirs)]
+        found.append((key.partition("@")[0], value))
+    return found
+
+
+def recipe_settings(name: str, config_dirs: Sequence[str | Path]) -> list[tuple[str, str]]:
+    """What a recipe chooses and sets, sweeps included. Of one that cannot be read nothing: to say so is Hydra's part."""
+    places = [*(Path(folder) / "recipe" for folder in config_dirs), recipes_dir()]
+    file = next((place / f"{name}.yaml" for place in places if (place / f"{name}.yaml").is_file()), None)
+    try:
+        content = yaml.safe_load(file.read_text()) if file is not None else None
+    except (OSError, ValueError, yaml.YAMLError):
+        content = None
+    if not isinstance(content, dict):
+        return []
+    chosen = [entry for entry in content.pop("defaults", None) or [] if isinstance(entry, dict)]
+    groups = [
+        (str(key).removeprefix("override ").lstrip("/").partition("@")[0], str(value)) for entry in chosen for key, value in entry.items()
+    ]
+    prefix = "hydra.sweeper.params."
+    return [*groups, *((key.removeprefix(prefix), value) for key, value in leaves(content))]
+
+
+def leaves(node: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            found += leaves(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", "null" if value is None else str(value)))
+    return found
