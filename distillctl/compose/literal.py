@@ -152,6 +152,12 @@ def kind_of(command: str, key: str) -> type | None:
     return field_of(SCHEMAS[command], key)
 
 
+@cache
+def is_text(key: str) -> bool:
+    """Whether a key is text in any command that has it."""
+    return any(kind_of(command, key) is not None for command in SCHEMAS)
+
+
 def field_of(schema: type, key: str) -> type | None:
     branch, _, rest = key.partition(".")
     if not rest:

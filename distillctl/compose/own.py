@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distillctl.compose import yaml_files
-from distillctl.compose.literal import quoted, read
+from distillctl.compose.literal import is_text, quoted, read
 from distillctl.errors import ConfigError
 
 SCHEME = "own"
@@ -57,7 +57,37 @@ class OwnConfigs(FileConfigSource):
         problem = problem_of_file(name, header.get("package"), content)
         if problem is not None:
             raise ConfigError(f"{file}: {problem}")
+        assert isinstance(content, DictConfig)  # else there was a problem
+        keep_texts(content, text, place_of(name, header.get("package")))
         return ConfigResult(config=content, path=f"{SCHEME}://{self.path}", provider=self.provider, header=header)
+
+
+def place_of(path: str, package: str | None) -> str:
+    """Below which key the entries of a file come: its group, or the package that its header names."""
+    group = Path(path).parent.as_posix().replace("/", ".") if package is None else package
+    return "" if group in (".", "_global_") else f"{group}."
+
+
+def keep_texts(content: DictConfig, text: str, prefix: str) -> None:
+    """What stands for a key that is text stays as it is written: YAML would read `2024_11_27` as a number, `yes` as true."""
+
+    def walk(node: yaml.Node | None, key: str) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for name, value in node.value:
+                walk(value, f"{key}.{name.value}" if key else name.value)
+        elif key and is_text(prefix + key):
+            said = OmegaConf.select(content, key, throw_on_missing=False)
+            if isinstance(node, yaml.SequenceNode):
+                OmegaConf.update(content, key, [written(item, value) for item, value in zip(node.value, said, strict=True)])
+            elif said is not None:
+                OmegaConf.update(content, key, written(node, said))
+
+    walk(yaml.compose(text, Loader=yaml.SafeLoader), "")
+
+
+def written(node: yaml.Node | None, read: Any) -> Any:
+    """A scalar as it is written, where it was read as something else than text."""
+    return node.value if isinstance(node, yaml.ScalarNode) and not isinstance(read, str) and read is not None else read
 
 
 def parts(text: str) -> list[str]:

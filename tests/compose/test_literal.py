@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
@@ -142,6 +143,21 @@ def test_what_cannot_be_read_is_one_line(word: str, said: str, distillctl, tmp_p
     assert finished.code in (2, 3)
     (line,) = finished.err.splitlines()
     assert said in line
+
+
+def test_text_in_a_file_of_ones_own_stays_what_is_written(distillctl, tmp_path: Path):
+    for group, text in {
+        "dataset": "defaults: [image_folder]\nroot: 2024_11_27\n",
+        "recipe": "# @package _global_\nteacher: {checkpoint: 3.10}\ntracker:\n  project: yes\nassistants: [1_0, on, resnet14]\nseed: 0x10\n",
+    }.items():
+        (tmp_path / "own" / group).mkdir(parents=True)
+        (tmp_path / "own" / group / "mine.yaml").write_text(text)
+    words = ("--config-dir", "own", "dataset=mine", "recipe=mine", "--cfg", "job")
+    finished = distillctl("train", *words, cwd=tmp_path)
+    assert finished.code == 0, finished.err
+    said = yaml.safe_load(finished.out)
+    assert (said["dataset"]["root"], said["teacher"]["checkpoint"], said["tracker"]["project"]) == ("2024_11_27", "3.10", "yes")
+    assert (said["assistants"], said["seed"]) == (["1_0", "on", "resnet14"], 16)
 
 
 @pytest.mark.parametrize("name", ["2024_11_27", "~é (1), [x]=it's"])
