@@ -99,6 +99,21 @@ class FitSettings:
     clip_norm: float | None = None
     log_every: int = 20
     save_every_s: float = 300.0
+    sizes: tuple[int, ...] = ()  # of the batches of an epoch, where they are not all of `batch_size`
+    steps: int | None = None  # of the optimizer, where the last epoch is not to be done to its end
+    gone: Callable[[], float] | None = None  # the share of its time that has passed, where that is limited; at 1 the epoch ends
+
+    @property
+    def length(self) -> float:
+        """In epochs."""
+        return self.epochs if self.steps is None else self.steps / self.batches_per_epoch
+
+    def size(self, batch: int) -> int:
+        """Of the batch of this number in an epoch, of all ranks together."""
+        return self.sizes[batch] if self.sizes else self.batch_size
+
+    def is_over(self, training: Training) -> bool:
+        return training.epoch >= self.epochs or (self.steps is not None and training.step >= self.steps)
 
 
 @dataclass(frozen=True)
@@ -124,7 +139,7 @@ def fit(
     save: Callable[[Training], None],
     asked_to_stop: Callable[[], bool],
 ) -> None:
-    """Train until `settings.epochs` are done or `after_epoch`, which is given the epoch's mean loss parts, says False.
+    """Train until `settings.epochs` are done, or `settings.steps`, or `after_epoch`, which is given the epoch's mean loss parts, says False.
 
     `batches(epoch, first)` gives this rank's part of each batch of an epoch from batch `first` on, as a function of
     nothing else. `save` is called after each epoch, every `settings.save_every_s`, and before leaving when
@@ -133,12 +148,14 @@ def fit(
     """
     module = runtime.wrap(training.method)
     watch = Watch(training, settings, runtime)
-    while training.epoch < settings.epochs:
+    watch.look_at_clock()
+    while not settings.is_over(training):
         for batch in saving_on_failure(batches(training.epoch, training.batch), training, save, watch, runtime):
             torch.manual_seed(seed_of(settings.seed, "dropout", training.step, runtime.rank))
-            progress = training.epoch + training.batch / settings.batches_per_epoch
-            factor = settings.schedule(progress, settings.epochs)
-            training.method.at(progress, settings.epochs)
+            size = settings.size(training.batch)
+            progress = max(training.epoch + training.batch / settings.batches_per_epoch, watch.gone * settings.length)
+            factor = settings.schedule(progress, settings.length)
+            training.method.at(progress, settings.length)
             for player in training.optimizers:
                 parts = backward(module, player, batch, training, settings, runtime)
                 watch.look(parts)
@@ -146,8 +163,9 @@ def fit(
             training.method.after_step()
             if training.ema:
                 training.ema.update(training.method.averaged())
-            training.batch, training.step, training.samples = training.batch + 1, training.step + 1, training.samples + settings.batch_size
-            last = training.batch == settings.batches_per_epoch
+            training.batch, training.step, training.samples = training.batch + 1, training.step + 1, training.samples + size
+            watch.look_at_clock()
+            last = training.batch == settings.batches_per_epoch or settings.is_over(training) or watch.gone >= 1
             if last or training.step % settings.log_every == 0 or training.step == 1:
                 after_step(watch.report(factor))
             wish = watch.wish(asked_to_stop())
@@ -157,6 +175,8 @@ def fit(
                 watch.saved()
             if wish == STOP and not last:
                 return
+            if last:
+                break
         means = {name: value / training.batch for name, value in training.epoch_sums.items()}
         training.epoch, training.batch, training.epoch_sums = training.epoch + 1, 0, {}
         go_on = after_epoch(training, means)
@@ -190,7 +210,7 @@ def backward(
     parts: dict[str, Tensor] = {}
     pieces = cut(batch, settings.accumulate)
     for number, piece in enumerate(pieces):
-        share = len(piece.index) * runtime.world / settings.batch_size
+        share = len(piece.index) * runtime.world / settings.size(training.batch)
         unsynced = runtime.world > 1 and number < len(pieces) - 1
         with module.no_sync() if unsynced else nullcontext():  # type: ignore[operator]
             with runtime.autocast():
@@ -231,8 +251,9 @@ class Watch:
     def __init__(self, training: Training, settings: FitSettings, runtime: Runtime):
         self.training, self.settings, self.runtime = training, settings, runtime
         self.every = 1 if runtime.device.type == "cpu" else settings.log_every
+        self.gone = 0.0
         self.pending: list[tuple[int, int, list[str], Tensor]] = []
-        self.logged_step = training.step  # by this process: the rate is its own
+        self.logged_samples = training.samples  # by this process: the rate is its own
         self.since = self.last_save = time.monotonic()
 
     def look(self, parts: Mapping[str, Tensor]) -> None:
@@ -266,15 +287,25 @@ class Watch:
             step=training.step,
             parts={name: value / (training.step - training.logged_step) for name, value in training.sums.items()},
             lr=optimizer.param_groups[0]["initial_lr"] * factor,
-            images_per_s=(training.step - self.logged_step) * self.settings.batch_size / max(now - self.since, 1e-9),
+            images_per_s=(training.samples - self.logged_samples) / max(now - self.since, 1e-9),
         )
         training.sums, training.logged_step = {}, training.step
-        self.logged_step, self.since = training.step, now
+        self.logged_samples, self.since = training.samples, now
         return report
+
+    def look_at_clock(self) -> None:
+        """Agree on the share of the time that has passed, where asking is cheap."""
+        if self.settings.gone is None or self.is_blind():
+            return
+        self.gone = self.runtime.highest(round(1e6 * min(self.settings.gone(), 1.0))) / 1e6
+
+    def is_blind(self) -> bool:
+        """Whether the ranks cannot ask each other now without making their devices wait."""
+        return self.runtime.world > 1 and self.every > 1 and self.training.step % self.settings.log_every > 0
 
     def wish(self, asked_to_stop: bool) -> int:
         """What all ranks do next: the most urgent wish of any of them, asked only where asking is cheap."""
-        if self.runtime.world > 1 and self.every > 1 and self.training.step % self.settings.log_every:
+        if self.is_blind():
             return GO_ON
         due = self.runtime.is_main and time.monotonic() - self.last_save > self.settings.save_every_s
         return self.runtime.highest(STOP if asked_to_stop else SAVE if due else GO_ON)

@@ -14,7 +14,7 @@ class Schedule(ABC):
     """A factor of progress; 1.0 leaves the configured value as it is."""
 
     @abstractmethod
-    def __call__(self, epoch: float, epochs: int) -> float:
+    def __call__(self, epoch: float, epochs: float) -> float:
         """The factor at a fractional `epoch` (epoch + step / steps_per_epoch) of a stage of `epochs`; outside it that of its nearer end."""
 
 
@@ -22,7 +22,7 @@ class Schedule(ABC):
 class Constant(Schedule):
     """The configured value throughout."""
 
-    def __call__(self, epoch: float, epochs: int) -> float:
+    def __call__(self, epoch: float, epochs: float) -> float:
         return 1.0
 
 
@@ -37,7 +37,7 @@ class Falling(Schedule):
         _at_least_0("warmup_epochs", self.warmup_epochs)
         _at_least_0("final", self.final)
 
-    def __call__(self, epoch: float, epochs: int) -> float:
+    def __call__(self, epoch: float, epochs: float) -> float:
         fallen = self.fallen(after_warmup(epoch, epochs, self.warmup_epochs))
         return warmup(epoch, epochs, self.warmup_epochs) * (1 + (self.final - 1) * fallen)
 
@@ -80,14 +80,14 @@ class Steps(Schedule):
         if not self.milestones or list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones={list(self.milestones)} must be one or more rising fractions")
 
-    def __call__(self, epoch: float, epochs: int) -> float:
+    def __call__(self, epoch: float, epochs: float) -> float:
         # epoch / epochs, not milestone * epochs: 7 / 100 is 0.07, but 0.07 * 100 is more than 7 and would come a step late
         progress = epoch / epochs if epochs > 0 else 0.0
         passed = sum(milestone <= progress for milestone in self.milestones)
         return float(warmup(epoch, epochs, self.warmup_epochs) * self.gamma**passed)
 
 
-def warmup(epoch: float, epochs: int, warmup_epochs: float) -> float:
+def warmup(epoch: float, epochs: float, warmup_epochs: float) -> float:
     """From FIRST at epoch 0 in a straight line to 1 at `warmup_epochs`, or at the end of the stage where that is shorter.
 
     The line starts at FIRST (1 %) instead of 0, so that the very first step already moves; the step's length need not be known for it.
@@ -98,7 +98,7 @@ def warmup(epoch: float, epochs: int, warmup_epochs: float) -> float:
     return FIRST + (1 - FIRST) * max(epoch, 0.0) / length
 
 
-def after_warmup(epoch: float, epochs: int, warmup_epochs: float) -> float:
+def after_warmup(epoch: float, epochs: float, warmup_epochs: float) -> float:
     """The share of the stage after its warm-up that has passed, in [0, 1]; 0 throughout where the warm-up takes the whole stage."""
     length = min(warmup_epochs, epochs)
     if epoch <= length or length >= epochs:

@@ -73,3 +73,25 @@ def test_a_net_without_batch_norm_takes_images_one_by_one(distillctl, tmp_path):
     net = "teacher=vit_tiny_patch16_224 teacher.image_size=8 +teacher.args.patch_size=4 +teacher.args.depth=1 +teacher.args.embed_dim=24"
     finished = distillctl("pretrain", *SINGLES.split(), *net.split(), cwd=tmp_path)
     assert finished.code == 0, finished.err
+
+
+# ------------------------------------------------------------------------------------------------ before anything is read
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("dataset=cifar10 trainer.batch_size=60000", "trainer.batch_size=60000 is more than the 50,000 training images that there can be"),
+        ("dataset=image_folder dataset.root=photos trainer.batch_size=7", "is more than the 6 training images that there can be"),
+        ("dataset=image_folder dataset.root=photos/train trainer.batch_size=7", "is more than the 6 training images that there can be"),
+        ("dataset.subset=100 trainer.batch_size=128", "trainer.batch_size=128 is more than dataset.subset=100"),
+    ],
+)
+def test_a_batch_that_is_larger_than_the_data_is_found_by_names_alone(words, said, distillctl, tmp_path):
+    for name in ("train/a/1", "train/a/2", "train/a/3", "train/b/4", "train/b/5", "train/b/6", "test/a/7", "test/b/8"):
+        file = tmp_path / f"photos/{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("no image: whoever reads it says so")
+    finished = distillctl("train", *words.split(), cwd=tmp_path)
+    assert finished.code == 2
+    assert finished.err.strip().endswith(f"{said}; lower it")
+    assert finished.err.count("\n") == 1
+    assert finished.out == ""

@@ -296,5 +296,5 @@ def test_to_prepare_twice_costs_nothing(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_schema_is_not_changed_by_what_is_composed_of_it():
     assert composed("train", "trainer.batch_size=7", "dataset.views=3").trainer.batch_size == 7
-    assert composed("train").trainer.batch_size == 128
+    assert composed("train").trainer.batch_size == config.AUTO
     assert composed("train").dataset.views is None

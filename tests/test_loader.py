@@ -6,6 +6,8 @@ import time
 from itertools import islice
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +17,7 @@ from distillctl.config import AugmentConfig
 from distillctl.data.image import reading
 from distillctl.data.image.augment import Augment
 from distillctl.data.image.loader import ImageLoader, PlainImages, ReadOptions, decoded
-from distillctl.data.loader import Place
+from distillctl.data.loader import Place, batch_sizes
 from distillctl.data.split import Split
 from distillctl.errors import DataError, MachineError
 from distillctl.runtime import explain
@@ -118,11 +120,11 @@ def test_ranks_share_out_the_very_batches_of_one_process(kind, config, world, re
 
 
 def test_batches_are_whole_and_hold_no_sample_twice(memory):
-    train = loader(memory)
+    train = loader(memory, batch_size=9)
     assert train.batches_per_epoch == 4
     seen = torch.cat([batch.index for batch in train(0)])
-    assert len(seen) == len(seen.unique()) == 32
-    assert {len(batch.index) for batch in train(0)} == {8}
+    assert len(seen) == len(seen.unique()) == 36
+    assert {len(batch.index) for batch in train(0)} == {9}
     everything = {int(index) for epoch in range(20) for batch in train(epoch) for index in batch.index}
     assert everything == set(memory.index.tolist())  # what one epoch leaves over comes in another
 
@@ -161,11 +163,11 @@ def test_mixed_targets_name_the_sample_and_its_partner(memory):
     partners = train.augment.partners(COUNT, 2)
     for batch in train(2):
         assert batch.targets.dtype == torch.float32
-        torch.testing.assert_close(batch.targets.sum(1), torch.ones(8))
+        torch.testing.assert_close(batch.targets.sum(1), torch.ones(len(batch.index)))
         own = batch.index // 7
         involved = batch.targets.gather(1, torch.stack([own % CLASSES, partners[own] % CLASSES], 1))
         twice = own % CLASSES == partners[own] % CLASSES
-        torch.testing.assert_close(torch.where(twice, involved[:, 0], involved.sum(1)), torch.ones(8))
+        torch.testing.assert_close(torch.where(twice, involved[:, 0], involved.sum(1)), torch.ones(len(batch.index)))
 
 
 @pytest.mark.parametrize("kind", ["memory", "files"])
@@ -267,3 +269,42 @@ def test_workers_outlive_the_signals_that_ask_to_stop():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
                 os.kill(int(child), number)
     assert len(list(islice(batches, 10))) == 5
+
+
+# ------------------------------------------------------------------------------------------------ the sizes of batches
+@pytest.mark.parametrize(
+    ("samples", "batch_size", "pieces", "sizes"),
+    [
+        (1294, 128, 1, (128,) * 10),  # 14 are left over, too few to matter
+        (60, 16, 1, (15,) * 4),
+        (100, 64, 1, (50, 50)),
+        (65, 64, 1, (64,)),  # never a batch of one
+        (9, 4, 1, (3, 3, 3)),
+        (3, 2, 1, (2,)),  # 2 and 1 would leave batch norm with one
+        (5, 4, 2, (4,)),  # as would 3 and 2 in two pieces each
+        (7, 4, 1, (4, 3)),
+        (3, 4, 1, ()),
+        (40, 16, 1, (14, 13, 13)),
+    ],
+)
+def test_a_small_set_is_used_whole_and_no_piece_is_left_with_one_sample(samples, batch_size, pieces, sizes):
+    assert batch_sizes(samples, batch_size, pieces) == sizes
+
+
+@hypothesis.given(st.integers(2, 400), st.integers(2, 128), st.integers(1, 4))
+def test_batches_are_at_most_as_large_as_asked_for_and_lose_little(samples, batch_size, pieces):
+    sizes = batch_sizes(samples, batch_size, pieces)
+    assert all(size <= batch_size for size in sizes)
+    if batch_size >= 4 * pieces and samples >= batch_size:
+        assert min(sizes) >= max(2 * pieces, batch_size // 2)
+        assert sum(sizes) >= 0.95 * samples
+
+
+@pytest.mark.parametrize(("kind", "config"), KINDS)
+def test_batches_of_an_epoch_that_is_used_whole(kind, config, request):
+    train = loader(request.getfixturevalue(kind), config, batch_size=16)
+    assert train.sizes == (13, 12, 12)
+    found = [batch.index for batch in train(3)]
+    assert [len(index) for index in found] == [13, 12, 12]
+    assert len(torch.cat(found).unique()) == COUNT
+    assert torch.equal(torch.cat(train.covering(3)), train.order(3))

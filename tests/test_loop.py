@@ -401,3 +401,63 @@ def test_a_fault_of_the_step_itself_saves_nothing():
     with pytest.raises(ZeroDivisionError):
         run(training(), plan(2, 5), after_step=lambda report: 1 / 0, save=saved.append)
     assert saved == []
+
+
+# ------------------------------------------------------------------------------------------------ batches of other sizes, and an end within an epoch
+SIZES = (10, 6, 6)
+
+
+def uneven(epoch: int, first: int):
+    return (batch(100 * epoch + number, SIZES[number]) for number in range(first, len(SIZES)))
+
+
+def test_a_smaller_batch_counts_as_a_whole_one():
+    state, whole, small = training(), method(), batch(1, 6)
+    state.batch = 1
+    parts = backward(state.method, "student", small, state, plan(batches=3, sizes=SIZES, accumulate=3), CPU)
+    torch.nn.functional.cross_entropy(whole.student(small.inputs).logits, small.targets).backward()
+    for mine, theirs in zip(state.method.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+    assert parts["ce"].item() == pytest.approx(whole(small).loss.item(), rel=1e-5)
+    assert run(training(), plan(epochs=2, batches=3, sizes=SIZES), batches=uneven).samples == 44
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_run_that_ends_within_an_epoch_resumes_bitwise(accumulate):
+    def settings():
+        return plan(epochs=3, batches=3, sizes=SIZES, steps=7, schedule=Cosine(), accumulate=accumulate)
+
+    whole = run(training(ema=0.9), settings(), batches=uneven)
+    assert (whole.step, whole.epoch, len(whole.history)) == (7, 3, 3)  # the epoch that is cut short is measured like any other
+    for stop in range(1, 7):
+        state, steps = training(ema=0.9), []
+        run(state, settings(), batches=uneven, stop=lambda steps=steps, stop=stop: steps.append(0) or len(steps) >= stop)
+        taken_up = training(ema=0.9)
+        taken_up.load(copy.deepcopy(state.state()))
+        run(taken_up, settings(), batches=uneven)
+        assert torch.equal(weights(taken_up), weights(whole))
+        assert taken_up.history == whole.history
+
+
+def test_the_schedule_ends_where_the_steps_do():
+    rates = []
+    run(training(), plan(epochs=2, batches=5, steps=6, schedule=Cosine(), log_every=1), after_step=lambda report: rates.append(report.lr))
+    assert rates == pytest.approx([0.1 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)])
+
+
+def test_where_time_is_short_the_schedule_follows_the_clock_and_the_epoch_that_it_ends_is_measured():
+    rates, moments = [], iter([0.0, 0.25, 0.5, 0.75, 1.0])
+    settings = plan(epochs=10, batches=5, schedule=Cosine(), log_every=1, gone=lambda: next(moments))
+    state = training()
+    fit(
+        state,
+        lambda epoch, first: (batch(number) for number in range(first, 5)),
+        settings,
+        CPU,
+        after_step=lambda report: rates.append(report.lr),
+        after_epoch=lambda state, parts: state.history.append(parts) or False,
+        save=lambda state: None,
+        asked_to_stop=lambda: False,
+    )
+    assert rates == pytest.approx([0.1 * (1 + math.cos(math.pi * gone)) / 2 for gone in (0, 0.25, 0.5, 0.75)])
+    assert (state.step, len(state.history), state.batch) == (4, 1, 0)

@@ -22,6 +22,7 @@ from distillctl.models.record import Record
 from distillctl.report.console import Console, Table
 from distillctl.report.table import Results, attack_remark
 from distillctl.runs import bundle
+from distillctl.runs.bundle import at_once
 from distillctl.runs.steps import members_of
 from distillctl.runs.teachers import check_is_trained, ready_to_answer
 
@@ -43,7 +44,7 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
     with StopRequest(), runtime.open_runtime(config.trainer) as machine:
         console = Console(silent=not machine.is_main, patient=True)
         place = Place(machine.device, machine.rank, machine.world)
-        found = bundle.load_to_measure(config.dataset, config.trainer.batch_size, place, *recorded(model))
+        found = bundle.load_to_measure(config.dataset, at_once(config.trainer), place, *recorded(model))
         data, inputs = found.data, found.inputs
         for note in data.notes:
             console.say(note)
@@ -55,7 +56,7 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
         inputs.check_attack(config.attack)
         if attacked and not split.labelled:
             raise ConfigError(f"attack={config.attack.name}: the {inputs.noun} of split={name} have no labels to attack; leave attack out")
-        batches = found.plain_batches(split, at_most=config.trainer.batch_size)
+        batches = found.plain_batches(split, at_most=at_once(config.trainer))
         teacher_logits = None
         if taught:
             guide, _ = ready_to_answer(config.teacher, inputs, "teacher", seed=0)

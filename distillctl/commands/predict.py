@@ -25,6 +25,7 @@ from distillctl.models.shipping import read_record
 from distillctl.models.weights import read_weights
 from distillctl.paths import as_path
 from distillctl.report.console import Console, Table
+from distillctl.runs.bundle import at_once
 from distillctl.terminal import say
 from distillctl.types import Inputs, concatenated, to
 
@@ -44,8 +45,9 @@ def predict(config: PredictConfig) -> None:
         classes = record.classes
         classifier = obtain(model, inputs, "model", seed=0).classifier.to(machine.device).eval()
         found = []
-        for start in range(0, len(files), config.trainer.batch_size):
-            chunk = files[start : start + config.trainer.batch_size]
+        size = at_once(config.trainer)
+        for start in range(0, len(files), size):
+            chunk = files[start : start + size]
             readable, problems = read(chunk, inputs, config)
             rows = dict(problems)
             if readable is not None:

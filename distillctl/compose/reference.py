@@ -13,7 +13,7 @@ from omegaconf import MISSING
 
 from distillctl.compose.groups import files_of, groups_of
 from distillctl.compose.places import conf_dir, recipes_dir
-from distillctl.config import DATA_KINDS, SCHEMAS
+from distillctl.config import AUTO, DATA_KINDS, SCHEMAS
 from distillctl.config.keys import branch_of, decides, entries, meanings
 
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -88,6 +88,8 @@ def takes(hint: Any, rules: Mapping[str, Any]) -> str:
     """`a whole number >= 1, or null`."""
     optional = type(None) in get_args(hint)
     kind = next((kind for kind in get_args(hint) if kind is not type(None)), hint) if optional else hint
+    if rules.get("auto"):
+        return takes(int, {**rules, "auto": False}) + f" | {AUTO}"
     if "choices" in rules:
         said = " | ".join(rules["choices"])
     elif kind in KINDS:

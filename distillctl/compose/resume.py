@@ -13,7 +13,7 @@ from distillctl.compose import yaml_files
 from distillctl.compose.guard import problem_of_stored
 from distillctl.compose.kept import absolute, flat
 from distillctl.compose.literal import quoted, unquoted
-from distillctl.config import SCHEMAS, decides
+from distillctl.config import SCHEMAS, decides, leaves
 from distillctl.config.keys import default
 from distillctl.errors import CheckpointError, ConfigError
 from distillctl.files import check_no_links, read_text
@@ -56,6 +56,7 @@ def overrides(command: str, flags: list[str], given: list[str]) -> list[str]:
             raise CheckpointError(f"resume={folder}: its overrides hold {word[:80]!r}: {problem}; refused")
     changed = {word.lstrip("+~").partition("=")[0] for word in own}
     kept = [word for word in before if word.lstrip("+~").partition("=")[0] not in changed and not word.startswith("resume=")]
+    kept += counts_before(command, folder, [*kept, *own])
     place = quoted(str(folder.resolve()))
     return [*kept, *own, f"resume={place}", f"hydra.run.dir={place}", "hydra.mode=RUN"]
 
@@ -68,6 +69,13 @@ def summary_of(folder: Path) -> str:
         raise CheckpointError(
             f"resume={folder}: its run.json says that it is done, but summary.json cannot be read ({getattr(error, 'strerror', None) or 'no text'})"
         ) from None
+
+
+def counts_before(command: str, folder: Path, words: list[str]) -> list[str]:
+    """Counts that a run had from a config in which they were no `auto` yet, as overrides."""
+    before, given = flat(stored(folder, "config.yaml")), {word.lstrip("+~").partition("=")[0] for word in words}
+    counts = [key for key, _, rules in leaves(SCHEMAS[command]()) if rules.get("auto") and key not in given]
+    return [f"{key}={before[key]}" for key in counts if type(before.get(key)) is int]
 
 
 def check_unchanged(folder: Path, composed: DictConfig) -> None:

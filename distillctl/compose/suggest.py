@@ -20,6 +20,8 @@ def wrong_type(key: str | None, overrides: list[str], error: BaseException) -> s
         return f"{shown}: expected a list, as in {key}=[{values[-1] if values else '...'}]"
     if "to Dict[" in message or "is not a DictConfig" in message:
         return f"{shown}: expected a mapping; {one_by_one(key)}"
+    if "Union[int, str]" in message:
+        return f"{shown}: expected a whole number, or auto"
     for kind, expected in (("Integer", "a whole number"), ("Float", "a number"), ("bool", "true or false")):
         if kind.lower() in message.lower():
             return f"{shown}: expected {expected}"

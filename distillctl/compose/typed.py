@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -34,6 +35,7 @@ def typed(composed: DictConfig) -> Any:
     if missing or strangers:
         raise ConfigError(*missing, *strangers)
     plain = OmegaConf.to_object(filled(composed) if of_record else composed)
+    read_counts(plain)
     teachers = [node for node in vars(plain).values() if isinstance(node, config.TeacherConfig)]
     problems = [problem for teacher in teachers for problem in read_members(teacher)] or config.check(plain)
     if problems:
@@ -53,6 +55,15 @@ def texts(node: Any) -> Iterator[str]:
         yield node
     for item in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         yield from texts(item)
+
+
+def read_counts(plain: Any) -> None:
+    """Counts that may be `auto` are numbers, where a quoted or an interpolated word is one; in place."""
+    for _, node in config.nodes(plain):
+        for entry in fields(node):
+            given = getattr(node, entry.name)
+            if entry.metadata.get("auto") and isinstance(given, str) and re.fullmatch(r"[+-]?\d+", given):
+                setattr(node, entry.name, int(given))
 
 
 def read_members(teacher: config.TeacherConfig) -> list[str]:

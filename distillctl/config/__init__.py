@@ -1,7 +1,7 @@
 """The typed configuration: schemas, the keys they have and what each decides, and what must hold of a config. No torch here."""
 
 from distillctl.config.environment import SECRET_FREE_VARIABLES, read_variable
-from distillctl.config.fields import DECISIONS, branch, number, option, value
+from distillctl.config.fields import AUTO, DECISIONS, Count, branch, chosen, count, number, option, value
 from distillctl.config.keys import (
     branch_of,
     decides,
@@ -14,7 +14,7 @@ from distillctl.config.keys import (
     values_that_decide,
 )
 from distillctl.config.recorded import RECORDED, RecordedSetConfig, check_named, recorded_schema
-from distillctl.config.rules import broken_rule, check, check_attack
+from distillctl.config.rules import broken_rule, check, check_attack, check_parts, nodes
 from distillctl.config.schema import (
     DATA_KINDS,
     ENSEMBLE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any
+from typing import Any, Union
 
 # What a key decides, said at each field by `decides=`:
 #   answers   the views of images or a teacher's answers to them, and so the weights too
@@ -12,6 +12,10 @@ from typing import Any
 #   cost      time, memory, places
 #   words     what is printed or logged
 DECISIONS = ("answers", "weights", "rounding", "cost", "words")
+
+
+AUTO = "auto"
+Count = Union[int, str]  # a whole number, or `auto` until it is chosen by what else is known
 
 
 def value(default: Any, *, decides: str, **rules: Any) -> Any:
@@ -24,6 +28,17 @@ def number(
 ) -> Any:
     """A field with a range: `low` and `high` are allowed values, `above` is not. `unit` is told to who is above `high`."""
     return value(default, decides=decides, low=low, high=high, above=above, unit=unit)
+
+
+def count(*, decides: str, low: int) -> Any:
+    """A field of `Count`, which is `auto` unless somebody says otherwise."""
+    return value(AUTO, decides=decides, low=low, auto=True)
+
+
+def chosen(given: Count) -> int:
+    """A count that is `auto` no more."""
+    assert isinstance(given, int), given
+    return given
 
 
 def option(default: str | None, *choices: str, decides: str) -> Any:

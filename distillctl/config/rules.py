@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from distillctl.config.fields import AUTO
 from distillctl.config.keys import leaves
 from distillctl.config.schema import (
     ENSEMBLE,
@@ -61,6 +62,8 @@ def broken_rule(key: str, value: Any, rules: Mapping[str, Any]) -> str | None:
         return None
     if isinstance(value, float) and not math.isfinite(value):
         return f"{key}={value} must be a finite number"
+    if rules.get("auto") and isinstance(value, str):
+        return None if value == AUTO else f"{key}={value}: expected a whole number, or {AUTO}"
     choices = rules.get("choices")
     if choices and value not in choices:
         return f"{key}={value}: must be one of {', '.join(choices)}"
@@ -179,7 +182,9 @@ def check_attack(key: str, attack: AttackConfig) -> list[str]:
     return []
 
 
-def check_batches(key: str, trainer: TrainerConfig) -> list[str]:
+def check_parts(key: str, trainer: TrainerConfig) -> list[str]:
+    if not isinstance(trainer.batch_size, int) or trainer.batch_size < 1:
+        return []
     return [
         f"{key}.{name}={parts} is more than {key}.batch_size={trainer.batch_size}; lower it"
         for name, parts in (("accumulate", trainer.accumulate), ("devices", trainer.devices))
@@ -187,9 +192,17 @@ def check_batches(key: str, trainer: TrainerConfig) -> list[str]:
     ]
 
 
+def check_subset(_: str, config: FitConfig) -> list[str]:
+    size, subset = config.trainer.batch_size, config.dataset.subset
+    if not isinstance(size, int) or subset is None or size <= subset:
+        return []
+    return [f"trainer.batch_size={size} is more than dataset.subset={subset}; lower it"]
+
+
 # what is checked of which nodes, in the order in which problems are told
 RULES: tuple[tuple[type | tuple[type, ...], Callable[[str, Any], list[str]]], ...] = (
     (FitConfig, check_epochs),
+    (FitConfig, check_subset),
     (Finetunes, check_finetuning),
     (DatasetConfig, check_shots),
     (ModelConfig, check_model),
@@ -198,5 +211,5 @@ RULES: tuple[tuple[type | tuple[type, ...], Callable[[str, Any], list[str]]], ..
     (Distils, check_generations),
     (AttackConfig, check_attack),
     (DatasetConfig, check_balance),
-    (TrainerConfig, check_batches),
+    (TrainerConfig, check_parts),
 )

@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 from omegaconf import MISSING
 
-from distillctl.config.fields import branch, number, option, value
+from distillctl.config.fields import Count, branch, count, number, option, value
 
 
 @dataclass
@@ -124,6 +124,8 @@ class DatasetConfig:
     """fetch what is published and not there yet"""
     subset: Optional[int] = number(None, decides="answers", low=1)
     """training images that are used; null: all"""
+    test_subset: Optional[int] = number(None, decides="weights", low=1)
+    """test images that are measured on; null: all"""
     shots: Optional[int] = number(None, decides="answers", low=1)
     """training images a class; null: all"""
     balance: str = option("none", "none", "oversample", "class_weights", decides="answers")
@@ -183,8 +185,8 @@ class AttackConfig:
 class StageConfig:
     """One training stage; its learning rate is `optimizer.lr` times `lr_scale`."""
 
-    epochs: int = number(0, decides="weights", low=0)
-    """passes over the training images; 0 leaves the stage out"""
+    epochs: Count = count(decides="weights", low=0)
+    """passes over the training images; 0 leaves the stage out; auto: by the size of the data"""
     lr_scale: float = number(1.0, decides="weights", above=0)
     """what optimizer.lr is multiplied by in this stage"""
 
@@ -230,8 +232,12 @@ class FinetuneStageConfig(StageConfig):
 class TrainerConfig:
     """The engine: where and how the steps are computed."""
 
-    batch_size: int = number(128, decides="answers", low=1)
-    """images in a step, over all devices"""
+    batch_size: Count = count(decides="answers", low=1)
+    """images in a step, over all devices; auto: by the size of the data"""
+    max_steps: Optional[int] = number(None, decides="weights", low=1)
+    """optimizer steps of each stage, which then ends; null: as its epochs say"""
+    max_minutes: Optional[float] = number(None, decides="weights", above=0)
+    """of a whole run, which stops in time to measure and to ship; null: as long as it takes"""
     device: str = value("auto", decides="rounding")
     """auto, cpu, cuda or cuda:N"""
     devices: int = number(1, decides="rounding", low=1)

@@ -22,10 +22,27 @@ class Place:
     device: torch.device
     rank: int = 0
     world: int = 1
+    pieces: int = 1  # of a batch, each of which batch norm sees alone
+
+
+WORTH_KEEPING = 0.05  # of an epoch
+
+
+def batch_sizes(samples: int, batch_size: int, pieces: int = 1) -> tuple[int, ...]:
+    """Of the batches of an epoch. pieces: that each is cut into, and that must not be left with a single sample.
+
+    All are whole, and the few samples that are left over come in another epoch's order: then every step has the same shape. Of a small set
+    they would be a large part: it is cut into batches that are equal up to one sample and not larger, at least half as large.
+    """
+    whole, left = divmod(samples, batch_size)
+    if left <= WORTH_KEEPING * samples or not whole or samples // (whole + 1) < 2 * pieces:
+        return (batch_size,) * whole
+    smaller, larger = divmod(samples, whole + 1)
+    return (smaller + 1,) * larger + (smaller,) * (whole + 1 - larger)
 
 
 class TrainLoader:
-    """Batches of views, every one whole: what is left over of an epoch comes in another epoch's order.
+    """Batches of views, of the sizes that `batch_sizes` says.
 
     The view of an epoch is its number, or with a bank of `views` its place in there. Order depends on the epoch. Here a view is the sample
     as it is, in memory; kinds of data that are augmented, or read from files, say in `show` what equal (view seed, view, index) give on any machine.
@@ -36,12 +53,17 @@ class TrainLoader:
 
     def __init__(self, split: Split, batch_size: int, seed: int, place: Place, views: int | None = None):
         self.split, self.batch_size, self.seed, self.place, self.views = split, batch_size, seed, place, views
+        self.sizes = batch_sizes(len(split), batch_size, place.pieces)
         self.targets, self.index = split.targets.to(place.device), split.index.to(place.device)
         self.memory = None if isinstance(split.inputs, list) else to(split.inputs, place.device)
 
     @property
     def batches_per_epoch(self) -> int:
-        return len(self.split) // self.batch_size
+        return len(self.sizes)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        return sum(self.sizes)
 
     @property
     def workers(self) -> int:
@@ -52,12 +74,14 @@ class TrainLoader:
         return epoch if self.views is None else epoch % self.views
 
     def __call__(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        whole = self.order(epoch).split(self.batch_size)[first : self.batches_per_epoch]
+        whole = self.order(epoch)[: self.samples_per_epoch].split(self.sizes)[first:]
         yield from self.batches(whole, self.view_of(epoch))
 
     def covering(self, epoch: int) -> list[Tensor]:
         """All positions as whole batches in an epoch's order, the last filled up from the beginning."""
         order = self.shuffled(epoch)
+        if self.samples_per_epoch == len(order):
+            return list(order.split(self.sizes))
         whole = -(-len(order) // self.batch_size) * self.batch_size
         return list(torch.cat([order, order])[:whole].split(self.batch_size))
 

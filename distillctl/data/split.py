@@ -177,6 +177,7 @@ def divide(
             raise DataError(f"{who} {size} image{'s' * (size != 1)} to be split into {need} parts; {way_out}")
     if test is None:  # the key is fixed: a test split that follows a seed would be another one for everyone
         pool, test = cut(pool, round(config.test_fraction * len(pool)), count, "test", left=need - 1)
+    test = _part_of_test(test, classes, config)
     pool, val = _subset_of(pool, val, count, config)
     if val is None:
         pool, val = cut(pool, round(config.val_fraction * len(pool)), count, f"val {config.split_seed}")
@@ -185,6 +186,17 @@ def divide(
     if config.shots is not None:
         pool = few(pool, config.shots, classes, f"shots {config.split_seed}")
     return (pool if config.labels else pool.without_labels()), val, test
+
+
+def _part_of_test(test: Split, classes: Sequence[str], config: DatasetConfig) -> Split:
+    """`dataset.test_subset` samples, each class in proportion; the same ones for everyone."""
+    wanted, count = config.test_subset, len(classes) if test.labelled else 1
+    if wanted is None or wanted == len(test):
+        return test
+    present = sum(size > 0 for size in test.sizes(count))
+    if not present <= wanted <= len(test):
+        raise DataError(f"dataset.test_subset={wanted}: must be from {present} (one of each class) to {len(test)}, what the test split has")
+    return cut(test, wanted, count, "test_subset", left=0)[1]
 
 
 def _subset_of(pool: Split, val: Split | None, count: int, config: DatasetConfig) -> tuple[Split, Split | None]:

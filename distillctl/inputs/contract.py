@@ -48,6 +48,11 @@ class Contract(ABC):
         return cls.load(config, class_names)
 
     @classmethod
+    def most(cls, config: DatasetConfig, enough: int) -> int | None:
+        """How many training samples there can be, told in an instant: without reading or fetching any, and not looking beyond `enough`. None: not known."""
+        return None
+
+    @classmethod
     @abstractmethod
     def from_record(cls, record: Record) -> Contract:
         """As a shipped model's record has it, whose `preprocessing` is what `record` gave. Raises Malformed where it is not."""

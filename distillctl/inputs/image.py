@@ -61,6 +61,11 @@ class Images(Contract):
         return data, cls(data.classes, data.image_size, data.mean, data.std, crop)
 
     @classmethod
+    def most(cls, config: DatasetConfig, enough: int) -> int | None:
+        assert isinstance(config, ImageSetConfig)
+        return sets.most(config, enough)
+
+    @classmethod
     def from_record(cls, record: Record) -> Images:
         told = record.preprocessing
         side, edge = (size(told, key, inside="preprocessing.") for key in ("image_size", "resize"))

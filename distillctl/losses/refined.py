@@ -192,7 +192,7 @@ class Curriculum(nn.Module):
         self.raw = nn.Parameter(torch.ones(()))
         self.progress = 0.0  # epochs done; a function of where the loop is, so no state
 
-    def at(self, epoch: float, epochs: int) -> None:
+    def at(self, epoch: float, epochs: float) -> None:
         """Where training is, told by the loop before each step."""
         self.progress = epoch
 

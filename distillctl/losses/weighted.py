@@ -56,7 +56,7 @@ class WeightedSum(nn.Module):
             if prepare is not None:
                 prepare(student, teacher, samples)
 
-    def at(self, epoch: float, epochs: int) -> None:
+    def at(self, epoch: float, epochs: float) -> None:
         """Bring what is scheduled to where the stage is. A function of these numbers alone, so nothing of it is saved."""
         for item in self.scheduled:
             value = item.value * item.schedule(epoch, epochs)

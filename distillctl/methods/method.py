@@ -59,7 +59,7 @@ class Method(nn.Module):
         """The teacher's answer, where there is a teacher and the loss reads it."""
         return self.teacher(batch) if self.teacher is not None and self.loss.needs_teacher else None
 
-    def at(self, epoch: float, epochs: int) -> None:
+    def at(self, epoch: float, epochs: float) -> None:
         """Told before each step how far the stage is, for what changes over it: here its loss."""
         for part in self.children():
             if isinstance(part, WeightedSum):

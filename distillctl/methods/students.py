@@ -49,7 +49,7 @@ class Students(Method):
     def students(self) -> dict[str, nn.Module]:
         return dict(self.nets.items())
 
-    def at(self, epoch: float, epochs: int) -> None:
+    def at(self, epoch: float, epochs: float) -> None:
         for loss in self.losses.values():
             loss.at(epoch, epochs)  # type: ignore[operator]
 

@@ -23,6 +23,7 @@ class Results:
 
     noun: what the samples are called. why: the final one is final, where there was a choice; it is then marked in the table too. over_seeds: the line that does the same with
     several seeds.
+    few: of a run of few steps, whose figures mean little, a line that says so; else empty.
     """
 
     rows: Sequence[dict[str, Any]]
@@ -31,6 +32,7 @@ class Results:
     noun: str = "images"
     why: str = ""
     over_seeds: str = ""
+    few: str = ""
 
     def row(self, name: str) -> dict[str, Any] | None:
         return next((row for row in self.rows if row["model"] == name), None)
@@ -97,6 +99,8 @@ class Results:
         """What the figures mean, in a line or two."""
         final, found = self.final_row, [self.why] if self.why else []
         teacher, alone = self.row(TEACHER), self.row(ALONE)
+        if self.few:
+            return [*found, self.few]
         if final["top1"] is None:
             if final.get("agreement") is not None:
                 found.append(f"these {self.noun} have no labels: the student answers {final['agreement']:.1%} of them as its teacher does")

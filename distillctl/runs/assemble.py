@@ -27,6 +27,7 @@ from distillctl.models.obtain import Obtained, obtain
 from distillctl.optimizers import make_optimizer
 from distillctl.runs import keeping
 from distillctl.runs.bundle import Bundle
+from distillctl.runs.lengths import length
 from distillctl.runs.session import Session
 from distillctl.runs.steps import Given, Step
 from distillctl.runs.teachers import make_teacher
@@ -57,12 +58,15 @@ class Assembly:
         ahead = AHEAD if self.batches.place.device.type == "cuda" and self.batches.memory is not None else 0
         return Feed(self.batches, recalling, ahead)
 
-    def settings(self, trainer: TrainerConfig) -> FitSettings:
-        """What `fit` is to do."""
+    def settings(self, trainer: TrainerConfig, most_steps: int | None = None) -> FitSettings:
+        """What `fit` is to do. most_steps: where it may not take all that its budget gives."""
+        taken, batches = length(self.step, self.batches, trainer, most_steps), self.batches
         return FitSettings(
-            epochs=self.step.budget.epochs,
-            batches_per_epoch=self.batches.batches_per_epoch,
-            batch_size=trainer.batch_size,
+            epochs=taken.epochs,
+            batches_per_epoch=batches.batches_per_epoch,
+            batch_size=batches.batch_size,
+            sizes=batches.sizes,
+            steps=taken.steps if taken.steps < taken.epochs * batches.batches_per_epoch else None,
             seed=self.step.seed,
             schedule=self.schedule,
             accumulate=trainer.accumulate,

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from distillctl.build import find_class
-from distillctl.config import FinetuneStageConfig
+from distillctl.config import FinetuneStageConfig, FitConfig, check_parts, chosen
 from distillctl.errors import ConfigError
+from distillctl.inputs import kind_of
 from distillctl.inputs.contract import Contract
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
@@ -23,22 +24,36 @@ HEAD_ALONE = ("head", "lora")  # parts to fine-tune whose batch norms keep their
 
 def check_batches(session: Session, bundle: Bundle) -> None:
     """Whether there is a whole batch."""
-    size, count = session.config.trainer.batch_size, len(bundle.data.train)
+    size, count = chosen(session.config.trainer.batch_size), len(bundle.data.train)
     if size > count:
         raise ConfigError(f"trainer.batch_size={size} is more than the {count} training {bundle.inputs.noun}; lower it")
+    if problems := check_parts("trainer", session.config.trainer):  # of a size that was chosen
+        raise ConfigError(problems[0])
+
+
+def check_before_reading(config: FitConfig) -> None:
+    """Whether there can be a whole batch, as far as names and numbers of files tell: nothing is fetched, decoded or built."""
+    size = config.trainer.batch_size
+    if not isinstance(size, int):
+        return
+    inputs = kind_of(config.dataset)
+    most = inputs.most(config.dataset, size)
+    if most is not None and size > most:
+        raise ConfigError(f"trainer.batch_size={size} is more than the {most:,} training {inputs.noun} that there can be; lower it")
 
 
 def check_pieces(session: Session, plan: Plan, step: Step) -> None:
     """Whether batch norm, where something that the step trains has any, sees two samples or more at a time."""
     trainer, world = session.config.trainer, session.runtime.world
-    least = trainer.batch_size // world // trainer.accumulate
+    size = chosen(trainer.batch_size)
+    least = size // world // trainer.accumulate
     seen = least * (world if trainer.sync_batchnorm else 1)
-    if trainer.batch_size == 1 or seen > 1:
+    if size == 1 or seen > 1:
         return
     inputs = session.bundle(step.data).inputs
     if who := next(norms_of(plan, step, inputs), None):
         raise ConfigError(
-            f"trainer.batch_size={trainer.batch_size} leaves pieces of {seen} {inputs.noun.removesuffix('s')}, "
+            f"trainer.batch_size={size} leaves pieces of {seen} {inputs.noun.removesuffix('s')}, "
             f"and the batch norm of {who} needs 2: lower trainer.accumulate or devices"
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from distillctl.config import DatasetConfig
+from distillctl.config import DatasetConfig, TrainerConfig
 from distillctl.data.balance import class_weights
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
 from distillctl.data.split import DataSet, Split
@@ -18,6 +18,11 @@ from distillctl.paths import as_path
 from distillctl.types import Batch
 
 LEAST_AT_ONCE = 128  # samples that are measured together, however small the batches of training are
+
+
+def at_once(trainer: TrainerConfig) -> int:
+    """Samples that a command answers together that trains nothing."""
+    return trainer.batch_size if isinstance(trainer.batch_size, int) else LEAST_AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Bundle:
 
 
 def load(config: DatasetConfig, batch_size: int, place: Place, class_names: list[str] | None = None) -> Bundle:
-    """`class_names`: of samples without labels, which may have no others."""
+    """`class_names`: of samples without labels, which may have no others. batch_size: 0 where it is chosen by what was loaded."""
     data, inputs = kind_of(config).load(config, class_names)
     return Bundle(config, data, inputs, batch_size, place)
 

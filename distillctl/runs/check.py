@@ -26,7 +26,7 @@ from distillctl.models.taps import LOGITS
 from distillctl.optimizers import make_optimizer
 from distillctl.runs import choose, keeping, objective, unlabelled
 from distillctl.runs.assemble import training_attack
-from distillctl.runs.batches import check_batches, check_pieces
+from distillctl.runs.batches import check_batches, check_before_reading, check_pieces
 from distillctl.runs.plan import labels_only, plan, teacher_is_read
 from distillctl.runs.session import Session
 from distillctl.runs.steps import Given, MadeBy, Plan, Several, Source, Step, members_of, peer_models
@@ -57,6 +57,9 @@ class Problems:
 def preflight(session: Session, plan: Plan) -> None:
     """Find all that would fail later, before the first step: architectures, checkpoints, classes, sizes."""
     problems = Problems([])
+    for data in plan.data:
+        problems.attempt(lambda data=data: check_batches(session, session.bundle(data)))
+    problems.report()
     for net in nets_of(plan):
         inputs = session.bundle(net.data).inputs
         problems.attempt(
@@ -68,8 +71,6 @@ def preflight(session: Session, plan: Plan) -> None:
         problems.attempt(lambda step=step: check_ranking(session, step))
         problems.attempt(lambda step=step: check_part(plan, step, session.bundle(step.data).inputs))
         problems.attempt(lambda step=step: check_pieces(session, plan, step))
-    for data in plan.data:
-        problems.attempt(lambda data=data: check_batches(session, session.bundle(data)))
     problems.attempt(lambda: check_attack(session, plan))
     tested = session.bundle(plan.test)
     told = session.config.objective
@@ -156,6 +157,7 @@ def check_settings(config: Any) -> None:
     problems = Problems([])
     check_components(config, problems)
     check_weights(config, problems)
+    problems.attempt(lambda: check_before_reading(config))
     problems.report()
     if not plan(config).rows:
         raise ConfigError(

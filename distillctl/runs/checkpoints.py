@@ -16,8 +16,8 @@ from distillctl.runtime import precision_name
 ONLY_BITS = ("world", "threads", "device", "precision", "torch")  # of a description: what may differ, at the price of the last bits
 
 
-def take_up(session: Session, assembly: Assembly, folder: Path, log: outputs.MetricsLog) -> None:
-    """The newest valid checkpoint of a step, on all ranks alike; nothing where there is none."""
+def take_up(session: Session, assembly: Assembly, folder: Path, log: outputs.MetricsLog) -> dict[str, Any]:
+    """The newest valid checkpoint of a step, on all ranks alike, and what it says of itself; nothing where there is none."""
     machine, warn, training = session.runtime, session.console.warn, assembly.training
     found = machine.from_main(first_on_main(machine, lambda: state.newest(folder, warn)))
     if found is not None:
@@ -32,6 +32,7 @@ def take_up(session: Session, assembly: Assembly, folder: Path, log: outputs.Met
             raise CheckpointError(f"{folder}: its checkpoint does not fit this model, optimizer or version: {first_line(error)}") from None
     if session.run is not None:  # the other ranks share the file
         log.cut(training.log_size)
+    return found[1] if found is not None else {}
 
 
 def save(session: Session, assembly: Assembly, folder: Path, log: outputs.MetricsLog) -> None:
@@ -48,6 +49,8 @@ def description(session: Session, assembly: Assembly) -> dict[str, Any]:
         "epoch": training.epoch,
         "step": training.step,
         "data": assembly.bundle.data.fingerprint,
+        "spent_s": session.clock.step.spent_s(),
+        "allotted_s": session.clock.step.allotted_s,
         "world": machine.world,
         "threads": torch.get_num_threads() if machine.device.type == "cpu" else None,
         "device": machine.device.type,

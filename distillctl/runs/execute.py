@@ -11,7 +11,9 @@ from distillctl.report import table
 from distillctl.runs import choose, objective
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.check import preflight
+from distillctl.runs.lengths import announce, cut_in_words, too_few_in_words
 from distillctl.runs.measure import measure_rows
+from distillctl.runs.outlook import estimate
 from distillctl.runs.plan import plan
 from distillctl.runs.reuse import train_once
 from distillctl.runs.session import Session, same_data_as_before
@@ -36,9 +38,11 @@ def prepare(session: Session, plan: Plan) -> None:
     preflight(session, plan)
     for note in plan.notes:
         session.console.say(note)
+    announce(session, plan)
     if session.run is not None:
         session.run.record["plan"] = plan.record()
         session.run.write()
+    estimate(session, plan)
 
 
 def train_steps(session: Session, plan: Plan) -> dict[str, Path]:
@@ -59,8 +63,18 @@ def conclude(session: Session, plan: Plan, made: dict[str, Path]) -> Figures:
     final, why = final_row(session, plan, rows, bundle)
     figures = objective.told(next(row for row in rows if row["model"] == final), session.config.objective)
     if session.run is not None:
-        results = table.Results(rows, final, tuple(row.name for row in plan.rows if row.own), bundle.inputs.noun, why, session.over_seeds)
+        results = table.Results(
+            rows,
+            final,
+            tuple(row.name for row in plan.rows if row.own),
+            bundle.inputs.noun,
+            why,
+            session.over_seeds,
+            too_few_in_words(session, plan),
+        )
         print_results(session, results, bundle.data)
+        if line := cut_in_words(session, plan):
+            session.console.say(line)
         session.run.finish(results.summary(session.config.seed) | {"objective": figures})
         session.console.say(f"results: {session.folder / 'summary.json'}")
     return objective.as_returned(figures)

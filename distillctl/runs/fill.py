@@ -181,7 +181,7 @@ def described(work: Work, lack: Lack) -> str:
     line = f"cache: {count}, {place}; {needed - missing:,} answers are there and {missing:,} to be asked for"
     if not missing:
         return line
-    size = work.session.config.trainer.batch_size
+    size = work.batches.batch_size
     return (
         f"{line}: {in_bytes(missing * one)} more, about {in_time(lack.seconds)} "
         f"(measured on {lack.timed} batch{'es' * (lack.timed > 1)} of {size}, reading included)"

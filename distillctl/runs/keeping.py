@@ -24,6 +24,7 @@ from distillctl.paths import as_path
 from distillctl.report.console import in_bytes, in_time
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.keys import deciding_parts
+from distillctl.runs.lengths import length
 from distillctl.runs.session import Session, first_on_main
 from distillctl.runs.steps import Step, reads
 from distillctl.teachers.cached import Cached, features_of
@@ -59,7 +60,7 @@ def kept(session: Session, bundle: Bundle, step: Step, teacher: Frozen, batches:
     config: CacheConfig = session.config.teacher.cache
     if config.mode == "off" or not step.asks_teacher():
         return teacher
-    epochs = step.budget.epochs
+    epochs = length(step, batches, session.config.trainer).epochs
     if config.mode == "auto" and not pays(batches, epochs, shared=is_shared(session.config, step)):
         return teacher
     strict, rows = config.mode == "require", len(batches.split)
@@ -245,13 +246,13 @@ def rows_read(batches: TrainLoader, epochs: int, view: int) -> np.ndarray:
     """bool [rows]: whose answers a stage reads of a view; what an epoch leaves over is not among them, unless another has it."""
     rows = np.zeros(len(batches.split), np.bool_)
     for epoch in range(view, epochs, batches.views or epochs):
-        rows[batches.order(epoch)[: batches.batches_per_epoch * batches.batch_size].numpy()] = True
+        rows[batches.order(epoch)[: batches.samples_per_epoch].numpy()] = True
     return rows
 
 
 def asked_live(batches: TrainLoader, epochs: int) -> int:
     """How many answers a stage takes in all."""
-    return epochs * batches.batches_per_epoch * batches.batch_size
+    return epochs * batches.samples_per_epoch
 
 
 def no_room(place: Path, wanted: int, free: int) -> str | None:

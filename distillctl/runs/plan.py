@@ -7,7 +7,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distillctl.build import find_class
-from distillctl.config import ENSEMBLE, Distils, Finetunes, FitConfig, ModelConfig, Pretrains, StageConfig, TeacherConfig, TrainConfig
+from distillctl.config import (
+    AUTO,
+    ENSEMBLE,
+    Count,
+    Distils,
+    Finetunes,
+    FitConfig,
+    ModelConfig,
+    Pretrains,
+    StageConfig,
+    TeacherConfig,
+    TrainConfig,
+)
 from distillctl.draws import seed_of
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
@@ -79,12 +91,17 @@ def whole_plan(draft: Draft, config: TrainConfig) -> Plan:
         before = add_before(draft, student)
     if config.finetune.epochs:
         finetuned(draft, config, student, before)
-    budget = replace(config.distill, epochs=config.distill.epochs + config.finetune.epochs)
+    budget = replace(config.distill, epochs=together(config.distill.epochs, config.finetune.epochs))
     if config.baseline and budget.epochs:
         skipped = draft.needs_labels("alone")
         alone = draft.train("alone", "student", Given(config.student, "student"), budget, skipped=skipped)
         draft.rows += [] if skipped else [Row("alone", "student", alone)]
     return draft.done()
+
+
+def together(first: Count, second: Count) -> Count:
+    """Epochs of two stages; `auto` until both are chosen."""
+    return first + second if isinstance(first, int) and isinstance(second, int) else AUTO
 
 
 def pretrained(draft: Draft, config: Pretrains, again: bool = False) -> Source:

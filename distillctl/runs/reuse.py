@@ -244,8 +244,8 @@ def begin(session: Session, step: Step, key: str) -> bool:
 
 def register(session: Session, step: Step, entry: Path, file: Path) -> None:
     """Write down what the stage has made; what fails here costs other runs time, not this one its result."""
-    if session.run is None:
-        return
+    if session.run is None or session.run.record["stages"][step.name].get("out_of_time"):
+        return  # how far it came, the clock has decided
     try:
         files = {name: file.with_name(name) for name in files_of(step.role) if file.with_name(name).exists()}
         content = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from distillctl import outputs, runtime
-from distillctl.config import DatasetConfig, Distils, FitConfig, Pretrains
+from distillctl.config import AUTO, DatasetConfig, Distils, FitConfig, Pretrains, TrainerConfig
 from distillctl.data.loader import Place
 from distillctl.errors import DataError, Interrupted, UserError
 from distillctl.interruption import StopRequest
@@ -17,8 +17,9 @@ from distillctl.invocation import Invocation
 from distillctl.models.obtain import source_of
 from distillctl.report.console import Console
 from distillctl.report.trackers import Tracker, make_tracker
-from distillctl.runs import bundle
+from distillctl.runs import budget, bundle
 from distillctl.runs.bundle import Bundle
+from distillctl.runs.clock import Clock
 from distillctl.runs.steps import members_of
 
 
@@ -36,6 +37,8 @@ class Session:
     go_on: str = ""  # the line that resumes the run
     over_seeds: str = ""  # the line that does the same with several seeds
     bundles: list[Bundle] = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock)
+    chosen: dict[str, Any] = field(default_factory=dict)  # what the config left open, by full keys
 
     def bundle(self, data: DatasetConfig) -> Bundle:
         """A data set, loaded once, the same on every rank. Says what is to be said of it."""
@@ -47,16 +50,31 @@ class Session:
 
     def load(self, data: DatasetConfig) -> Bundle:
         machine, names = self.runtime, taught_classes(self.config, data)
-        place = Place(machine.device, machine.rank, machine.world)
+        trainer = self.config.trainer
+        place = Place(machine.device, machine.rank, machine.world, pieces_of(trainer, machine.world))
 
         def read() -> Bundle:
-            return bundle.load(data, self.config.trainer.batch_size, place, names)
+            return bundle.load(data, 0 if trainer.batch_size == AUTO else trainer.batch_size, place, names)
 
         found = first_on_main(machine, read) or read()
         for note in [found.described(), *found.data.notes]:
             self.console.say(note)
         same_data_everywhere(machine, found.data.fingerprint)
         return found
+
+    def settle(self) -> None:
+        """Choose what the config leaves open, by the data of this run, once for all its attempts, and write it down."""
+        asked = budget.open_keys(self.config)
+        if not asked:
+            return
+        before = self.runtime.from_main(self.run.record.get("budget") if self.run is not None else None)
+        samples, pieces = len(self.bundle(self.config.dataset).data.train), pieces_of(self.config.trainer, self.runtime.world)
+        self.config = budget.settle(budget.settle_as(self.config, before), samples, pieces)
+        self.bundles = [replace(known, batch_size=self.config.trainer.batch_size) for known in self.bundles]
+        self.chosen = {key: value for key, value in budget.choices(self.config).items() if key in asked}
+        if self.run is not None:
+            self.run.record["budget"] = self.chosen
+            self.run.write()
 
     def stage_folder(self, name: str) -> Path:
         if self.run is not None:
@@ -82,10 +100,14 @@ def session(config: FitConfig, folder: Path | None, stop: StopRequest, asked: In
         shared = machine.from_main((str(folder), asked.go_on(folder)) if folder is not None else None)
         place, go_on = (Path(shared[0]), shared[1]) if shared is not None else (Path(), "")
         run = first_on_main(machine, lambda: claim(config, place, asked)) if shared is not None else None
-        running = Session(config, machine, place, run, console, Tracker(), stop, go_on, asked.over_seeds())
+        running = Session(
+            config, machine, place, run, console, Tracker(), stop, go_on, asked.over_seeds(), clock=clock_of(config.trainer, run)
+        )
         data = running.bundle(config.dataset).data
         if run is not None:
             same_data_as_before(run, "data", data.fingerprint)
+        running.settle()
+        if run is not None:
             console.say(f"run folder: {place}")
         if machine.is_main and shared is not None:
             running.tracker = make_tracker(config.tracker, place, console.warn)
@@ -94,6 +116,18 @@ def session(config: FitConfig, folder: Path | None, stop: StopRequest, asked: In
         finally:
             console.end_stage()
             running.tracker.close()
+
+
+def clock_of(trainer: TrainerConfig, run: outputs.RunFolder | None) -> Clock:
+    """The time of a run, of which earlier attempts have taken some."""
+    limit_s = None if trainer.max_minutes is None else 60 * trainer.max_minutes
+    return Clock(limit_s, sum(stage.get("seconds", 0.0) for stage in run.record["stages"].values()) if run is not None else 0.0)
+
+
+def pieces_of(trainer: TrainerConfig, world: int) -> int:
+    """What a batch is cut into, as batch norm sees it: of all ranks together, or each alone. No rank goes without a sample."""
+    seen = trainer.accumulate * (1 if trainer.sync_batchnorm else world)
+    return max(seen, -(-trainer.accumulate * world // 2))
 
 
 def taught_classes(config: Any, data: DatasetConfig) -> list[str] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl import outputs
+from distillctl.config import chosen
 from distillctl.metrics.metric import on_validation
 from distillctl.models.obtain import Obtained, obtain
 from distillctl.models.record import Architecture, Parents, Record
@@ -19,7 +20,7 @@ from distillctl.runs.session import Session
 from distillctl.runs.steps import Given, Plan, Row
 
 
-def ship_step(session: Session, assembly: Assembly) -> None:
+def ship_step(session: Session, assembly: Assembly, out_of_time: bool = False) -> None:
     """The best weights of every student, each in a folder of its own but the first; as the last thing, that this step is done."""
     assert session.run is not None
     step, training = assembly.step, assembly.training
@@ -34,6 +35,7 @@ def ship_step(session: Session, assembly: Assembly) -> None:
             "epochs": training.epoch,
             "best_epoch": training.best["student"]["epoch"],
             "steps": training.step,
+            **({"seconds": session.clock.step.spent_s(), "out_of_time": out_of_time} if session.clock.limit_s is not None else {}),
             "sha256": written.sha256,
             **written.metrics,
         },
@@ -48,7 +50,7 @@ def ship_one(session: Session, assembly: Assembly, pupil: Obtained, best: Mappin
         first_record(session, assembly.bundle, pupil, step.role, step.name),
         metrics=best["metrics"],
         epoch=best["epoch"],
-        epochs=step.budget.epochs,
+        epochs=chosen(step.budget.epochs),
         parents=Parents(teacher=teacher, start=pupil.record.sha256 if pupil.record else None),
     )
     folder.mkdir(exist_ok=True)

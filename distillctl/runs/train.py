@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from distillctl.metrics.answers import answers
 from distillctl.report import terms
 from distillctl.runs import checkpoints, choose, keeping
 from distillctl.runs.assemble import Assembly, assemble
+from distillctl.runs.clock import Allowance
+from distillctl.runs.lengths import length, most_steps
 from distillctl.runs.measure import examined, validation
 from distillctl.runs.session import Session
 from distillctl.runs.ship import ship_step
@@ -49,17 +52,20 @@ class Stage:
         self.assembly, self.step, self.data = assembly, assembly.step, assembly.bundle.data
         self.inputs = assembly.bundle.inputs
         self.training = assembly.training
+        self.settings = assembly.settings(session.config.trainer, most_steps(session, assembly.step))
+        self.time_is_up = False
         self.shadow = copy.deepcopy(self.training.method.averaged()) if self.training.ema else None
         self.log = outputs.MetricsLog(folder / "metrics.jsonl")
         self.val = assembly.bundle.plain_batches(self.data.val)
         self.teacher_val: Tensor | None = None
         self.ranking = choose.ranking(session.config.trainer, self.data.val.labelled, assembly.teacher is not None)
-        self.epoch_started = time.monotonic()
+        self.epoch_started, self.samples_before = time.monotonic(), 0
 
     def run(self) -> None:
         session, assembly, training = self.session, self.assembly, self.training
-        checkpoints.take_up(session, assembly, self.folder, self.log)
-        settings, teacher, say = assembly.settings(session.config.trainer), assembly.teacher, session.console.say
+        self.share_time(checkpoints.take_up(session, assembly, self.folder, self.log))
+        self.samples_before = training.samples
+        settings, teacher, say = self.settings, assembly.teacher, session.console.say
         if teacher is not None:
             self.measure_teacher(teacher)
         chosen = choose.in_words(self.ranking, session.config.trainer, self.step.name, self.data.val, self.inputs.noun)
@@ -69,7 +75,7 @@ class Stage:
         session.console.start_stage(
             self.step.name, self.describe(), settings.epochs, settings.batches_per_epoch, training.step, rate=self.inputs.rate
         )
-        if not self.finished():
+        if not self.finished() or training.batch or not training.history:  # however short the time, one step is taken and measured
             fit(
                 training,
                 assembly.feed(),
@@ -83,12 +89,43 @@ class Stage:
         session.console.end_stage()
         if line := keeping.summary(teacher):
             say(line)
-        if not self.finished():
+        if not self.finished() or training.batch:
             raise session.interrupted()
+        self.say_whether_cut()
         if teacher is not None:
             assert fingerprint(teacher.model) == before, "the teacher was changed by training"
         if session.run is not None:
-            ship_step(session, assembly)
+            ship_step(session, assembly, self.time_is_up)
+
+    def share_time(self, before: Mapping[str, Any]) -> None:
+        """Where the run may take so many minutes only, this step's part of them; an earlier attempt may have had some of it."""
+        clock = self.session.clock
+        clock.step = Allowance(None, float(before.get("spent_s", 0.0)))
+        clock.before_s += clock.step.before_s
+        if clock.limit_s is None:
+            return
+        if not clock.sample_s:
+            clock.sample_s = self.timed_answers()
+        clock.step.allotted_s = self.machine.from_main(before.get("allotted_s") or clock.allot(self.step.name))
+        self.settings = replace(self.settings, gone=clock.step.gone)
+        self.time_is_up = self.is_late()
+
+    def timed_answers(self) -> float:
+        """Seconds for the answer to one validation sample."""
+        started = time.monotonic()
+        answers(self.evaluated("student"), self.val, self.machine)
+        return (time.monotonic() - started) / len(self.data.val)
+
+    def is_late(self) -> bool:
+        """Whether the step's time is up, on any rank."""
+        return self.settings.gone is not None and bool(self.machine.highest(int(self.session.clock.step.gone() >= 1)))
+
+    def say_whether_cut(self) -> None:
+        planned = length(self.step, self.assembly.batches, self.session.config.trainer).steps
+        if self.training.step < planned and self.time_is_up:
+            self.session.console.say(
+                f"{self.step.name}: stopped after {self.training.step:,} of {planned:,} steps by trainer.max_minutes={self.session.config.trainer.max_minutes:g}"
+            )
 
     def describe(self) -> str:
         nets = [pupil.net for pupil in self.assembly.pupils.values()]
@@ -100,9 +137,10 @@ class Stage:
 
     def measure_teacher(self, teacher: Frozen) -> None:
         """Its answers to the validation samples through the student's own pipeline, before step 1."""
-        step, batches = self.step, self.assembly.batches
+        step, batches, trainer = self.step, self.assembly.batches, self.session.config.trainer
         self.teacher_val, seconds = examined(self.session, self.assembly.bundle, teacher, step.taught_by)
-        if not self.training.step and (line := keeping.time_saved(teacher, batches, step.budget.epochs, seconds)):
+        self.session.clock.sample_s = max(self.session.clock.sample_s, seconds)
+        if not self.training.step and (line := keeping.time_saved(teacher, batches, length(step, batches, trainer).epochs, seconds)):
             self.session.console.say(line)
 
     def after_step(self, report: Report) -> None:
@@ -130,7 +168,7 @@ class Stage:
         training.history.append({"epoch": training.epoch, "step": training.step, **parts, **values})
         best = training.best["student"]["epoch"] == training.epoch
         seconds, self.epoch_started = time.monotonic() - self.epoch_started, time.monotonic()
-        rate = self.assembly.batches.batches_per_epoch * self.session.config.trainer.batch_size / seconds
+        rate, self.samples_before = (training.samples - self.samples_before) / seconds, training.samples
         shown = [
             f"{word} {values[key]:>7.2%}"
             for word, key in (("F1", "val_macro_f1"), ("val", "val_top1"), ("agree", "val_agreement"))
@@ -140,6 +178,7 @@ class Stage:
         if self.session.run is not None:
             self.log.write({"kind": "epoch", "epoch": training.epoch, "step": training.step, **values, "best": best, "seconds": seconds})
             self.session.tracker.log(self.step.name, training.step, values)
+        self.time_is_up = self.is_late()
         return not self.finished()
 
     def evaluated(self, name: str) -> nn.Module:
@@ -152,4 +191,4 @@ class Stage:
     def finished(self) -> bool:
         training, patience = self.training, self.session.config.trainer.early_stopping_epochs
         stale = choose.is_stale(training.epoch, training.best.get("student"), patience)
-        return training.epoch >= self.step.budget.epochs or (stale and training.batch == 0)
+        return self.settings.is_over(training) or self.time_is_up or (stale and training.batch == 0)

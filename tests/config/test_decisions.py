@@ -151,6 +151,8 @@ def test_what_decides_views_or_answers_in_a_sweep(command: str):
 
 def test_what_decides_a_trained_teacher():
     assert set(keys_that_decide(TrainerConfig, *reuse.OF_WEIGHTS)) == {
+        "max_minutes",
+        "max_steps",
         *("batch_size", "precision", "accumulate", "clip_norm", "ema_decay", "compile", "channels_last", "sync_batchnorm", "select"),
         *("select_by", "early_stopping_epochs"),
     }

@@ -856,3 +856,19 @@ def test_what_was_decoded_is_remembered_until_a_file_changes(tmp_path, monkeypat
     (kept,) = [file for file in (tmp_path / "cache/decoded").iterdir() if file.read_text().strip() == "{}"]
     kept.write_text('{"0": ')
     assert decoding.checked(files, 10**6) == {}
+
+
+def test_a_part_of_the_test_split_is_measured_on_and_training_is_as_before():
+    whole = sets.load(ImageSetConfig(name="digits"))
+    part = sets.load(ImageSetConfig(name="digits", test_subset=40))
+    assert torch.equal(part.train.index, whole.train.index)
+    assert torch.equal(part.val.index, whole.val.index)
+    assert len(part.test) == 40
+    assert set(part.test.index.tolist()) < set(whole.test.index.tolist())
+    assert part.test.sizes(10) == [4] * 10
+
+
+@pytest.mark.parametrize("wanted", [9, 360])
+def test_a_part_of_the_test_split_has_every_class_and_is_a_part(wanted):
+    with pytest.raises(DataError, match=rf"dataset.test_subset={wanted}: must be from 10 .* to 359"):
+        sets.load(ImageSetConfig(name="digits", test_subset=wanted))

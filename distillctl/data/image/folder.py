@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections import Counter
@@ -156,6 +157,12 @@ def listing_without_labels(folder: Path, others: Sequence[Path], said: str) -> L
     broken = {position: reason for position, (_, _, reason) in enumerate(found) if reason}
     files, sizes = [Path(path) for path, _, _ in found], [size for _, size, _ in found]
     return Listing(folder, (), files, sizes, [], broken, seen)
+
+
+def count(folder: Path, enough: int) -> int:
+    """How many images lie below a folder by their names, or `enough`, where there are that many."""
+    found = _walk(str(folder), {_identity(str(folder))}, os.path.realpath(folder) + os.sep, Counter())
+    return sum(1 for _ in itertools.islice(found, enough))
 
 
 def has_classes(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distillctl.config import ImageSetConfig, check_named
-from distillctl.data.image import facts, official, parts, reading
+from distillctl.data.image import facts, folder, official, parts, reading
 from distillctl.data.image.decoding import checked
 from distillctl.data.image.files import BadImage, shown
 from distillctl.data.split import DataSet, Split, divide
@@ -26,6 +26,7 @@ from distillctl.paths import as_path
 __all__ = ["ImageSet", "Split", "check_size", "known", "load"]
 
 OFFICIAL = ("cifar10", "cifar100", "digits", "fashion_mnist", "mnist")
+FETCHED = {"cifar10": 50_000, "cifar100": 50_000, "fashion_mnist": 60_000, "mnist": 60_000}  # training images
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LARGEST_IN_MEMORY = 64  # pixels an edge
 LARGEST_TOTAL = 2 * 2**30  # bytes of all images in memory, unless asked for
@@ -77,6 +78,18 @@ def load(config: ImageSetConfig, teacher_classes: Sequence[str] | None = None) -
     if size != pixels[0].shape[-1]:
         pixels = [_resized(images, size) for images in pixels]
     return _in_memory(config.name, source.classes, size, splits, pixels, [])
+
+
+def most(config: ImageSetConfig, enough: int) -> int | None:
+    """How many training images there can be, from names alone; not looking beyond `enough` of them. None where nothing is found."""
+    if config.name != "image_folder":
+        return FETCHED.get(config.name)
+    root, said = _root(config)
+    try:
+        found = folder.layout(root, said) if config.labels else folder.layout_without_labels(root, said)
+        return folder.count(found.get("train", found.get("all", root)), enough)
+    except DataError:
+        return None  # loading says what is wrong
 
 
 def load_to_measure(
