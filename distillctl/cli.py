@@ -11,7 +11,6 @@ from typing import Any
 from distillctl import __version__, job, trust
 from distillctl.commands import COMMANDS
 from distillctl.errors import ConfigError, UserError, did_you_mean
-from distillctl.files import check_configs
 from distillctl.job import fail
 from distillctl.manual import chapter, manual, overview
 from distillctl.rank import Rank
@@ -94,8 +93,6 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
                 raise ConfigError(f"{name} {value}: expected job, hydra or all")
             if name in CONFIG_DIR and not Path(value).is_dir():
                 raise ConfigError(f"{name} {value}: no such folder")
-            if name in CONFIG_DIR:
-                check_configs(Path(value))
             flags += [name, value]
         else:
             flags.append(word)
