@@ -54,6 +54,8 @@ SLOW = (
         "test_resume_payloads.py",
         "test_working_directory.py",
         "test_which_data.py",
+        "test_claiming.py",
+        "test_sweeps.py",
     ),
 )
 
