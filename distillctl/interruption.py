@@ -102,7 +102,8 @@ def pass_on() -> Iterator[None]:
         seen.append(number)
         for child in multiprocessing.active_children():
             with contextlib.suppress(ProcessLookupError):
-                child.pid and os.kill(child.pid, signal.SIGUSR1)
+                if child.pid is not None:
+                    os.kill(child.pid, signal.SIGUSR1)
         os.write(2, b"\nstopping: the jobs save after this step; once more leaves at once\n")
 
     before = {number: signal.signal(number, handle) for number in ASKING if signal.getsignal(number) != signal.SIG_IGN}

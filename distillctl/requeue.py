@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from distillctl.files import read_json
 
 RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 
@@ -50,7 +51,7 @@ def find(command: str, name: str, words: Sequence[str]) -> Path | None:
         return None
     for file in sorted(Path("outputs", command).glob(f"*/{name}"), reverse=True):
         try:
-            record = json.loads(file.read_bytes())
+            record = read_json(file)
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(record, dict) and is_mine(record, words):

@@ -56,6 +56,7 @@ SLOW = (
         "test_which_data.py",
         "test_claiming.py",
         "test_sweeps.py",
+        "test_requeue.py",
     ),
 )
 

@@ -12,6 +12,7 @@ import yaml
 from processes import Attempt, until
 
 from distillctl.runs import sweep
+from distillctl.runs.sweep_table import group
 
 QUICK = ("teacher=resnet8", "pretrain.epochs=1", "dataset.subset=200", "trainer.device=cpu", "trainer.threads=1", "trainer.precision=fp32")
 LONG = (*QUICK, "pretrain.epochs=400", "trainer.log_every=1", "trainer.save_every_s=0.001")
@@ -23,7 +24,7 @@ def job(folder: Path, overrides: list[str], **run) -> Path:
     (folder / ".hydra/overrides.yaml").write_text(yaml.safe_dump(overrides))
     record = {"format_version": 1, "command": "pretrain", "status": "done", "exit_code": 0, "error": None, "stages": {"pretrain": {}}}
     (folder / "run.json").write_text(json.dumps(record | {"plan": {"rows": [{"name": "teacher", "own": True}]}} | run))
-    summary = {"seed": 0, "rows": [{"model": "teacher", "top1": 0.5}], "top1": 0.5}
+    summary = {"seed": 0, "final": "teacher", "rows": [{"model": "teacher", "top1": 0.5}], "top1": 0.5}
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 
@@ -136,7 +137,7 @@ def test_groups_of_ten_thousand_jobs_are_found_at_once():
     ]
     rows = group(jobs)
     assert len(rows) == 5_000
-    assert rows[7]["setting"] == "optimizer.lr=7"
+    assert {row["setting"] for row in rows} == {f"optimizer.lr={n}" for n in range(5_000)}
     assert Word.looked_at < 20 * len(jobs)
 
 

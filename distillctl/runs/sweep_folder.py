@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import re
 import traceback
@@ -18,6 +17,7 @@ from distillctl import compose, outputs, requeue, state
 from distillctl.config import SCHEMAS
 from distillctl.config.keys import is_path
 from distillctl.errors import INTERNAL_ERROR, CheckpointError, ConfigError, UserError, first_line
+from distillctl.files import read_json, read_text
 from distillctl.invocation import going_on
 from distillctl.terminal import complain, complain_of
 
@@ -76,7 +76,7 @@ def claim(folder: Path, command: str, words: Sequence[str], jobs: Sequence[Seque
 def read(folder: Path) -> dict[str, Any] | None:
     """jobs.json of a sweep's folder; None where there is none. Raises CheckpointError."""
     try:
-        content = json.loads((folder / SWEEP_FILE).read_text())
+        content = read_json(folder / SWEEP_FILE)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
@@ -142,7 +142,7 @@ def read_jobs(folder: Path) -> list[dict[str, Any]]:
 
 def kept_words(place: Path) -> list[str]:
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-        found = yaml.safe_load((place / ".hydra" / "overrides.yaml").read_text())
+        found = yaml.safe_load(read_text(place / ".hydra" / "overrides.yaml"))
         return found if texts(found) else []
     return []
 
@@ -156,7 +156,7 @@ def read_job(place: Path, number: int, overrides: list[str], command: str) -> di
         if run.get("status") != "done":
             ended = {"error": run.get("error"), "exit_code": run.get("exit_code")} if run.get("exit_code") else {}
             return job | (ended or NOT_FINISHED)
-        summary = json.loads((place / "summary.json").read_text())
+        summary = read_json(place / "summary.json")
         own = [row["name"] for row in run.get("plan", {}).get("rows", ()) if row["own"]]
         return job | {"stages": sorted(run["stages"]), "own": own} | dict(summary)
     except UserError as error:
@@ -169,7 +169,7 @@ def read_job(place: Path, number: int, overrides: list[str], command: str) -> di
 def read_failure(place: Path, command: str) -> dict[str, Any]:
     """Why a job without run.json has none; of a command that makes none, nothing where it has done its work."""
     if (place / FAILURE_FILE).is_file():
-        content = json.loads((place / FAILURE_FILE).read_text())
+        content = read_json(place / FAILURE_FILE)
         return {"error": str(content["error"]), "exit_code": int(content["exit_code"])}
     finished = command not in TRAINING and place.is_dir() and (command != "evaluate" or (place / "evaluation.json").is_file())
     return {} if finished else NOT_FINISHED
