@@ -23,6 +23,7 @@ COMPLETION_FLAGS = ("--shell-completion", "-sc")
 CONFIG_DIR = ("--config-dir", "-cd")
 CONFIG = "--config"
 PLAN = "--plan"
+LONGEST = 4096  # characters of a path
 SWEEP = ("-m", "--multirun")
 SHOW = ("--cfg", "-c")
 # that one and Hydra's that make sense here, and whether a value follows. It has others, which would load pickled configs or replace ours.
@@ -86,6 +87,8 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
         if not word.startswith("-"):
             if not name.lstrip("+~"):
                 raise ConfigError(f"{word}: there is no key before the =")
+            if len(name) > LONGEST or (len(value) > LONGEST and not {",", "[", "{"} & set(value)):
+                raise ConfigError(f"{word[:60]}...: {len(word):,} characters; no name and no path has more than {LONGEST:,}")
             overrides.append(word)
         elif name not in FLAGS:
             raise ConfigError(f"{word}: unknown flag; {did_you_mean(name, FLAGS)}")

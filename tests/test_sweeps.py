@@ -282,3 +282,14 @@ def test_flags_that_exclude_each_other_are_one_line(flags: list[str], distillctl
     assert finished.code == 2
     assert finished.err.startswith("error: ")
     assert len(finished.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("word", ["{}=1", "teacher={}", "tracker.project={}", "{}", "resume={}", "hydra.run.dir={}"])
+@pytest.mark.parametrize("length", [300, 100_000])
+def test_a_word_without_end_is_one_short_line(word: str, length: int, distillctl, tmp_path: Path):
+    if length == 300 and word.startswith("tracker"):
+        return  # a name like any other
+    finished = distillctl("train", word.format("a" * length), "pretrain.epochs=0", cwd=tmp_path)
+    assert finished.code == (4 if word.startswith("resume") and length == 300 else 2)
+    assert len(finished.err.splitlines()) == 1
+    assert len(finished.err) < 1000
