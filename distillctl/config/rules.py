@@ -127,6 +127,11 @@ def check_model(role: str, model: ModelConfig) -> list[str]:
         problems.append(f"{role}._target_={model._target_} works with {role}=own only")
     if model.new_head and not (model.pretrained or model.checkpoint):
         problems.append(f"{role}.new_head=true needs weights to start from: {role}.pretrained=true or {role}.checkpoint=<file>")
+    for name, low in (("mean", "at least 0"), ("std", "more than 0")):
+        values = getattr(model, name)
+        if values is not None and (len(values) != 3 or not all(0 <= each <= 1 and (each or name == "mean") for each in values)):
+            way_out = "; divide by 255" if any(each > 1 for each in values) else ""
+            problems.append(f"{role}.{name}={values}: three numbers, a channel each, {low} and at most 1, of images in [0, 1]{way_out}")
     return problems
 
 

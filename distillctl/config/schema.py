@@ -30,6 +30,10 @@ class ModelConfig:
     """the net's first layers: small for images under 64 px, large as published; auto: by the images"""
     image_size: Optional[int] = number(None, decides="weights", low=1)
     """pixels that the net is given, where they differ from the data set's"""
+    mean: Optional[list[float]] = value(None, decides="weights")
+    """what is taken from the three channels of images in [0, 1]; null: as the weights were trained, else as the data set has it"""
+    std: Optional[list[float]] = value(None, decides="weights")
+    """what they are then divided by; null: as with mean"""
     args: dict[str, Any] = branch(dict, decides="weights")
     """arguments of the net's constructor, as in +student.args.drop_rate=0.1"""
     ignore_class_names: bool = value(False, decides="weights")

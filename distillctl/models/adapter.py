@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillctl.models import lora
+from distillctl.models.logits import logits_of
 from distillctl.models.taps import Taps
 from distillctl.types import Inputs, Output
 
@@ -20,6 +21,7 @@ class Adapter(nn.Module):
     """A net that takes inputs as data sets have them and answers with an `Output`. Only `net` has state: what ships is `plain_state()`."""
 
     classes: tuple[str, ...] = ()  # their names, of a shipped model that is read from Python
+    outputs: int | None = None  # how many classes it has to answer with, where that is known
 
     def __init__(self, net: nn.Module, taps: Taps | None = None):
         super().__init__()
@@ -32,7 +34,7 @@ class Adapter(nn.Module):
         if getattr(self.net, "distilled_training", False) and self.training:
             logits, features[TOKEN] = answer
             return Output(logits, features)
-        return Output(as_logits(answer), features)
+        return Output(logits_of(answer, self.outputs), features)
 
     def prepare(self, inputs: Any) -> Any:
         """What the net is given; here the inputs as they are."""
@@ -103,14 +105,3 @@ def is_channels_last(net: nn.Module) -> bool:
         weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
         for weight in net.parameters()
     )
-
-
-def as_logits(answer: Any) -> Tensor:
-    """[B, K] from what a net returned: a tensor, an object with `.logits`, or a tuple whose first item they are."""
-    if isinstance(answer, Tensor):
-        return answer
-    logits = getattr(answer, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
-    assert isinstance(answer, (tuple, list)), f"no logits in a {type(answer).__name__}"
-    return as_logits(answer[0])

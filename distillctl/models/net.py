@@ -16,7 +16,7 @@ from distillctl.config import ModelConfig
 from distillctl.errors import CheckpointError, ConfigError
 from distillctl.models import arguments, catalogue
 from distillctl.models.edits import Edit, apply_edits
-from distillctl.models.published import AUXILIARY, find_published, load_published
+from distillctl.models.published import AUXILIARY, find_published, load_published, triple, usual_statistics
 from distillctl.models.stem import small_stem
 from distillctl.models.trace import pixels, trace
 
@@ -27,7 +27,7 @@ SMALL = 64  # px: below this the stem of a net made for 224 px throws most of th
 class Net:
     """A net and what is needed to build it again: `rebuild(source, name, num_classes, args, edits)`.
 
-    mean, std: of the images that published weights were trained on; None with random weights. input_size: the resolution
+    mean, std: of the images that its weights were trained on, as published or as the config says; None where nobody says. input_size: the resolution
     in px that the net is built for; None of a net that takes no images.
     """
 
@@ -90,8 +90,8 @@ def _build(config: ModelConfig, num_classes: int, image_size: int, key: str, loa
         raise _too_small(source, name, args, size, key)
     if published and load:
         load_published(module, source, name, num_classes, args, size, config.new_head, key)
-    mean, std = (published.mean, published.std) if published else (None, None)
-    return Net(module, source, name, stem, edits, args, mean, std, size)
+    mean, std = (published.mean, published.std) if published else usual_statistics(source, name) if config.checkpoint else (None, None)
+    return Net(module, source, name, stem, edits, args, triple(config.mean) or mean, triple(config.std) or std, size)
 
 
 class _ParametersOnMeta(TorchFunctionMode):

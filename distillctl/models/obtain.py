@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,16 @@ from distillctl.inputs.contract import Contract
 from distillctl.models import catalogue
 from distillctl.models.adapter import Adapter
 from distillctl.models.edits import apply_edits
+from distillctl.models.fitting import left_over, load_weights, match_names
 from distillctl.models.locate import locate
-from distillctl.models.net import Net, rebuild
+from distillctl.models.net import SMALL, Net, rebuild
+from distillctl.models.published import triple
 from distillctl.models.record import Record
 from distillctl.models.shipping import read_record
 from distillctl.models.taps import tap
 from distillctl.models.trace import trace
-from distillctl.models.weights import load_weights, read_weights
+from distillctl.models.weights import read_weights
+from distillctl.types import Inputs, count
 
 SPARE = 2**20  # weights that a net may make besides those that its file holds
 
@@ -57,39 +60,102 @@ def obtain(config: ModelConfig, inputs: Contract, key: str, seed: int, *, weight
     elif config.source == "own":
         net = own_net(config, inputs, key)
     else:
-        net = inputs.build(config, key)
+        net = inputs.build(with_stem(config, file, inputs, key), key)
     if file is not None and weights:
         if record is not None and not config.new_head:
             check_classes(record, inputs.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
-        load_weights(
-            net.module, read_weights(file, f"{key}.checkpoint"), f"{key}.checkpoint", file, name=net.name, new_head=config.new_head
-        )
+        fill(net, file, config, key)
     classifier = inputs.adapt(net)
+    classifier.outputs = len(inputs.classes)
     seen = inputs.seen_by(classifier)
     classifier.taps = tap(net.module, taps, seen.net_example, key) if taps else None
     return Obtained(classifier, net, seen, record, file)
 
 
-def check_obtainable(config: ModelConfig, inputs: Contract, key: str, taps: Sequence[str] = ()) -> None:
-    """Find before any training what would make `obtain` fail, without memory, download or reading all weights."""
+def check_obtainable(config: ModelConfig, inputs: Contract, key: str, taps: Sequence[str] = ()) -> str:
+    """Find before any training what would make `obtain` fail, without memory or download. Returns what of a file of weights is left over, in a line."""
     file, record = source_of(config, key)
     if record is not None:
         if not config.new_head:
             check_classes(record, inputs.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
         if not taps:
-            return
+            return ""
     net = planned(config, record, inputs, key)
     tap(net.module, taps, inputs.seen_by(net).net_example, key)
-    if record is None and file is not None and config.source != "own":
-        weights = read_weights(file, f"{key}.checkpoint")
-        load_weights(net.module, weights, f"{key}.checkpoint", file, name=config.name, new_head=config.new_head)
+    if record is not None or file is None:
+        return ""
+    stem = (
+        f"{key}.stem=large, as {key}.checkpoint has it"
+        if net.stem == "large" and inputs.size and inputs.size < SMALL and net.source != "own"
+        else ""
+    )
+    return "; ".join(filter(None, (stem, fill(net, file, config, key))))
+
+
+def check_answers(config: ModelConfig, inputs: Contract, samples: Inputs, key: str) -> None:
+    """Whether a net of the user's own answers a few samples with finite logits [B, K], measured as it is and while it learns.
+
+    Raises ConfigError in one line. Nets of libraries are known to.
+    """
+    if not is_own(config, key):
+        return
+    model = obtain(config, inputs, key, seed=0).classifier
+    named = f"{key}={model.net.__class__.__name__}" if config._target_ is None else f"{key}._target_={config._target_}"
+    try:
+        with torch.no_grad():
+            logits = model.eval()(samples).logits
+            model.train()(samples)
+    except Exception as error:  # a net may object to its inputs in any way it likes
+        raise ConfigError(f"{named}: {first_line(error)[:300]}") from None
+    if len(logits) != count(samples):
+        raise ConfigError(f"{named}: it answers {count(samples)} samples with {len(logits)} rows")
+    if not torch.isfinite(logits).all():
+        raise ConfigError(
+            f"{named}: its answers are not finite numbers before any training; look at its first weights and at what it divides by"
+        )
+
+
+def is_own(config: ModelConfig, key: str) -> bool:
+    """Whether a model is a class of the user's own."""
+    _, record = source_of(config, key)
+    return config.source == "own" or (record is not None and record.architecture.source == "own")
+
+
+def fill(net: Net, file: Path, config: ModelConfig, key: str) -> str:
+    """Load a file of weights into a net. Returns what the net has no place for, in a line; empty where there is none. Raises CheckpointError."""
+    setting = f"{key}.checkpoint"
+    weights = read_weights(file, setting, net.module.state_dict())
+    left = left_over(load_weights(net.module, weights, setting, file, name=net.name, new_head=config.new_head))
+    return f"{setting}={config.checkpoint}: {net.name} has no place for {left}; left out" if left else ""
 
 
 def planned(config: ModelConfig, record: Record | None, inputs: Contract, key: str) -> Net:
     """The architecture alone, its weights worth nothing: on the meta device where there is no record of it."""
     if record is not None:
         return from_record(record, config, inputs, key)
-    return own_net(config, inputs, key) if config.source == "own" else inputs.plan(config, key)
+    return (
+        own_net(config, inputs, key)
+        if config.source == "own"
+        else inputs.plan(with_stem(config, source_of(config, key)[0], inputs, key), key)
+    )
+
+
+def with_stem(config: ModelConfig, file: Path | None, inputs: Contract, key: str) -> ModelConfig:
+    """With stem=auto and a file of weights: the common stem where the file has its kernels, though the images are small."""
+    if file is None or config.stem != "auto":
+        return config
+    for stem in ("auto", "large"):
+        asked = replace(config, stem=stem)
+        net = inputs.plan(asked, key)
+        if stem == "auto":
+            changed = tuple(f"{edit.module}." for edit in net.edits)
+            if not changed:
+                return config
+        own = net.module.state_dict()
+        given, _ = match_names(read_weights(file, f"{key}.checkpoint", own), own)
+        if all(given[entry].shape == own[entry].shape for entry in own if entry.startswith(changed) and entry in given):
+            return asked
+    return config
 
 
 def source_of(config: ModelConfig, key: str) -> tuple[Path | None, Record | None]:
@@ -138,7 +204,7 @@ def from_record(record: Record, config: ModelConfig, inputs: Contract, key: str)
         raise CheckpointError(f"{where} takes {theirs.noun}, and the data set has {inputs.noun}; give a {key} of these")
     size = config.image_size or architecture.image_size or inputs.size
     told = record.preprocessing
-    mean, std = (tuple(told[name]) if name in told else None for name in ("mean", "std"))
+    mean, std = (triple(getattr(config, name) or told.get(name)) for name in ("mean", "std"))
     return Net(module, source, name, architecture.stem, edits, args, mean, std, size)
 
 
@@ -191,7 +257,8 @@ def own_of_record(name: str, args: Mapping[str, Any], config: ModelConfig, class
 def own_net(config: ModelConfig, inputs: Contract, key: str) -> Net:
     """A class of the user's own: it is given `num_classes` and `<role>.args`, and inputs as their kind prepares them: images are normalised by the data set."""
     module = build({"_target_": config._target_, **config.args}, nn.Module, key, num_classes=len(inputs.classes))
-    net = Net(module, "own", str(config._target_), "large", (), dict(config.args), None, None, config.image_size or inputs.size)
+    mean, std, size = triple(config.mean), triple(config.std), config.image_size or inputs.size
+    net = Net(module, "own", str(config._target_), "large", (), dict(config.args), mean, std, size)
     problem = trace(module, inputs.seen_by(net).net_example)[1]
     if problem is not None:
         side = f" of {net.input_size} px" if net.input_size else ""

@@ -15,9 +15,9 @@ from distillctl.draws import seed_of
 from distillctl.errors import ConfigError
 from distillctl.models import lora
 from distillctl.models.adapter import Adapter
+from distillctl.models.fitting import head_names
 from distillctl.models.taps import STAGES, short_names
 from distillctl.models.trace import Example, Seen, trace
-from distillctl.models.weights import head_names
 
 
 @dataclass(frozen=True)

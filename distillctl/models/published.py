@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from distillctl.errors import CheckpointError, ConfigError, MachineError, did_you_mean
 from distillctl.models import catalogue
-from distillctl.models.weights import load_weights
+from distillctl.models.fitting import load_weights
 
 AUXILIARY = ("googlenet", "inception_v3")  # these two can have classifiers on the way
 DOWNLOAD_TIMEOUT_S = 30.0
+Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Published:
 
     classes: int
     size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Triple | None
+    std: Triple | None
     args: dict[str, Any]
 
 
@@ -68,7 +69,7 @@ def _published_torchvision(name: str) -> Published:
     crop = preset.crop_size[0] if isinstance(preset.crop_size, (list, tuple)) else preset.crop_size
     # these two were trained on [-1, 1] and re-normalise what they are given
     args = {"transform_input": True} if name in AUXILIARY else {}
-    return Published(len(weights.meta["categories"]), crop, _triple(preset.mean), _triple(preset.std), args)
+    return Published(len(weights.meta["categories"]), crop, triple(preset.mean), triple(preset.std), args)
 
 
 def _published_timm(name: str, key: str) -> Published | None:
@@ -83,10 +84,23 @@ def _published_timm(name: str, key: str) -> Published | None:
     described = get_pretrained_cfg(name, allow_unregistered=False)
     if described is None or not described.has_weights or not described.num_classes:
         return None
-    return Published(described.num_classes, described.input_size[-1], _triple(described.mean), _triple(described.std), {})
+    return Published(described.num_classes, described.input_size[-1], triple(described.mean), triple(described.std), {})
 
 
-def _triple(values: Any) -> tuple[float, float, float]:
+def usual_statistics(source: str, name: str) -> tuple[Triple | None, Triple | None]:
+    """Mean and deviation that timm gives a net, which its own scripts train by too; of a file of weights nothing else tells. Else None."""
+    if source != "timm":
+        return None, None
+    from timm.models import get_pretrained_cfg
+
+    described = get_pretrained_cfg(name) or get_pretrained_cfg(name.partition(".")[0])
+    return (triple(described.mean), triple(described.std)) if described is not None else (None, None)
+
+
+def triple(values: Any) -> Triple | None:
+    """A number for each channel; None of None."""
+    if values is None:
+        return None
     first, second, third = (float(each) for each in values)
     return first, second, third
 
@@ -116,8 +130,6 @@ def _fetch_torchvision(name: str, key: str) -> dict[str, Tensor]:
         raise MachineError(
             f"could not download the weights of {name} ({_reason(error)}): put the file in {file}, or set {key}.checkpoint=<file>"
         ) from None
-    if name in AUXILIARY:
-        state = {entry: tensor for entry, tensor in state.items() if not entry.startswith(("AuxLogits.", "aux1.", "aux2."))}
     return state
 
 

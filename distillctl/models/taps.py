@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from distillctl.errors import ConfigError, did_you_mean
+from distillctl.models.fitting import head_names
 from distillctl.models.trace import Example, Seen, trace
-from distillctl.models.weights import head_names
 
 STAGES = 4  # the last four resolutions of a net, or quarters of its blocks, are stage1 to stage4
 LOGITS = "logits"  # always there, without a hook

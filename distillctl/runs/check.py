@@ -21,7 +21,7 @@ from distillctl.methods.method import Method
 from distillctl.models import catalogue, partial
 from distillctl.models.adapter import Classifier
 from distillctl.models.committee import in_any_order, taps_of
-from distillctl.models.obtain import check_obtainable, planned, source_of
+from distillctl.models.obtain import check_answers, check_obtainable, is_own, planned, source_of
 from distillctl.models.taps import LOGITS
 from distillctl.optimizers import make_optimizer
 from distillctl.runs import choose, keeping, objective, unlabelled
@@ -33,6 +33,7 @@ from distillctl.runs.steps import Given, MadeBy, Plan, Several, Source, Step, me
 from distillctl.runs.teachers import check_is_trained
 from distillctl.schedules import Schedule
 from distillctl.teachers.frozen import Frozen
+from distillctl.types import to
 
 
 @dataclass
@@ -60,11 +61,15 @@ def preflight(session: Session, plan: Plan) -> None:
     for data in plan.data:
         problems.attempt(lambda data=data: check_batches(session, session.bundle(data)))
     problems.report()
+    left_out = []
     for net in nets_of(plan):
         inputs = session.bundle(net.data).inputs
-        problems.attempt(
-            lambda net=net, inputs=inputs: check_obtainable(in_any_order(net.model, inputs, net.key), inputs, net.key, tuple(net.taps))
+        left_out.append(
+            problems.attempt(
+                lambda net=net, inputs=inputs: check_obtainable(in_any_order(net.model, inputs, net.key), inputs, net.key, tuple(net.taps))
+            )
         )
+        problems.attempt(lambda net=net, inputs=inputs: check_own(session, net, inputs))
         for method in net.methods:
             problems.attempt(lambda net=net, inputs=inputs, method=method: check_net(method, net, inputs))
     for step in plan.todo:
@@ -76,6 +81,8 @@ def preflight(session: Session, plan: Plan) -> None:
     told = session.config.objective
     problems.attempt(lambda: objective.check_measurable(told, plan, tested.data.val.labelled, len(tested.data.classes), tested.inputs.noun))
     problems.report()
+    for line in filter(None, left_out):
+        session.console.say(line)
     for data in plan.data:
         bundle = session.bundle(data)
         if line := balance.remark(bundle.data.train, bundle.data.classes, bundle.inputs.noun, data.balance):
@@ -140,6 +147,13 @@ def check_part(plan: Plan, step: Step, inputs: Contract) -> None:
         config = plan.base(step.model)
         net = planned(config, source_of(config, step.role)[1], inputs, step.role)
         partial.check_trainable(net.module, inputs.seen_by(net).net_example, budget, net.name)
+
+
+def check_own(session: Session, net: NetToCome, inputs: Contract) -> None:
+    """What a net of the user's own answers, seen on two samples."""
+    if is_own(net.model, net.key):
+        samples = session.bundle(net.data).few(2).inputs
+        check_answers(in_any_order(net.model, inputs, net.key), inputs, to(samples, torch.device("cpu")), net.key)
 
 
 def check_net(node: Mapping[str, Any], net: NetToCome, inputs: Contract) -> None:

@@ -25,11 +25,11 @@ from distillctl.config import ModelConfig, values_that_decide
 from distillctl.errors import CheckpointError, MachineError
 from distillctl.files import check_owner, open_folder
 from distillctl.locks import lock_file, open_lock
+from distillctl.models.fitting import load_weights
 from distillctl.models.obtain import planned, source_of
 from distillctl.models.record import Architecture, Record
 from distillctl.models.script import load_script
 from distillctl.models.shipping import checksum, ship
-from distillctl.models.weights import load_weights
 from distillctl.runs.keeping import root_of
 from distillctl.runs.keys import DECIDING_VERSIONS
 from distillctl.runs.registry import FOLDER, LOG, Trained, files_of, is_free, look_up

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from distillctl.models.adapter import Classifier, as_logits
+from distillctl.models.adapter import Classifier
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
 
@@ -74,16 +74,3 @@ def test_inputs_get_gradients_so_that_they_can_be_attacked():
     images = torch.rand(1, 3, 8, 8, requires_grad=True)
     Classifier(Channels(), MEAN, STD, resolution=4)(images).logits.sum().backward()
     assert images.grad is not None
-
-
-def test_tuples_and_objects_give_their_logits():
-    logits = torch.rand(2, 10)
-
-    class Answer:
-        def __init__(self):
-            self.logits = logits
-
-    assert as_logits(logits) is logits
-    assert as_logits((logits, torch.rand(2, 10))) is logits
-    assert as_logits(Answer()) is logits
-    assert as_logits([Answer()]) is logits

@@ -8,9 +8,12 @@ import torch
 from omegaconf import OmegaConf
 
 from distillctl.config import ModelConfig
+from distillctl.config.rules import check_model
 from distillctl.errors import CheckpointError, ConfigError, MachineError
+from distillctl.inputs.image import Images
 from distillctl.models import published
 from distillctl.models.net import build_net, plan_net
+from distillctl.models.obtain import check_obtainable, obtain
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
@@ -216,3 +219,69 @@ def test_a_downloaded_timm_file_is_used_with_the_classes_and_size_asked_for(hub,
     assert state["head.weight"].shape[0] == 10
     assert torch.equal(state["blocks.0.attn.qkv.weight"], weights["blocks.0.attn.qkv.weight"])
     assert net.args == {"img_size": 96}
+
+
+def saved_weights(path, name: str, **options) -> str:
+    import timm
+    import torchvision
+
+    make = timm.create_model if options.pop("timm", False) else torchvision.models.get_model
+    torch.save(make(name, num_classes=2, **options).state_dict(), path)
+    return str(path)
+
+
+def obtained(checkpoint: str, size: int = 32, **settings):
+    inputs = Images(("a", "b"), size, (0.1, 0.2, 0.3), (0.3, 0.3, 0.3))
+    config = ModelConfig(checkpoint=checkpoint, **settings)
+    line = check_obtainable(config, inputs, "student")
+    return obtain(config, inputs, "student", seed=0), line
+
+
+def test_a_file_with_the_common_stem_brings_it_to_small_images(tmp_path):
+    file = saved_weights(tmp_path / "r.pt", "resnet18")
+    found, line = obtained(file, name="resnet18", source="torchvision")
+    assert (found.net.stem, found.net.edits) == ("large", ())
+    assert torch.equal(found.net.module.conv1.weight, torch.load(file)["conv1.weight"])
+    assert line == "student.stem=large, as student.checkpoint has it"
+
+
+def test_a_file_with_the_small_stem_keeps_it(tmp_path):
+    inputs = Images(("a", "b"), 32, (0.1, 0.2, 0.3), (0.3, 0.3, 0.3))
+    small = obtain(ModelConfig(name="resnet18", source="torchvision"), inputs, "student", seed=0)
+    torch.save(small.net.module.state_dict(), tmp_path / "s.pt")
+    found, line = obtained(str(tmp_path / "s.pt"), name="resnet18", source="torchvision")
+    assert (found.net.stem, line) == ("small", "")
+    assert found.net.module.conv1.kernel_size == (3, 3)
+
+
+def test_a_stem_that_is_asked_for_stays(tmp_path):
+    file = saved_weights(tmp_path / "r.pt", "resnet18")
+    with pytest.raises(CheckpointError, match="only kernels differ"):
+        obtained(file, name="resnet18", source="torchvision", stem="small")
+
+
+def test_a_timm_net_from_a_file_has_timm_s_mean_and_deviation(tmp_path):
+    file = saved_weights(tmp_path / "v.pt", "vit_tiny_patch16_224", timm=True)
+    found, _ = obtained(file, 224, name="vit_tiny_patch16_224", source="timm")
+    assert found.inputs.record()["mean"] == found.inputs.record()["std"] == [0.5, 0.5, 0.5]
+    fresh = obtain(
+        ModelConfig(name="vit_tiny_patch16_224", source="timm"), Images(("a", "b"), 224, (0.1, 0.2, 0.3), (0.3,) * 3), "student", 0
+    )
+    assert fresh.inputs.record()["mean"] == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_mean_and_deviation_can_be_given(tmp_path):
+    file = saved_weights(tmp_path / "r.pt", "resnet18")
+    found, _ = obtained(file, name="resnet18", source="torchvision", mean=[0.5, 0.25, 0], std=[1, 0.5, 0.25])
+    assert found.inputs.record()["mean"] == [0.5, 0.25, 0]
+    assert found.classifier.std.flatten().tolist() == [1, 0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "said"),
+    [("mean", [0.5], "three numbers"), ("mean", [123.7, 116.3, 103.5], "divide by 255"), ("std", [0.2, 0, 0.2], "more than 0"), ("std", [-1.0] * 3, "more than 0")],
+)  # fmt: skip
+def test_a_mean_that_cannot_be_is_one_line(key, values, said):
+    [problem] = check_model("student", ModelConfig(name="resnet8", **{key: values}))
+    assert problem.startswith(f"student.{key}={values}: three numbers")
+    assert said in problem

@@ -1,6 +1,5 @@
 """Files of weights: good ones, foreign ones, damaged ones and dangerous ones."""
 
-import argparse
 import io
 import os
 import pickle
@@ -17,7 +16,8 @@ from torch import nn
 from distillctl.errors import CheckpointError
 from distillctl.models.cifar.resnet import resnet8, resnet14
 from distillctl.models.cifar.vgg import vgg8
-from distillctl.models.weights import load_weights, read_weights
+from distillctl.models.fitting import load_weights
+from distillctl.models.weights import read_weights
 
 KEY = "teacher.checkpoint"
 
@@ -266,11 +266,11 @@ def test_code_is_named_and_never_run(tmp_path, kind):
     assert not marker.exists()
 
 
-def test_a_whole_module_and_a_namespace_are_code_too(net, tmp_path):
+def test_a_whole_module_is_code_too(net, tmp_path):
     torch.save(net, tmp_path / "x.pt")
     assert "refused: it holds code (distillctl.models.cifar.resnet.ResNet)" in refusal(tmp_path / "x.pt")
-    torch.save({"state_dict": net.state_dict(), "args": argparse.Namespace(lr=1)}, tmp_path / "y.pt")
-    assert "refused: it holds code (argparse.Namespace)" in refusal(tmp_path / "y.pt")
+    torch.save({"epoch": 3, "model": net}, tmp_path / "y.pt")
+    assert "refused: it holds code (distillctl.models.cifar.resnet.ResNet)" in refusal(tmp_path / "y.pt")
 
 
 # --- damaged files
