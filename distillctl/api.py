@@ -22,7 +22,6 @@ from distillctl.commands.predict import recorded
 from distillctl.compose import resume as resuming
 from distillctl.config import SCHEMAS, ModelConfig
 from distillctl.errors import INTERNAL_ERROR, CheckpointError, ConfigError, MachineError, UserError, did_you_mean, first_line
-from distillctl.files import check_configs
 from distillctl.inputs import from_record
 from distillctl.models.adapter import Adapter
 from distillctl.models.obtain import obtain
@@ -126,8 +125,6 @@ def composed(command: str, words: list[str], config_dir: str | Path | None, chan
     """Hydra is left as it was found: we may be called from within an application of its own."""
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ConfigError(f"config_dir={config_dir}: no such folder")
-    if config_dir is not None:
-        check_configs(Path(config_dir))
     extra = compose.search_words([config_dir] if config_dir is not None else [])
     compose.prepare()
     words = compose.written(command, words)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from distillctl import __version__, job, trust
+from distillctl import __version__, job, requeue, trust
 from distillctl.commands import COMMANDS
 from distillctl.errors import ConfigError, UserError, did_you_mean
-from distillctl.files import check_configs
+from distillctl.interruption import pass_on
 from distillctl.job import fail
 from distillctl.manual import chapter, manual, overview
 from distillctl.rank import Rank
@@ -22,6 +23,9 @@ COMPLETION_FLAGS = ("--shell-completion", "-sc")
 CONFIG_DIR = ("--config-dir", "-cd")
 CONFIG = "--config"
 PLAN = "--plan"
+LONGEST = 4096  # characters of a path
+SWEEP = ("-m", "--multirun")
+SHOW = ("--cfg", "-c")
 # that one and Hydra's that make sense here, and whether a value follows. It has others, which would load pickled configs or replace ours.
 FLAGS = {
     **dict.fromkeys((PLAN, "-m", "--multirun", "--run", "--resolve", "--hydra-help"), False),
@@ -83,6 +87,8 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
         if not word.startswith("-"):
             if not name.lstrip("+~"):
                 raise ConfigError(f"{word}: there is no key before the =")
+            if len(name) > LONGEST or (len(value) > LONGEST and not {",", "[", "{"} & set(value)):
+                raise ConfigError(f"{word[:60]}...: {len(word):,} characters; no name and no path has more than {LONGEST:,}")
             overrides.append(word)
         elif name not in FLAGS:
             raise ConfigError(f"{word}: unknown flag; {did_you_mean(name, FLAGS)}")
@@ -94,12 +100,20 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
                 raise ConfigError(f"{name} {value}: expected job, hydra or all")
             if name in CONFIG_DIR and not Path(value).is_dir():
                 raise ConfigError(f"{name} {value}: no such folder")
-            if name in CONFIG_DIR:
-                check_configs(Path(value))
             flags += [name, value]
         else:
             flags.append(word)
+    check_flags(flags)
     return flags, overrides
+
+
+def check_flags(flags: list[str]) -> None:
+    """Which go together. Raises ConfigError."""
+    kinds = [kind for kind in (SWEEP, ("--run",), SHOW, ("--info", "-i")) if any(flag in kind for flag in flags)]
+    if len(kinds) > 1 and kinds != [SWEEP, SHOW]:
+        raise ConfigError(f"{' and '.join(kind[0] for kind in kinds)}: one of them, or -m with --cfg")
+    if "--resolve" in flags and SHOW not in kinds:
+        raise ConfigError("--resolve: it belongs to --cfg, as in --cfg job --resolve")
 
 
 def run(command: str, flags: list[str], overrides: list[str]) -> None:
@@ -107,7 +121,7 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
     from distillctl import compose
 
     compose.prepare()
-    sweep = any(flag in ("-m", "--multirun") for flag in flags)
+    sweep = any(flag in SWEEP for flag in flags)
     again = [*trust_words(), *places(flags)]
     plan = PLAN in flags
     flags = [flag for flag in flags if flag != PLAN]
@@ -121,20 +135,30 @@ def run(command: str, flags: list[str], overrides: list[str]) -> None:
         if any(word.startswith("resume=") for word in overrides):
             from distillctl.compose import resume
 
-            overrides = resume.overrides(command, flags, overrides)
             again += [word for word in typed if not word.startswith("resume=")]
-            if not overrides:
-                return  # it was finished already, and its result is printed
+            of_sweep = resume.sweep_overrides(command, overrides)
+            if of_sweep is not None:
+                sweep, overrides = True, of_sweep
+                flags = [*(flag for flag in flags if flag not in SWEEP), SWEEP[0]]
+            else:
+                overrides = resume.overrides(command, flags, overrides)
+                if not overrides:
+                    return  # it was finished already, and its result is printed
         else:
             check_new(overrides)
-            dirs = [value for name, value in zip(flags, flags[1:], strict=False) if name in CONFIG_DIR]
-            overrides = compose.with_data(command, overrides, dirs)
-            if sweep:
-                overrides = compose.shared(command, overrides)
+            overrides = compose.with_data(command, overrides, folders)
+            again += [word for word in typed if sweep and word.startswith("hydra") and not word.startswith("hydra.sweep.dir=")]
+        if sweep:
+            overrides = compose.shared(command, overrides)
+        if not plan and not shows_config(flags):
+            overrides = in_the_same_folder(command, overrides, sweep)
         overrides = [*overrides, *compose.search_words(folders)]
         if built:
             compose.check_built(command, overrides)
-        start(command, flags, overrides, plan, tuple(again))
+        if sweep and shows_config(flags):
+            show_jobs(command, flags, overrides)
+        else:
+            start(command, flags, overrides, plan, tuple(again))
     except UserError as error:
         fail(error)
     except Exception as error:
@@ -151,6 +175,17 @@ def taken(flags: list[str], *names: str) -> tuple[list[str], list[str]]:
     return [value for place in places for value in flags[place + 1 : place + 2]], rest
 
 
+def in_the_same_folder(command: str, overrides: list[str], sweep: bool) -> list[str]:
+    """A job that its scheduler starts again by the same command goes on where it was; a folder of its own would be another run."""
+    from distillctl import compose
+
+    key, name = ("hydra.sweep.dir", "jobs.json") if sweep else ("hydra.run.dir", "run.json")
+    if any(word.startswith((f"{key}=", "resume=")) for word in overrides):
+        return overrides
+    folder = requeue.find(command, name, [word for word in overrides if not word.startswith("hydra")])
+    return overrides if folder is None else [*overrides, f"{key}={compose.quoted(str(folder))}"]
+
+
 def check_planned(command: str, flags: list[str]) -> None:
     """What `--plan` can be said with. Raises ConfigError."""
     if COMMANDS[command].home != "runs":
@@ -158,23 +193,20 @@ def check_planned(command: str, flags: list[str]) -> None:
         raise ConfigError(f"{PLAN}: {command} trains nothing; it works with {', '.join(planned)}")
     if Rank.is_given():
         raise ConfigError(f"{PLAN} is for one process; leave out torchrun")
-    if any(flag in ("-m", "--multirun") for flag in flags):
+    if any(flag in SWEEP for flag in flags):
         raise ConfigError(f"{PLAN} shows one run at a time; leave out -m")
 
 
 def check_new(overrides: list[str]) -> None:
-    """A folder that holds a run already is not written into: Hydra would replace the config that it was made with."""
+    """What can be said of a folder before anything is composed; the folder itself is looked at once it is locked."""
     from distillctl import compose
 
     for word in overrides:
         key, _, value = word.partition("=")
         if key in compose.FOLDERS:
             value = compose.unquoted(value)
-            folder = Path(value)
             if not value or value == "null":
                 raise ConfigError(f"{word}: a folder is needed")
-            if (folder / "run.json").exists() or (folder / "sweep.json").exists() or any(folder.glob("[0-9]*/run.json")):
-                raise ConfigError(f"{word}: this folder holds a run already; choose another, or go on with resume={value}")
 
 
 def start(command: str, flags: list[str], overrides: list[str], plan: bool = False, again: tuple[str, ...] = ()) -> None:
@@ -202,7 +234,40 @@ def start(command: str, flags: list[str], overrides: list[str], plan: bool = Fal
     def work(composed: Any) -> float | None:
         return job.perform(command, composed, None, "show_plan") if plan else job.task(composed, again)
 
-    hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name=command)(work)()
+    main = hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name=command)(work)
+    if not any(flag in SWEEP for flag in flags):
+        main()
+        return
+    elsewhere = any(word.startswith("hydra/launcher=") and word != "hydra/launcher=basic" for word in overrides)
+    with pass_on() if elsewhere else contextlib.nullcontext():
+        try:
+            main()
+        except (KeyboardInterrupt, Exception) as error:
+            job.broken_off(error, command, again)
+
+
+def shows_config(flags: list[str]) -> bool:
+    return any(flag in SHOW for flag in flags)
+
+
+def show_jobs(command: str, flags: list[str], overrides: list[str]) -> None:
+    """`-m ... --cfg job`: the config of each job, as YAML documents one after another. Nothing is begun."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from distillctl import compose
+
+    given = dict(zip(flags, flags[1:], strict=False))
+    kind = next(given[name] for name in SHOW if name in given)
+    package = given.get("--package") or given.get("-p")
+    with initialize_config_dir(str(compose.conf_dir()), version_base="1.3"):
+        jobs = compose.expanded(overrides)
+        for number, words in enumerate(jobs):
+            said = [word for word in words if not word.startswith("hydra")]
+            say(("---\n" if number else "") + f"# job {number + 1} of {len(jobs)}: {' '.join(said)}")
+            shown = GlobalHydra.instance().hydra
+            assert shown is not None
+            shown.show_cfg(command, words, kind, package, resolve="--resolve" in flags)
 
 
 def trusting(arguments: list[str]) -> list[str]:

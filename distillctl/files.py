@@ -11,7 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from distillctl.errors import CheckpointError, ConfigError
+from distillctl.errors import CheckpointError
 
 TEXT_LIMIT = 2**24  # bytes of JSON or YAML; parsed it takes some thirty times as much memory
 KINDS = {
@@ -98,17 +98,6 @@ def open_to_write(path: Name, flags: int = 0, at: int | None = None) -> int:
 def open_folder(path: Name, links: bool = True) -> int:
     """The handle of a folder, for files to be opened `at` it. Raises OSError where there is none, or it is a link and may not be one."""
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW))
-
-
-def check_configs(folder: Path) -> None:
-    """Refuse a folder of configs in which one is no file, or larger than any is: Hydra opens them by their names. Raises ConfigError."""
-    for place, _, names in os.walk(folder):
-        for name in names:
-            if name.endswith((".yaml", ".yml")):
-                try:
-                    open_file(os.path.join(place, name), TEXT_LIMIT).close()
-                except OSError as error:
-                    raise ConfigError(f"{os.path.join(place, name)}: cannot be read ({error.strerror})") from None
 
 
 def check_no_links(folder: Path) -> None:

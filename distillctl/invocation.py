@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from distillctl.files import check_no_link, exists
 
@@ -20,13 +21,16 @@ class Invocation:
     """Files of it are written once the folder is ours, never before: it may be another run's.
 
     files: name and text, of the composed config and of the overrides that it was composed of. again: words that going on needs
-    besides the folder, since no file gives them: `--config-dir`, `--trust`, what the user has changed. words: the overrides, in which paths are absolute.
+    besides the folder, since no file gives them: `--config-dir`, `--trust`, what the user has changed. whole: the folder of the sweep that
+    the run is a job of, which is what is gone on with. words: the overrides, in which paths are absolute.
     """
 
     command: str
     files: tuple[tuple[str, str], ...] = ()
     again: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    whole: Path | None = None
+    job: Any = None  # of a scheduler, that it belongs to
     mark: str = field(default_factory=lambda: f"{os.getpid()}-{time.time_ns()}")  # of this start: who may write why it ended
 
     def write(self, folder: Path, first: bool) -> None:
@@ -48,7 +52,7 @@ class Invocation:
 
     def go_on(self, folder: Path) -> str:
         """The whole line that resumes the run, from any directory."""
-        return going_on(self.command, folder, self.again)
+        return going_on(self.command, self.whole or folder, self.again)
 
 
 def over_seeds(command: str, words: Sequence[str], again: Sequence[str] = ()) -> str:

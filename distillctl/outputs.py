@@ -49,6 +49,8 @@ class RunFolder:
         if asked is not None:
             asked.write(path, first)
         self.record |= {"status": "running", "error": None, "exit_code": None, "start": asked.mark if asked else None}
+        if asked is not None and first:
+            self.record["job"] = asked.job
         self.write()
 
     def write(self) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import astuple, dataclass
 
+from distillctl.errors import MachineError
+
+NEEDED = ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # beside RANK
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
@@ -24,11 +27,30 @@ class Rank:
 
     @classmethod
     def here(cls) -> Rank:
-        """As the environment says."""
+        """As the environment says. Raises MachineError where that is half of what torchrun says."""
+        check()
         return cls(*(int(os.environ.get(name, default)) for name, default in zip(VARIABLES, astuple(cls()), strict=True)))
 
     def variables(self) -> dict[str, str]:
         return {name: str(value) for name, value in zip(VARIABLES, astuple(self), strict=True)}
+
+
+def check() -> None:
+    """Ranks that find no others would wait for them, or each begin a run of its own."""
+    given = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    wrong = next((name for name, value in given.items() if not value.isdecimal()), None)
+    if wrong is not None:
+        raise MachineError(f"{wrong}={given[wrong]}: expected a whole number, as torchrun sets it; unset it to train in one process")
+    if "RANK" in given:
+        missing = [name for name in NEEDED if name not in os.environ]
+        if missing:
+            raise MachineError(f"RANK is set, but not {', '.join(missing)}; start by torchrun, or unset RANK to train in one process")
+        if int(given["RANK"]) >= int(given["WORLD_SIZE"]):
+            raise MachineError(
+                f"RANK={given['RANK']}: there are {given['WORLD_SIZE']} processes (WORLD_SIZE), counted from 0; start by torchrun"
+            )
+    elif int(given.get("WORLD_SIZE", 1)) > 1:
+        raise MachineError(f"WORLD_SIZE={given['WORLD_SIZE']} is set, but not RANK; start by torchrun, or unset WORLD_SIZE")
 
 
 def processors() -> int:

@@ -54,6 +54,9 @@ SLOW = (
         "test_resume_payloads.py",
         "test_working_directory.py",
         "test_which_data.py",
+        "test_claiming.py",
+        "test_sweeps.py",
+        "test_requeue.py",
     ),
 )
 

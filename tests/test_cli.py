@@ -259,7 +259,8 @@ def test_a_later_rank_composes_without_a_folder_of_its_own(distillctl, tmp_path:
     """As torchrun starts it. A mistake stands for the run, since there is no rank 0 to join."""
     (tmp_path / "mine/optimizer").mkdir(parents=True)
     (tmp_path / "mine/optimizer/mine.yaml").write_text("_target_: torch.optim.SGD\nlr: -7\n")
-    finished = distillctl("train", "--config-dir", "mine", "optimizer=mine", cwd=tmp_path, env={"RANK": "1", "WORLD_SIZE": "2"})
+    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    finished = distillctl("train", "--config-dir", "mine", "optimizer=mine", cwd=tmp_path, env=place)
     assert finished.code == 2
     assert finished.err == "error: optimizer.lr=-7: Invalid learning rate: -7\n"
     assert not (tmp_path / "outputs").exists()

@@ -12,7 +12,7 @@ LAYERS = (
     ("errors", "trust", "files"),
     (
         *("averages", "draws", "locks", "modes", "rank", "types", "config", "build", "schedules", "optimizers", "state"),
-        *("interruption", "invocation", "repository", "terminal", "paths", "entries"),
+        *("interruption", "invocation", "repository", "requeue", "terminal", "paths", "entries"),
     ),
     ("data", "inputs", "losses", "models", "teachers", "batchnorm"),
     ("methods",),

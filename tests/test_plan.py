@@ -184,7 +184,9 @@ def test_no_file_gives_trust_to_a_plan_either(distillctl, tmp_path):
 
 
 def test_a_rank_of_torchrun_does_not_plan(distillctl, tmp_path):
-    refused = distillctl("train", "--plan", cwd=tmp_path, env={"RANK": "1", "WORLD_SIZE": "2"})
+    refused = distillctl(
+        "train", "--plan", cwd=tmp_path, env={"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    )
     assert (refused.code, "leave out torchrun" in refused.err) == (2, True)
 
 

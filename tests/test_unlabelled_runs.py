@@ -146,7 +146,7 @@ def test_a_sweep_shows_agreement(distillctl, overrides, tmp_path):
     assert done.code == 0, done.err
     assert "agreement % on the test split, mean ± std over seeds (n = 2)" in " ".join(done.out.split())
     [row] = read(tmp_path / "sweep" / "sweep.json")["rows"]
-    assert set(row["models"]["distilled"]) == {"agreement"}
+    assert set(row["models"]["distilled"]) == {"agreement", "val_agreement"}
 
 
 # --- a labelled test split, and other sets

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -67,6 +69,9 @@ def missing_option(error: Exception, command: str, overrides: list[str]) -> User
 
 
 def no_folder(error: Exception, *_: Any) -> UserError | None:
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        name = Path(str(error.filename or "")).name
+        return ConfigError(f"{name[:60]}...: {len(name):,} characters are too many for the name of a file or an option")
     if isinstance(error, OSError) and error.filename:
         return MachineError(f"{error.filename}: {error.strerror}; set hydra.run.dir=<a folder that can be written>")
     return None

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from distillctl import requeue
 from distillctl.compose.literal import quoted
 from distillctl.config.keys import is_path
 from distillctl.invocation import Invocation
 from distillctl.paths import as_path
 
 
-def invocation(command: str, composed: DictConfig, words: Sequence[str], again: Sequence[str] = ()) -> Invocation:
-    """words: the overrides that `composed` was made of. again: what else a line that goes on has to say."""
+def invocation(
+    command: str, composed: DictConfig, words: Sequence[str], again: Sequence[str] = (), whole: Path | None = None
+) -> Invocation:
+    """words: the overrides that `composed` was made of. again: what else a line that goes on has to say. whole: the sweep's folder."""
     leaves = flat(OmegaConf.to_container(composed, resolve=False))
     moved = {key: value for key, value in absolute(leaves, composed).items() if value != leaves[key]}
     kept = composed.copy()
@@ -24,7 +28,7 @@ def invocation(command: str, composed: DictConfig, words: Sequence[str], again: 
         OmegaConf.update(kept, key, value)
     said = with_paths(words, moved)
     files = {"config.yaml": OmegaConf.to_yaml(kept), "overrides.yaml": OmegaConf.to_yaml(said)}
-    return Invocation(command, tuple(files.items()), tuple(again), tuple(said))
+    return Invocation(command, tuple(files.items()), tuple(again), tuple(said), whole, requeue.mine(words))
 
 
 def absolute(leaves: Mapping[str, Any], schema: Any) -> dict[str, Any]:

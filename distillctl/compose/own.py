@@ -41,6 +41,11 @@ class OwnConfigs(FileConfigSource):
     def scheme() -> str:
         return SCHEME
 
+    def is_config(self, config_path: str) -> bool:
+        """Also what is no regular file: reading it says so."""
+        file = Path(self.path) / self._normalize_file_name(config_path)
+        return file.exists() and not file.is_dir()
+
     def load_config(self, config_path: str) -> ConfigResult:
         name = self._normalize_file_name(config_path)
         file = Path(self.path) / name

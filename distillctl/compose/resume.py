@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from distillctl.compose import yaml_files
 from distillctl.compose.guard import problem_of_stored
 from distillctl.compose.kept import absolute, flat
-from distillctl.compose.literal import quoted, unquoted
+from distillctl.compose.literal import pieces, quoted, unquoted
 from distillctl.config import SCHEMAS, decides, leaves
 from distillctl.config.keys import default
 from distillctl.errors import CheckpointError, ConfigError
 from distillctl.files import check_no_links, read_text
+from distillctl.invocation import going_on
 from distillctl.outputs import read_run
 from distillctl.paths import as_path
 from distillctl.terminal import say
@@ -27,8 +32,7 @@ MAY_CHANGE = ("rounding", "cost", "words")  # between two attempts: what keys de
 def overrides(command: str, flags: list[str], given: list[str]) -> list[str]:
     """The overrides that go on with `resume=FOLDER`; none where that run was finished, and its result is printed."""
     own = [word for word in given if not word.startswith("resume=")]
-    typed = next(word for word in reversed(given) if word.startswith("resume=")).removeprefix("resume=")
-    folder = as_path(unquoted(typed))
+    folder = resumed_folder(given)
     if any(flag in ("-m", "--multirun") for flag in flags):
         raise ConfigError(f"resume={folder}: one run at a time; leave out -m")
     if not folder.is_dir():
@@ -41,19 +45,15 @@ def overrides(command: str, flags: list[str], given: list[str]) -> list[str]:
     if known not in SCHEMAS:
         raise CheckpointError(f"resume={folder}: its run.json names no command ({known[:40]!r})")
     if known != command:
-        raise ConfigError(f"resume={folder}: that was distillctl {known}; go on with distillctl {known} resume={folder}")
+        raise ConfigError(f"resume={folder}: that was distillctl {known}; go on with {going_on(known, folder)}")
     if record.get("status") == "done" and changes_nothing(command, own):
-        say(f"{folder}: finished {record.get('finished', '')}; nothing to do")
-        say(summary_of(folder))
+        show_finished(folder, record)
         return []
     check_no_links(folder)
     before = stored(folder, "overrides.yaml")
     if not isinstance(before, list) or not all(isinstance(word, str) for word in before):
         raise CheckpointError(f"resume={folder}: .hydra/overrides.yaml is not a list of overrides")
-    for word in before:  # a folder from elsewhere may set what to train, never how Hydra itself works
-        problem = problem_of_stored(command, word)
-        if problem is not None:
-            raise CheckpointError(f"resume={folder}: its overrides hold {word[:80]!r}: {problem}; refused")
+    check_stored(command, folder, before)
     changed = {word.lstrip("+~").partition("=")[0] for word in own}
     kept = [word for word in before if word.lstrip("+~").partition("=")[0] not in changed and not word.startswith("resume=")]
     kept += counts_before(command, folder, [*kept, *own])
@@ -76,6 +76,70 @@ def counts_before(command: str, folder: Path, words: list[str]) -> list[str]:
     before, given = flat(stored(folder, "config.yaml")), {word.lstrip("+~").partition("=")[0] for word in words}
     counts = [key for key, _, rules in leaves(SCHEMAS[command]()) if rules.get("auto") and key not in given]
     return [f"{key}={before[key]}" for key in counts if type(before.get(key)) is int]
+
+
+def show_finished(folder: Path, record: Mapping[str, Any]) -> None:
+    """The table of a run that is done. Raises CheckpointError where there is none that can be shown."""
+    from distillctl.report.console import Terminal
+    from distillctl.report.table import Results
+    from distillctl.terminal import Stream
+
+    text = summary_of(folder)
+    try:
+        summary = json.loads(text)
+        own = tuple(row["name"] for row in record.get("plan", {}).get("rows", ()) if row["own"])
+        results = Results(summary["rows"], summary["final"], own)
+        table, remarks = results.table("test split"), results.remarks()
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, ZeroDivisionError, RecursionError) as error:
+        raise CheckpointError(f"{folder / 'summary.json'}: not the summary of a run ({type(error).__name__})") from None
+    say(f"{folder}: finished {record.get('finished', '')}; nothing to do")
+    Terminal(Stream()).print(table)
+    for line in (*remarks, f"results: {folder / 'summary.json'}"):
+        say(line)
+
+
+def resumed_folder(given: Sequence[str]) -> Path:
+    return as_path(unquoted(next(word for word in reversed(given) if word.startswith("resume=")).removeprefix("resume=")))
+
+
+def sweep_overrides(command: str, given: list[str]) -> list[str] | None:
+    """The overrides that go on with the sweep in `resume=FOLDER`; None where that is the folder of no sweep."""
+    from distillctl.runs import sweep_folder
+
+    folder = resumed_folder(given)
+    record = sweep_folder.read(folder)
+    if record is None:
+        return None
+    if record["command"] != command:
+        raise ConfigError(f"resume={folder}: that was distillctl {record['command']}; go on with {going_on(record['command'], folder)}")
+    if record["jobs"] is None:
+        raise ConfigError(f"resume={folder}: its sweeper chose the jobs as it went, so that they cannot be told again; start a new sweep")
+    check_stored(command, folder, record["words"])
+    own = [word for word in given if not word.startswith("resume=")]
+    for word in own:
+        if not word.startswith("hydra") and not (changes_nothing(command, [word]) and len(pieces(word)) == 1):
+            raise ConfigError(f"resume={folder}: {word}: a sweep goes on with its own jobs; leave it out, or start a new sweep")
+    return [*record["words"], *own, f"hydra.sweep.dir={quoted(str(folder.resolve()))}"]
+
+
+def check_stored(command: str, folder: Path, words: Iterable[str]) -> None:
+    """A folder from elsewhere may set what to train, never how Hydra itself works. Raises CheckpointError."""
+    for word in words:
+        for single in [word, *values_of(word)]:
+            problem = problem_of_stored(command, single)
+            if problem is not None:
+                raise CheckpointError(f"resume={folder}: its overrides hold {single[:80]!r}: {problem}; refused")
+
+
+def values_of(word: str) -> list[str]:
+    """Where a word is a sweep, one for each of its values; a glob finds nothing but what there is."""
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException:
+        return []
+    if not override.is_discrete_sweep() or isinstance(override.value(), Glob):
+        return []
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
 def check_unchanged(folder: Path, composed: DictConfig) -> None:

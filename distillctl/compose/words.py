@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from distillctl.compose.config_file import is_config_file, words_of
@@ -45,3 +46,13 @@ def typed_words(hydra: Any = None) -> list[str]:
     words = OmegaConf.to_container((hydra or HydraConfig.get()).overrides.task, resolve=False)
     assert isinstance(words, list)
     return [str(word) for word in words]
+
+
+def expanded(words: list[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep, as Hydra's basic sweeper makes them."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.global_hydra import GlobalHydra
+
+    loader = GlobalHydra.instance().config_loader()  # it knows what `glob(...)` means
+    [jobs] = BasicSweeper.split_arguments(OverridesParser.create(config_loader=loader).parse_overrides(words), None)
+    return jobs

@@ -29,8 +29,9 @@ def group(jobs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     key = ranked_by(jobs)
     rows = [row(words, members, key) for words, members in groups.items()]
     rows.sort(key=lambda item: standing(item, key), reverse=True)
-    if len(rows) > 1 and standing(rows[0], key) > -math.inf:
-        rows[0]["best"] = True
+    best = [item for item in rows if standing(item, key) == standing(rows[0], key) > -math.inf]
+    for item in best if len(best) < len(rows) else []:  # where all are equal, none is the best
+        item["best"] = True
     return rows
 
 
@@ -108,14 +109,15 @@ def print_table(folder: Path, jobs: Sequence[dict[str, Any]], rows: Sequence[dic
     key = tested(rows)
     table = Table(title(rows, key, seeds), padding=(0, 0))
     table.add_column("setting", overflow="fold", min_width=min(14, max((len(item["short"]) for item in rows), default=0)))
-    for heading in (val_heading(rows), *names, "vs alone"):
+    gained = any(item.get("gain_over_alone") for item in rows)
+    for heading in (val_heading(rows), *names, *(["vs alone"] if gained else [])):
         table.add_column(heading, justify="right")
     for item in rows:
         cells = [shown(item["models"].get(name, {}).get(key), key) for name in names]
         fewer = f" (n = {item['n']})" if item["n"] != seeds else ""
         best = " *" if item["best"] else ""
-        gain = shown(item.get("gain_over_alone"), "top1", signed=True)
-        table.add_row(item["short"] + fewer + best, shown(item["validation"], ranking_of(rows)), *cells, gain)
+        gain = [shown(item.get("gain_over_alone"), "top1", signed=True)] if gained else []
+        table.add_row(item["short"] + fewer + best, shown(item["validation"], ranking_of(rows)), *cells, *gain)
     console.print()
     console.print(table)
     for job in jobs:

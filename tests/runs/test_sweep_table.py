@@ -40,6 +40,12 @@ def test_the_best_by_validation_is_first_and_marked_whatever_the_test_split_says
     assert json.loads((tmp_path / "sweep.json").read_text())["rows"][0]["ranked_by"] == "val_top1"
 
 
+def test_of_equals_none_is_the_best_alone():
+    equal = [job(0, "a=1", val=0.5), job(1, "a=2", val=0.5)]
+    assert [item["best"] for item in group(equal)] == [False, False]
+    assert [item["best"] for item in group([*equal, job(2, "a=3", val=0.4)])] == [True, True, False]
+
+
 def test_what_is_final_in_each_job_is_what_is_ranked():
     rows = group([job(0, "a=1", val=0.6, final="fine-tuned"), job(1, "a=2", val=0.5)])
     assert [(item["setting"], item["validation"]["mean"]) for item in rows] == [("a=2", 0.5), ("a=1", 0.1)]

@@ -1,0 +1,52 @@
+"""The jobs of a sweep: which there will be, and whether each can run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from omegaconf import DictConfig, OmegaConf
+
+from distillctl import compose
+from distillctl.compose.words import expanded
+from distillctl.config import FitConfig
+from distillctl.errors import ConfigError
+
+
+def expand(config: DictConfig) -> list[list[str]]:
+    """The overrides of each job, as Hydra's basic sweeper will make them."""
+    params = OmegaConf.to_container(config.hydra.sweeper.params) if config.hydra.sweeper.params else {}
+    assert isinstance(params, dict)
+    return expanded([f"{key!s}={value}" for key, value in params.items()] + compose.typed_words(config.hydra))
+
+
+def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
+    """Compose and check every job; raises ConfigError with all problems, each named by the overrides of its job."""
+    from hydra import compose as hydra_compose
+
+    from distillctl.runs.check import Problems, check_components, check_weights, given_models
+    from distillctl.runs.plan import plan
+
+    found: dict[str, str] = {}
+    models: set[str] = set()
+    for number, overrides in enumerate(jobs):
+        problems = Problems([])
+        try:
+            config = compose.typed(hydra_compose(command, list(overrides)))
+            if isinstance(config, FitConfig):
+                check_components(config, problems)
+                if not problems.found:
+                    plan(config)
+                used = repr(given_models(config))
+                if used not in models:  # large files are read, so once is enough
+                    check_weights(config, problems)
+                models.add(used)
+        except Exception as error:
+            explained = compose.explain(error, command, list(overrides))
+            if explained is None:
+                raise
+            problems.found.append(explained)
+        for problem in problems.found:
+            for line in problem.problems:
+                found.setdefault(line, f"job {number + 1} of {len(jobs)}")
+    if found:
+        raise ConfigError(*(f"{line} ({job}; none was started)" for line, job in found.items()))
