@@ -408,12 +408,18 @@ ROWS = [
     Row("fp16 on a CPU", "train trainer.precision=fp16 trainer.device=cpu", USAGE, ("trainer.precision=fp16", "fp32, bf16")),
     Row("folder that cannot be written", "train hydra.run.dir=file/out", MACHINE, ("file/out: Not a directory", "hydra.run.dir="), a_file),
     Row("no folder", "train hydra.run.dir=", USAGE, ("hydra.run.dir=", "a folder is needed")),
-    Row("folder of another run", "train hydra.run.dir=run", USAGE, ("hydra.run.dir=run", "holds a run already", "resume=run"), trained),
+    Row(
+        "folder of another run",
+        "train hydra.run.dir=run",
+        USAGE,
+        ("hydra.run.dir=/", "holds a run already", "distillctl train resume=/"),
+        trained,
+    ),
     # resume
     Row("resume nothing", "train resume=nowhere", CHECKPOINT, ("resume=nowhere: no such folder",)),
     Row("resume a folder", "train resume=run", CHECKPOINT, ("resume=run", "no run folder"), folder_without_run),
     Row("resume a damaged record", "train resume=run", CHECKPOINT, ("resume=run/run.json: cannot be read",), damaged_record),
-    Row("resume by another command", "distill resume=run", USAGE, ("resume=run", "distillctl train resume=run"), interrupted),
+    Row("resume by another command", "distill resume=run", USAGE, ("resume=run", "distillctl train resume=/"), interrupted),
     Row("resume in a sweep", "train -m resume=run seed=0,1", USAGE, ("resume=run", "leave out -m"), interrupted),
     Row(
         "resume with other settings",
