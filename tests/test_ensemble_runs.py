@@ -179,7 +179,7 @@ WRONG = {
     "another net": ("train teacher=ensemble teacher.members.a.checkpoint=RUN", ("holds resnet8", "pass teacher.members.a=resnet8"), 4),
     "other classes": (
         "train teacher=ensemble teacher.members.a=resnet8 teacher.members.a.checkpoint=other",
-        ("teacher.members.a.checkpoint=other: its class 0 is 'cat'", "teacher.members.a.ignore_class_names=true"),
+        ("teacher.members.a.checkpoint=other: its class 0 is 'cat'", "teacher.members.a.new_head=true"),
         4,
     ),
     "nobody": ("train teacher=ensemble ~teacher.members.a ~teacher.members.b", ("no members", "teacher.members.a=resnet20"), 2),

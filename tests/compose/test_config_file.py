@@ -33,7 +33,7 @@ def test_a_file_says_what_could_be_typed(distillctl, tmp_path: Path):
     (tmp_path / "mine.yaml").write_text(MINE)
     config = shown(distillctl, tmp_path, "train", "mine.yaml", "trainer.log_every=3")
     assert config["student"]["name"] == "resnet8"
-    assert config["dataset"] | {"subset": 300, "root": "2024_11_27", "name": "digits"} == config["dataset"]
+    assert config["dataset"] | {"subset": 300, "root": "2024_11_27", "name": "image_folder"} == config["dataset"]
     assert config["trainer"]["batch_size"] == 32
     assert config["trainer"]["log_every"] == 3
     assert config["optimizer"]["lr"] == 0.01
