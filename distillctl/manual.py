@@ -148,9 +148,13 @@ def keys_document() -> str:
         keys = [key for key in reference.keys_of(command) if key.name not in seen]
         seen |= {key.name for key in keys}
         if keys:
-            lines += ["", f"## distillctl {command}", "", COMMANDS[command].summary.capitalize() + ".", ""]
+            lines += ["", f"## distillctl {command}", "", sentence(COMMANDS[command].summary), ""]
             lines += ["| key | default | takes | what it is |", "|---|---|---|---|", *map(row, keys)]
     return "\n".join(lines) + "\n"
+
+
+def sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
 
 
 def introduction() -> Iterable[str]:

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from omegaconf import MISSING
 
-from distillctl.config.schema import DATA_KINDS, DatasetConfig
+from distillctl.config.data import DATA_KINDS, DatasetConfig
 from distillctl.errors import ConfigError
 
 RECORDED = "recorded"

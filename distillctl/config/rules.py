@@ -8,27 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from distillctl.config.data import DatasetConfig, ImageSetConfig
 from distillctl.config.fields import AUTO
 from distillctl.config.keys import leaves
-from distillctl.config.schema import (
-    ENSEMBLE,
-    AttackConfig,
-    DatasetConfig,
-    DistillConfig,
-    Distils,
-    EvaluateConfig,
-    Finetunes,
-    FinetuneStageConfig,
-    FitConfig,
-    ImageSetConfig,
-    LoraConfig,
-    ModelConfig,
-    PretrainConfig,
-    StageConfig,
-    TeacherConfig,
-    TrainConfig,
-    TrainerConfig,
-)
+from distillctl.config.models import ENSEMBLE, ModelConfig, TeacherConfig
+from distillctl.config.schema import DistillConfig, Distils, EvaluateConfig, Finetunes, FitConfig, PretrainConfig, TrainConfig
+from distillctl.config.training import AttackConfig, FinetuneStageConfig, LoraConfig, StageConfig, TrainerConfig
 
 
 def check(config: Any) -> list[str]:
