@@ -7,12 +7,28 @@ import pytest
 
 from distillctl import config
 from distillctl.compose import resume, sharing
-from distillctl.config import ModelConfig, StageConfig, TrainConfig, TrainerConfig, branch, decides, keys_that_decide, schema, value
+from distillctl.config import (
+    ModelConfig,
+    StageConfig,
+    TrainConfig,
+    TrainerConfig,
+    branch,
+    data,
+    decides,
+    keys_that_decide,
+    models,
+    schema,
+    training,
+    value,
+)
 from distillctl.config.keys import said_about, values_that_decide
 from distillctl.runs import reuse
 
 DATACLASSES = [
-    found for found in vars(schema).values() if isinstance(found, type) and is_dataclass(found) and found.__module__ == schema.__name__
+    found
+    for module in (data, models, schema, training)
+    for found in vars(module).values()
+    if isinstance(found, type) and is_dataclass(found) and found.__module__ == module.__name__
 ]
 TRAINING = ("train", "pretrain", "distill", "finetune")
 
