@@ -165,4 +165,4 @@ def shown(value: dict[str, float | None] | None, key: str, signed: bool = False)
     show = by_key(key).show
     sign = "+" if signed and value["mean"] >= 0 else ""
     deviation = value["std"]
-    return sign + show(value["mean"]) + (f" ± {show(deviation)}" if deviation is not None else "")
+    return sign + show(value["mean"]) + (f"±{show(deviation)}" if deviation is not None else "")

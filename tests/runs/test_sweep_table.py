@@ -70,7 +70,7 @@ def test_several_seeds_have_a_mean_and_a_deviation(tmp_path, capsys, monkeypatch
     print_table(tmp_path, jobs, [item])
     printed = " ".join(capsys.readouterr().out.split())
     assert "mean ± std over seeds (n = 3)" in printed
-    assert "50.00 ± 10.00" in printed
+    assert "50.00±10.00" in printed
     assert "ranked" not in printed
 
 
