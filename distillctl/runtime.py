@@ -213,6 +213,11 @@ def explain(error: BaseException) -> UserError | None:
         return MachineError(f"trainer.compile=true: torch.compile failed ({type(error).__name__}); set trainer.compile=false")
     if "DataLoader worker (pid" in message:  # not "in DataLoader worker process": that one lived to tell what went wrong
         return MachineError(WORKER_DIED)
+    if "Expected more than 1 value per channel" in message:
+        return ConfigError(
+            "trainer.batch_size: batch norm has one value a channel to go by, as an image stands alone on a map of one pixel; "
+            "take trainer.batch_size=2 or more, trainer.accumulate=1, or a larger dataset.image_size"
+        )
     if isinstance(error, OSError) and error.errno in (28, 122):
         return MachineError(f"{error.filename or 'disk'}: {error.strerror}; free some space and resume")
     return None

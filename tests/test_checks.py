@@ -95,3 +95,12 @@ def test_a_batch_that_is_larger_than_the_data_is_found_by_names_alone(words, sai
     assert finished.err.strip().endswith(f"{said}; lower it")
     assert finished.err.count("\n") == 1
     assert finished.out == ""
+
+
+def test_an_image_alone_on_a_map_of_one_pixel_is_a_line(distillctl, tmp_path):
+    words = ("teacher=resnet18", "teacher.source=torchvision", "teacher.stem=large", "dataset.subset=41", "dataset.image_size=32")
+    more = ("trainer.batch_size=1", "pretrain.epochs=1", "trainer.device=cpu", "trainer.threads=1", "hydra.run.dir=run")
+    finished = distillctl("pretrain", *words, *more, cwd=tmp_path)
+    assert finished.code == 2
+    (line,) = finished.err.splitlines()
+    assert line.startswith("error: trainer.batch_size: batch norm has one value a channel to go by")
