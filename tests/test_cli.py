@@ -300,7 +300,7 @@ def test_a_sweep_over_seeds_gives_mean_and_deviation(distillctl, tiny: tuple[str
     assert float(lines[0]["top1_mean"]) == pytest.approx(sum(singles) / 2)
     again = distillctl("train", *tiny, "-m", "seed=0,1", "hydra.sweep.dir=out", cwd=tmp_path)
     assert again.code == 2
-    assert "hydra.sweep.dir=out: this folder holds a run already" in again.err
+    assert f"hydra.sweep.dir={tmp_path}/out: this folder holds another" in again.err
 
 
 def test_a_job_that_fails_is_named_and_the_others_finish(distillctl, tiny: tuple[str, ...], tmp_path: Path):

@@ -19,7 +19,7 @@ LAYERS = (
     ("feed", "runtime", "loop", "metrics", "outputs", "ranks"),
     ("compose", "report", "runs"),
     ("commands",),
-    ("cli", "job", "manual", "__main__"),
+    ("cli", "flags", "job", "manual", "__main__"),
     ("api", "__init__"),  # the package itself hands on what `api` holds, as it is asked for
 )
 FILES = sorted(PACKAGE.rglob("*.py"))
