@@ -39,7 +39,9 @@ class Runtime:
     @property
     def name(self) -> str:
         """For people."""
-        device = f"CPU ({torch.get_num_threads()} threads)" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+        threads = torch.get_num_threads()
+        cores = f"CPU ({threads} thread{'s' if threads != 1 else ''})"
+        device = cores if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
         return f"{self.world} x {device}" if self.world > 1 else device
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:

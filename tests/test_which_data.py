@@ -132,6 +132,14 @@ def test_weights_without_a_record_need_their_data_named(words, tiny_run, distill
     assert (refused.code, NAMELESS in refused.err) == (USAGE, True)
 
 
+@pytest.mark.parametrize("more", [(), ("dataset=recorded",)])
+def test_weights_without_a_record_are_measured_on_the_folder_that_is_named(more, tiny_run, distillctl, tmp_path):
+    shutil.copy(tiny_run / "pretrain/teacher.safetensors", tmp_path / "alone.safetensors")
+    photos(tmp_path / "photos", classes="0 1 2 3 4 5 6 7 8 9", count=2)
+    done = distillctl("evaluate", "checkpoint=alone.safetensors", "dataset.root=photos", *more, cwd=tmp_path)
+    assert (done.code, "image_folder all, 20 images" in done.out) == (0, True), done.err
+
+
 def test_the_digits_have_no_folder(distillctl, tmp_path):
     refused = distillctl("train", "dataset=digits", "dataset.root=photos", cwd=tmp_path)
     assert (refused.code, "dataset.root=photos: the digits lie in no folder" in refused.err) == (USAGE, True)

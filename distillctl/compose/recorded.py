@@ -25,17 +25,18 @@ def is_recorded(composed: DictConfig) -> bool:
 def filled(composed: DictConfig) -> DictConfig:
     """The config with its recorded data set spelt out. Raises CheckpointError where a record says nonsense of it.
 
-    Where no record says which, its name stays `recorded` and `runs.check` says so, beside all else that is wrong; what is wrong with a
-    checkpoint is said there too.
+    Where no record says which, it is the images below `dataset.root`; without a root its name stays `recorded` and `runs.check` says so,
+    beside all else that is wrong; what is wrong with a checkpoint is said there too.
     """
     given = values_set(composed.dataset)
+    if given.get("name") == config.RECORDED:
+        del given["name"]
     found = next(records(composed), None)
     if found is None:
         base = OmegaConf.structured(config.DATA_KINDS["images"])
-        base.name, given = config.RECORDED, known_values(given, config.DATA_KINDS["images"])
+        given = known_values(given, config.DATA_KINDS["images"])
+        base.name = config.RECORDED if given.get("root") is None else "image_folder"
     else:
-        if given.get("name") == config.RECORDED:
-            del given["name"]
         base = recorded_set(*found)
         if given.get("root") is not None and base.name != "image_folder" and not holds(base.name, given["root"]):
             base = OmegaConf.structured(config.DATA_KINDS["images"])
