@@ -3,6 +3,7 @@
 import difflib
 import os.path
 from collections.abc import Iterable
+from pathlib import Path
 
 # said by whoever notices it first
 WORKER_DIED = "a data worker died (out of memory, or of /dev/shm?); resume the run, with dataset.workers=0 to see the cause"
@@ -30,6 +31,12 @@ class DataError(UserError):
     """A data set that is missing, unreadable or not what it was."""
 
     exit_code = 3
+
+
+class BadSample(DataError):
+    """A sample that cannot be used. file: where it lies, if it was met while samples were read in batches."""
+
+    file: Path | None = None
 
 
 class CheckpointError(UserError):

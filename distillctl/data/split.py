@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -36,6 +36,14 @@ class DataSet:
     fingerprint: str
     notes: list[str]
 
+    def name_of(self, file: Path) -> str | None:
+        """What a sample's file is called in every place that the set may lie in; None where it has no file."""
+        return None
+
+    def fingerprint_without(self, excused: Collection[str]) -> str:
+        """The fingerprint that a set has whatever became of the files of these names."""
+        return self.fingerprint
+
     def split(self, name: str) -> Split:
         """One of train, val and test, or all of them in this order."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
@@ -59,6 +67,18 @@ class DataSet:
         more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
         said = [f"nothing here is of the classes: {', '.join(absent[:5])}{more}"] if absent else []
         return replace(self, classes=tuple(known), train=train, val=val, test=test, notes=self.notes + said)
+
+
+@dataclass(frozen=True)
+class Excused:
+    """Files that a run ended by, so that they may be mended, removed or left out when it goes on. All keep their places in the splits.
+
+    names:  as `DataSet.name_of` says them
+    others: whether bad files that were not met yet keep their places too; not where they were left out from the start
+    """
+
+    names: frozenset[str] = frozenset()
+    others: bool = False
 
 
 @dataclass(frozen=True)

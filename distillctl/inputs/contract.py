@@ -12,7 +12,7 @@ import torch
 
 from distillctl.config import AttackConfig, DatasetConfig, ModelConfig, PredictConfig
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
-from distillctl.data.split import DataSet, Split
+from distillctl.data.split import DataSet, Excused, Split
 from distillctl.errors import ConfigError
 from distillctl.models.adapter import Adapter
 from distillctl.models.net import Net
@@ -41,6 +41,11 @@ class Contract(ABC):
     @abstractmethod
     def load(cls, config: DatasetConfig, class_names: Sequence[str] | None) -> tuple[DataSet, Contract]:
         """The data set that a config describes, and its contract. class_names: of samples without labels, which may have no others."""
+
+    @classmethod
+    def load_again(cls, config: DatasetConfig, class_names: Sequence[str] | None, excused: Excused) -> tuple[DataSet, Contract]:
+        """The same for a run that goes on though it ended by samples that cannot be used. Here as for its first attempt."""
+        return cls.load(config, class_names)
 
     @classmethod
     def load_to_measure(cls, config: DatasetConfig, class_names: Sequence[str] | None, record: Record | None) -> tuple[DataSet, Contract]:

@@ -15,7 +15,7 @@ from distillctl.data.image.augment import Augment
 from distillctl.data.image.folder import images_below
 from distillctl.data.image.loader import ImageLoader, PlainImages, ReadOptions
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
-from distillctl.data.split import DataSet, Split
+from distillctl.data.split import DataSet, Excused, Split
 from distillctl.entries import numbers
 from distillctl.inputs.contract import Contract
 from distillctl.models.adapter import Adapter, Classifier
@@ -48,6 +48,11 @@ class Images(Contract):
     def load(cls, config: DatasetConfig, class_names: Sequence[str] | None) -> tuple[DataSet, Images]:
         assert isinstance(config, ImageSetConfig)
         return cls.of(sets.load(config, class_names))
+
+    @classmethod
+    def load_again(cls, config: DatasetConfig, class_names: Sequence[str] | None, excused: Excused) -> tuple[DataSet, Images]:
+        assert isinstance(config, ImageSetConfig)
+        return cls.of(sets.load(config, class_names, excused))
 
     @classmethod
     def load_to_measure(cls, config: DatasetConfig, class_names: Sequence[str] | None, record: Record | None) -> tuple[DataSet, Images]:

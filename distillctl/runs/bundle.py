@@ -10,7 +10,7 @@ from torch import Tensor
 from distillctl.config import DatasetConfig, TrainerConfig
 from distillctl.data.balance import class_weights
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
-from distillctl.data.split import DataSet, Split
+from distillctl.data.split import DataSet, Excused, Split
 from distillctl.inputs import kind_of
 from distillctl.inputs.contract import Contract
 from distillctl.models.record import Record
@@ -68,9 +68,12 @@ class Bundle:
         return asdict(self.config) | {"root": str(as_path(root).resolve()) if root else None, "fingerprint": self.data.fingerprint}
 
 
-def load(config: DatasetConfig, batch_size: int, place: Place, class_names: list[str] | None = None) -> Bundle:
+def load(
+    config: DatasetConfig, batch_size: int, place: Place, class_names: list[str] | None = None, excused: Excused | None = None
+) -> Bundle:
     """`class_names`: of samples without labels, which may have no others. batch_size: 0 where it is chosen by what was loaded."""
-    data, inputs = kind_of(config).load(config, class_names)
+    kind = kind_of(config)
+    data, inputs = kind.load(config, class_names) if excused is None else kind.load_again(config, class_names, excused)
     return Bundle(config, data, inputs, batch_size, place)
 
 

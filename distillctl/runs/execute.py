@@ -11,12 +11,13 @@ from distillctl.report import table
 from distillctl.runs import choose, objective
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.check import preflight
+from distillctl.runs.excuse import same_data_as_before
 from distillctl.runs.lengths import announce, cut_in_words, too_few_in_words
 from distillctl.runs.measure import measure_rows
 from distillctl.runs.outlook import estimate
 from distillctl.runs.plan import plan
 from distillctl.runs.reuse import train_once
-from distillctl.runs.session import Session, same_data_as_before
+from distillctl.runs.session import Session
 from distillctl.runs.ship import ship_given
 from distillctl.runs.steps import Plan
 from distillctl.runs.train import train
@@ -32,7 +33,7 @@ def execute(session: Session, planned: Plan | None = None) -> Figures:
 
 def prepare(session: Session, plan: Plan) -> None:
     """Load and check everything, before the first step; write down in run.json what will be done."""
-    others = [session.bundle(data).data.fingerprint for data in plan.data[1:]]
+    others = [session.bundle(data).data for data in plan.data[1:]]
     if session.run is not None and others:
         same_data_as_before(session.run, "other_data", others)
     preflight(session, plan)

@@ -11,7 +11,8 @@ from typing import Any
 from distillctl import outputs, runtime
 from distillctl.config import AUTO, DatasetConfig, Distils, FitConfig, Pretrains, TrainerConfig
 from distillctl.data.loader import Place
-from distillctl.errors import DataError, Interrupted, UserError
+from distillctl.data.split import Excused
+from distillctl.errors import BadSample, DataError, Interrupted, UserError
 from distillctl.interruption import StopRequest
 from distillctl.invocation import Invocation
 from distillctl.models.obtain import source_of
@@ -20,6 +21,7 @@ from distillctl.report.trackers import Tracker, make_tracker
 from distillctl.runs import budget, bundle
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.clock import Clock
+from distillctl.runs.excuse import excuse, excused_in, same_data_as_before
 from distillctl.runs.steps import members_of
 
 
@@ -39,6 +41,7 @@ class Session:
     bundles: list[Bundle] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
     chosen: dict[str, Any] = field(default_factory=dict)  # what the config left open, by full keys
+    excused: Excused | None = None  # the samples that earlier attempts ended by
 
     def bundle(self, data: DatasetConfig) -> Bundle:
         """A data set, loaded once, the same on every rank. Says what is to be said of it."""
@@ -54,7 +57,7 @@ class Session:
         place = Place(machine.device, machine.rank, machine.world, pieces_of(trainer, machine.world))
 
         def read() -> Bundle:
-            return bundle.load(data, 0 if trainer.batch_size == AUTO else trainer.batch_size, place, names)
+            return bundle.load(data, 0 if trainer.batch_size == AUTO else trainer.batch_size, place, names, self.excused)
 
         found = first_on_main(machine, read) or read()
         for note in [found.described(), *found.data.notes]:
@@ -103,9 +106,13 @@ def session(config: FitConfig, folder: Path | None, stop: StopRequest, asked: In
         running = Session(
             config, machine, place, run, console, Tracker(), stop, go_on, asked.over_seeds(), clock=clock_of(config.trainer, run)
         )
+        running.excused = machine.from_main(first_on_main(machine, lambda: excused_in(run)))
+        if running.excused is not None:
+            files = ", ".join(sorted(running.excused.names))
+            console.say(f"going on whatever became of the data file that this run ended by: {files}")
         data = running.bundle(config.dataset).data
         if run is not None:
-            same_data_as_before(run, "data", data.fingerprint)
+            same_data_as_before(run, "data", [data])
         running.settle()
         if run is not None:
             console.say(f"run folder: {place}")
@@ -113,6 +120,10 @@ def session(config: FitConfig, folder: Path | None, stop: StopRequest, asked: In
             running.tracker = make_tracker(config.tracker, place, console.warn)
         try:
             yield running
+        except BadSample as problem:
+            if run is not None:
+                excuse(run, problem, config.dataset, [known.data for known in running.bundles])
+            raise
         finally:
             console.end_stage()
             running.tracker.close()
@@ -170,12 +181,3 @@ def first_on_main(machine: runtime.Runtime, work: Callable[[], Any]) -> Any:
 def same_data_everywhere(machine: runtime.Runtime, fingerprint: str) -> None:
     if machine.highest(int(machine.from_main(fingerprint) != fingerprint)):
         raise DataError("dataset.root: the ranks read different data; give all machines the same files")
-
-
-def same_data_as_before(run: outputs.RunFolder, key: str, fingerprint: Any) -> None:
-    """A resumed run must not go on with other samples. key: where run.json keeps the fingerprint."""
-    before = run.record.get(key)
-    if before not in (None, fingerprint):
-        raise DataError("dataset.root: the data set is not what it was when this run started; put it back, or start a new run")
-    run.record[key] = fingerprint
-    run.write()

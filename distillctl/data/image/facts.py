@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -50,12 +51,26 @@ def pixel_digest(parts: Sequence[Tensor]) -> bytes:
     return digest.digest()
 
 
-def file_digest(files: Sequence[Path], sizes: Mapping[Path, int], root: Path) -> bytes:
-    """Of files: their names below the root and their sizes. Reading a large set whole would take longer than an epoch."""
-    digest = hashlib.sha256()
+def file_digest(files: Sequence[Path], sizes: Mapping[Path, int], root: Path, excused: Collection[str] = ()) -> bytes:
+    """Of files: their names below the root and their sizes, but not of those that are excused. Reading a large set whole would take longer than an epoch."""
+    digest, unsized = hashlib.sha256(), {root / name for name in excused}
     for path in files:
-        digest.update(os.fsencode(path.relative_to(root)) + b"\0%d\0" % sizes[path])
+        digest.update(os.fsencode(path.relative_to(root)) + (b"\0?\0" if path in unsized else b"\0%d\0" % sizes[path]))
     return digest.digest()
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Files on the disk as they were listed: the splits, bad files at their places among them, and the bytes of each."""
+
+    root: Path
+    splits: Sequence[Split]
+    sizes: Mapping[Path, int]
+
+    def fingerprint(self, name: str, classes: Sequence[str], size: int, excused: Collection[str]) -> str:
+        """What a set's fingerprint would be if nobody knew how large the excused files are."""
+        files = [path for part in self.splits if isinstance(part.inputs, list) for path in part.inputs]
+        return fingerprint(name, classes, size, self.splits, file_digest(files, self.sizes, self.root, excused))
 
 
 def duplicate_pixels(train: Tensor, val: Tensor, test: Tensor) -> list[str]:

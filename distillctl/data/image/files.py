@@ -12,7 +12,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 from torch import Tensor
 
 from distillctl.data.image.upright import is_transparent, middle, turn_of, upright
-from distillctl.errors import DataError
+from distillctl.errors import BadSample
 from distillctl.files import open_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -40,7 +40,7 @@ OTHERS = {
 KINDS = {"L": "gray", "1": "1-bit", "P": "palette", "I": "16-bit gray"}
 
 
-class BadImage(DataError):
+class BadImage(BadSample):
     """An image file that cannot be used: the message names the file and the reason."""
 
 

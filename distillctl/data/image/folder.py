@@ -6,7 +6,7 @@ import itertools
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,8 +92,11 @@ def _doubled(folder: Path, part: str) -> Path:
     return folder / names[0] if same else folder
 
 
-def listing(folder: Path, root: Path, said: str) -> Listing:
-    """All images below folder/CLASS. A class without images is an error; names and links that lead nowhere are counted."""
+def listing(folder: Path, root: Path, said: str, gone: Collection[Path] = ()) -> Listing:
+    """All images below folder/CLASS. A class without images is an error; names and links that lead nowhere are counted.
+
+    gone: files that are listed at their places even if they are no longer there.
+    """
     seen: Counter[str] = Counter()
     entries = [entry for entry in _entries(folder, seen) if _is_folder(entry) or not _other(entry, seen)]
     loose = sum(not _is_folder(entry) for entry in entries)
@@ -110,7 +113,7 @@ def listing(folder: Path, root: Path, said: str) -> Listing:
         if _identity(entry.path) in own:
             raise DataError(f"{shown(entry.path)} is a link to the folder of another class; delete one of them")
         own.add(_identity(entry.path))
-        _add_class(found, entry, visited, inside)
+        _add_class(found, entry, visited, inside, gone)
     if not found.files:
         expected = "train" if folder == root else folder.name
         way_out = ", or dataset.labels=false for images without labels" if loose else ""
@@ -118,11 +121,11 @@ def listing(folder: Path, root: Path, said: str) -> Listing:
     return found
 
 
-def _add_class(found: Listing, entry: os.DirEntry[str], visited: set[tuple[int, int]], inside: str) -> None:
+def _add_class(found: Listing, entry: os.DirEntry[str], visited: set[tuple[int, int]], inside: str, gone: Collection[Path]) -> None:
     """The images of a class folder, at the end of a listing."""
     seen: Counter[str] = Counter()
     before = len(found.files)
-    for path, size, reason in sorted(_walk(entry.path, visited, inside, seen)):
+    for path, size, reason in _with_gone(_walk(entry.path, visited, inside, seen), entry.path, gone):
         if reason:
             found.broken[len(found.files)] = reason
         found.files.append(Path(path))
@@ -146,12 +149,14 @@ def images_below(folder: Path) -> tuple[list[Path], str]:
     return [Path(path) for path, _, _ in found], _seen_in(seen)
 
 
-def listing_without_labels(folder: Path, others: Sequence[Path], said: str) -> Listing:
+def listing_without_labels(folder: Path, others: Sequence[Path], said: str, gone: Collection[Path] = ()) -> Listing:
     """All images below a folder, whatever the folders in it are called; `others` are those of other splits, which may lie in it too."""
     seen: Counter[str] = Counter()
     visited = {_identity(str(path)) for path in (folder, *others)}
     inside = os.path.realpath(folder) + os.sep
-    found = sorted(_walk(str(folder), visited, inside, seen, leave_out={str(path) for path in others}))
+    left_to_others = {str(path) for path in others}
+    gone = [path for path in gone if not any(path.is_relative_to(other) for other in others)]
+    found = _with_gone(_walk(str(folder), visited, inside, seen, left_to_others), str(folder), gone)
     if not found:
         raise DataError(f"{said}: no images under {shown(folder)}; expected {shown(folder)}/*.jpg")
     broken = {position: reason for position, (_, _, reason) in enumerate(found) if reason}
@@ -216,6 +221,13 @@ def _walk(
                     waiting.append(entry.path)
             elif not _other(entry, seen):
                 yield entry.path, *_size(entry.path)
+
+
+def _with_gone(found: Iterable[tuple[str, int, str]], folder: str, gone: Collection[Path]) -> list[tuple[str, int, str]]:
+    """What was found below a folder, in order, and what once lay there among it."""
+    there = {path: (path, size, reason) for path, size, reason in found}
+    once = {str(path): (str(path), 0, "gone") for path in gone if path.is_relative_to(folder)}
+    return sorted((once | there).values())
 
 
 def _size(path: str) -> tuple[int, str]:

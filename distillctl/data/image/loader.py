@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,11 +129,12 @@ class TrainFiles(Dataset[Tensor]):
         return len(self.paths)
 
     def __getitem__(self, position: int) -> Tensor:
-        image = images.open_image(self.paths[position], self.reading.max_pixels)
-        if not self.augment.cuts_files:
-            return images.resize_and_center_crop(image, self.reading.image_size, ratio=1.0)
-        top, left, height, width = self.augment.crop_box(image.height, image.width, int(self.index[position]), self.view)
-        return images.crop_and_resize(image, (left, top, left + width, top + height), self.reading.image_size)
+        with named(self.paths[position]) as path:
+            image = images.open_image(path, self.reading.max_pixels)
+            if not self.augment.cuts_files:
+                return images.resize_and_center_crop(image, self.reading.image_size, ratio=1.0)
+            top, left, height, width = self.augment.crop_box(image.height, image.width, int(self.index[position]), self.view)
+            return images.crop_and_resize(image, (left, top, left + width, top + height), self.reading.image_size)
 
 
 class PlainFiles(Dataset[Tensor]):
@@ -147,7 +149,18 @@ class PlainFiles(Dataset[Tensor]):
         return len(self.paths)
 
     def __getitem__(self, position: int) -> Tensor:
-        return images.resize_and_center_crop(images.open_image(self.paths[position], self.reading.max_pixels), self.reading.image_size)
+        with named(self.paths[position]) as path:
+            return images.resize_and_center_crop(images.open_image(path, self.reading.max_pixels), self.reading.image_size)
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[Path]:
+    """What goes wrong with a file says which it was."""
+    try:
+        yield path
+    except BadImage as problem:
+        problem.file = path
+        raise
 
 
 def decoded(files: Dataset[Tensor], rows: list[Tensor], reading: ReadOptions, device: torch.device) -> Iterator[Tensor]:
@@ -155,4 +168,6 @@ def decoded(files: Dataset[Tensor], rows: list[Tensor], reading: ReadOptions, de
     try:
         yield from read_by_workers(files, rows, Workers(reading.workers, reading.timeout_s), device)
     except BadImage as problem:
-        raise BadImage(f"{problem}; {WAY_OUT}") from None
+        told = BadImage(f"{problem}; {WAY_OUT}")
+        told.file = problem.file
+        raise told from None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from distillctl.config import ImageSetConfig, check_named
 from distillctl.data.image import facts, folder, official, parts, reading
 from distillctl.data.image.decoding import checked
 from distillctl.data.image.files import BadImage, shown
-from distillctl.data.split import DataSet, Split, divide
+from distillctl.data.split import DataSet, Excused, Split, divide
 from distillctl.errors import ConfigError, DataError, did_you_mean
 from distillctl.paths import as_path
 
@@ -41,6 +41,15 @@ class ImageSet(DataSet):
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    listed: facts.Listed | None = field(default=None, repr=False, compare=False)  # of files on the disk
+
+    def name_of(self, file: Path) -> str | None:
+        return str(file.relative_to(self.listed.root)) if self.listed and file.is_relative_to(self.listed.root) else None
+
+    def fingerprint_without(self, excused: Collection[str]) -> str:
+        if self.listed is None:
+            return self.fingerprint
+        return self.listed.fingerprint(self.name, self.classes, self.image_size, excused)
 
 
 def known() -> tuple[str, ...]:
@@ -54,7 +63,7 @@ def check_size(image_size: int | None) -> None:
         raise ConfigError(f"dataset.image_size={image_size}: must be at least 4")
 
 
-def load(config: ImageSetConfig, teacher_classes: Sequence[str] | None = None) -> ImageSet:
+def load(config: ImageSetConfig, teacher_classes: Sequence[str] | None = None, excused: Excused = parts.NONE_EXCUSED) -> ImageSet:
     """The set that `config` describes. The same files and config give the same splits, everywhere.
 
     `teacher_classes` are the class names where images without labels have none of their own.
@@ -62,7 +71,7 @@ def load(config: ImageSetConfig, teacher_classes: Sequence[str] | None = None) -
     check_size(config.image_size)
     check_named(config)
     if config.name == "image_folder":
-        return _load_folder(config, teacher_classes)
+        return _load_folder(config, teacher_classes, excused)
     if config.name not in OFFICIAL:
         raise ConfigError(f"dataset.name={config.name}: no such set; {did_you_mean(config.name, known())}")
     root, _ = _root(config)
@@ -118,9 +127,9 @@ def load_to_measure(
     return _read_parts(parts.to_measure(seen, root, said, class_names), seen, root)
 
 
-def _load_folder(config: ImageSetConfig, class_names: Sequence[str] | None) -> ImageSet:
+def _load_folder(config: ImageSetConfig, class_names: Sequence[str] | None, excused: Excused = parts.NONE_EXCUSED) -> ImageSet:
     root, said = _root(config)
-    return _read_parts(parts.to_train(config, root, said, class_names), config, root)
+    return _read_parts(parts.to_train(config, root, said, class_names, excused), config, root)
 
 
 def _read_parts(found: parts.Parts, config: ImageSetConfig, root: Path) -> ImageSet:
@@ -139,7 +148,8 @@ def _read_parts(found: parts.Parts, config: ImageSetConfig, root: Path) -> Image
         parts.refuse_bad(checked([*paths[1], *paths[2]], config.max_pixels))
     mark = facts.fingerprint(config.name, found.classes, size, splits, facts.file_digest(files, found.sizes, root))
     notes.extend(facts.duplicate_files(paths, found.sizes))
-    return ImageSet(config.name, found.classes, *splits, mark, notes, size, IMAGENET_MEAN, IMAGENET_STD)
+    listed = facts.Listed(root, found.listed, found.sizes)
+    return ImageSet(config.name, found.classes, *splits, mark, notes, size, IMAGENET_MEAN, IMAGENET_STD, listed)
 
 
 def _read(files: list[Path], config: ImageSetConfig) -> tuple[int, Tensor | None, Counter[str]]:
