@@ -57,6 +57,7 @@ SLOW = (
         "test_claiming.py",
         "test_sweeps.py",
         "test_requeue.py",
+        "test_mended.py",
     ),
 )
 

@@ -41,9 +41,11 @@ def broken(tmp_path, monkeypatch):
         root = make(tmp_path / "set", **(layout or {"train": LIKE, "val": LIKE, "test": LIKE}))
         file = root / part / "ant/0003.png"
         file.write_bytes(file.read_bytes()[:-60])
-        with monkeypatch.context() as patched, pytest.raises(BadSample, match=r"0003.png.*mend or remove it"):
+        experiment = distillctl.configure("pretrain", f"dataset.root={root}", *WORDS)
+        with monkeypatch.context() as patched:
             patched.setattr(sets, "checked", lambda files, pixels: {})  # as if it broke right after that
-            distillctl.run(distillctl.configure("pretrain", f"dataset.root={root}", *WORDS), tmp_path / "run")
+            with pytest.raises(BadSample, match=r"0003.png.*mend or remove it"):
+                distillctl.run(experiment, tmp_path / "run")
         return file, tmp_path / "run"
 
     return start
