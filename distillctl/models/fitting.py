@@ -127,10 +127,13 @@ def _check_names(
         problems.append(f"{_entries(missing) if not extra else f'{len(missing)} are'} missing (first: {missing[0]})")
     if not problems:
         return
-    way_out = ""
+    owner = key.rpartition(".")[0] or key
     if not extra and set(missing) == set(head):
-        owner = key.rpartition(".")[0] or key
         way_out = f"; it has no classifier of that name: for a new one on these weights set {owner}.new_head=true"
+    elif set(missing) <= set(head):
+        way_out = f"; if its classifier is another, set {owner}.new_head=true for a new one on these weights"
+    else:
+        way_out = f"; name the net that they are of: {owner}=<model>"
     raise CheckpointError(f"{where} does not fit {model}: {', '.join(problems)}{way_out}")
 
 
