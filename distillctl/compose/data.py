@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from distillctl.compose import yaml_files
 from distillctl.compose.groups import default_of, files_of, groups_of
 from distillctl.compose.places import recipes_dir
 from distillctl.config.recorded import RECORDED
@@ -61,7 +62,7 @@ def recipe_settings(name: str, config_dirs: Sequence[str | Path]) -> list[tuple[
     places = [*(Path(folder) / "recipe" for folder in config_dirs), recipes_dir()]
     file = next((place / f"{name}.yaml" for place in places if (place / f"{name}.yaml").is_file()), None)
     try:
-        content = yaml.safe_load(file.read_text()) if file is not None else None
+        content = yaml.safe_load(yaml_files.read(file)) if file is not None else None
     except (OSError, ValueError, yaml.YAMLError):
         content = None
     if not isinstance(content, dict):

@@ -14,10 +14,11 @@ from typing import IO, Any
 import yaml
 
 from distillctl import compose, outputs, requeue, state
+from distillctl.compose import yaml_files
 from distillctl.config import SCHEMAS
 from distillctl.config.keys import is_path
 from distillctl.errors import INTERNAL_ERROR, CheckpointError, ConfigError, UserError, first_line
-from distillctl.files import read_json, read_text
+from distillctl.files import read_json
 from distillctl.invocation import going_on
 from distillctl.terminal import complain, complain_of
 
@@ -142,7 +143,7 @@ def read_jobs(folder: Path) -> list[dict[str, Any]]:
 
 def kept_words(place: Path) -> list[str]:
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-        found = yaml.safe_load(read_text(place / ".hydra" / "overrides.yaml"))
+        found = yaml.safe_load(yaml_files.read(place / ".hydra" / "overrides.yaml"))
         return found if texts(found) else []
     return []
 
