@@ -83,13 +83,13 @@ def announce(session: Session, plan: Plan) -> None:
     if session.config.resume is None and (line := choice_in_words(session, plan)):
         session.console.say(line)
     if few := too_few(session, plan):
-        session.console.warn(f"{few_in_words(few)}; {more_in_words(session)}")
+        session.console.warn(f"{few_in_words(few)}; {more_in_words(session, few)}")
 
 
 def too_few_in_words(session: Session, plan: Plan) -> str:
     """What the figures of a run of too few steps are worth; empty where it had enough."""
     few = too_few(session, plan)
-    return f"{few_in_words(few)}: these figures say little of what distillation brings; {more_in_words(session)}" if few else ""
+    return f"{few_in_words(few)}: these figures say little of what distillation brings; {more_in_words(session, few)}" if few else ""
 
 
 def cut_in_words(session: Session, plan: Plan) -> str:
@@ -109,8 +109,8 @@ def few_in_words(few: Mapping[str, int]) -> str:
     return f"few optimizer steps ({told}), where a net needs some hundreds"
 
 
-def more_in_words(session: Session) -> str:
-    """How a run trains for longer."""
+def more_in_words(session: Session, few: Mapping[str, int]) -> str:
+    """How a run trains for longer. few: the steps that are too short; the student alone is as long as the others' distilling."""
     trainer = session.config.trainer
     limit = (
         "without trainer.max_steps, "
@@ -119,5 +119,6 @@ def more_in_words(session: Session) -> str:
         if trainer.max_minutes
         else ""
     )
-    keys = " ".join(f"{name}.epochs=N" for name in stages_of(session.config))
+    short = {name.partition("-")[0] for name in few} | ({"distill"} if "alone" in few else set())
+    keys = " ".join(f"{name}.epochs=N" for name in stages_of(session.config) if name in short)
     return f"more {limit}by {keys}, or by smaller batches: trainer.batch_size=N"
