@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import sys
 from typing import Any
 
@@ -20,6 +21,7 @@ from distillctl.terminal import Stream, complain, leave_the_pipe, say
 
 HELP_FLAGS = ("--help", "-h")
 COMPLETION_FLAGS = ("--shell-completion", "-sc")
+COMPLETION = "(install|uninstall|query)=(bash|zsh|fish)"  # what follows
 
 
 def main() -> None:
@@ -238,9 +240,13 @@ def trust_words() -> list[str]:
 
 
 def complete(arguments: list[str]) -> None:
-    """Shell completion. The shell asks without the command, so take it out of the line that is being typed."""
-    query = any(word.startswith("query=") for word in arguments)
-    if not query:
+    """Shell completion. The shell asks without the command, so take it out of the line that is being typed.
+
+    Nothing besides the one word goes on to Hydra, which has flags that load pickles; of a line that cannot be read it is silent.
+    """
+    if not re.fullmatch(COMPLETION, " ".join(arguments[1:])):
+        fail(ConfigError(f"{arguments[0]}: expected install=bash, uninstall=bash or query=bash, or so for zsh or fish"))
+    if not arguments[1].startswith("query="):
         start_completion("train", arguments)
         return
     words = os.environ.get("COMP_LINE", "").split(" ")
@@ -248,7 +254,8 @@ def complete(arguments: list[str]) -> None:
         say(" ".join(COMMANDS))
     elif words[1] in COMMANDS:
         os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
-        start_completion(words[1], arguments)
+        with contextlib.suppress(Exception):
+            start_completion(words[1], arguments)
 
 
 def start_completion(command: str, arguments: list[str]) -> None:

@@ -79,7 +79,8 @@ def parse_json(content: str | bytes) -> Any:
 
 
 def open_to_write(path: Name, flags: int = 0, at: int | None = None) -> int:
-    """The handle of a file of ours, made where there is none, and readable by whom the umask lets. Raises OSError for what is no file, or a link."""
+    """The handle of a file of ours, made where there is none, and readable by whom the umask lets. Raises OSError for what is no file, or a link of
+    either kind: what is written there would change elsewhere."""
     flags |= os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     try:
         handle = os.open(path, flags, 0o666, dir_fd=at)
@@ -88,7 +89,10 @@ def open_to_write(path: Name, flags: int = 0, at: int | None = None) -> int:
             raise OSError(errno.ELOOP, KINDS[stat.S_IFLNK]) from None
         raise
     try:
-        check_regular(os.fstat(handle))
+        info = os.fstat(handle)
+        check_regular(info)
+        if info.st_nlink > 1:
+            raise OSError(errno.EMLINK, "has another name, by a hard link, and would change there too; copy the folder")
     except OSError:
         os.close(handle)
         raise

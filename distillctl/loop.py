@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from distillctl import types
 from distillctl.averages import follow, warmed_up
 from distillctl.draws import seed_of
+from distillctl.entries import Malformed, entry, integer, mapping
 from distillctl.methods.method import Method
 from distillctl.runtime import Runtime, diverged
 from distillctl.schedules import Schedule
@@ -51,7 +52,8 @@ class Training:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take up a state; an entry that is missing raises KeyError."""
+        """Take up a state; of one that lacks an entry, or has another kind of thing there, KeyError or Malformed says so."""
+        check_plain(state)
         self.method.load_state_dict(state["method"])
         for player, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][player])
@@ -63,7 +65,26 @@ class Training:
             setattr(self, name, state[name])
 
 
-PLAIN_STATE = ("epoch", "batch", "step", "samples", "history", "best", "log_size", "logged_step", "sums", "epoch_sums")
+COUNTS = ("epoch", "batch", "step", "samples", "log_size", "logged_step")
+PLAIN_STATE = (*COUNTS, "history", "best", "sums", "epoch_sums")
+
+
+def check_plain(state: Any) -> None:
+    """A checkpoint may come from anywhere: what is no tensor is of its kind, before any of it is taken up. Raises Malformed."""
+    if not isinstance(state, Mapping):
+        raise Malformed("it has to be a mapping")
+    for name in COUNTS:
+        integer(state, name, low=0)
+    for name in ("sums", "epoch_sums"):
+        for part in mapping(state, name):
+            entry(state[name], part, (int, float), "a number", inside=f"{name}.")
+    if not all(isinstance(epoch, Mapping) for epoch in entry(state, "history", list, "a list")):
+        raise Malformed("history has to be a list of mappings")
+    for name in mapping(state, "best"):
+        best, inside = mapping(state["best"], name, inside="best."), f"best.{name}."
+        integer(best, "epoch", low=0, inside=inside)
+        for part in ("metrics", "weights"):
+            mapping(best, part, inside=inside)
 
 
 class Ema:

@@ -41,8 +41,7 @@ class RunFolder:
         first = not os.path.lexists(path / RUN_FILE)
         if new and not first:
             raise holds_a_run(path, command)
-        if not first:
-            check_no_links(path)
+        check_no_links(path)
         sweep(path)
         self.record: dict[str, Any] = first_record(command, seed) if first else read_run(path)
         check_room(path)
@@ -155,10 +154,18 @@ def check_entries(content: Mapping[str, Any]) -> None:
         entry(content, name, str, "a text", None)
     integer(content, "exit_code", None)
     for name in open_mapping(content, "stages"):
-        mapping(content["stages"], name, inside="stages.")
+        check_stage(mapping(content["stages"], name, inside="stages."), f"stages.{name}.")
     for name in mapping(content, "keys", {}):
         texts(content["keys"], name, inside="keys.")
     open_mapping(content, "versions", {})
+
+
+def check_stage(content: Mapping[str, Any], inside: str) -> None:
+    """Of the result of a stage what is computed with; the stages of earlier versions have none of it. Raises Malformed."""
+    if "steps" in content or content.get("out_of_time"):
+        integer(content, "steps", low=0, inside=inside)
+    if "seconds" in content and not entry(content, "seconds", (int, float), "a number", inside=inside) >= 0:
+        raise Malformed(f"{inside}seconds has to be 0 or more")
 
 
 def record_failure(folder: Path, reason: str, exit_code: int, start: str | None = None) -> None:
@@ -230,7 +237,8 @@ class MetricsLog:
                 file.write(json.dumps(finite(line)) + "\n")
         except OSError as error:
             self.broken = True
-            self.cut(whole)  # half a line would spoil the next
+            with contextlib.suppress(CheckpointError):
+                self.cut(whole)  # half a line would spoil the next
             complain(f"warning: {self.path}: {error.strerror}; going on without this log")
 
     def size(self) -> int:
@@ -239,7 +247,10 @@ class MetricsLog:
     def cut(self, size: int) -> None:
         """Forget what was logged after a checkpoint: the steps since then will be taken again."""
         if self.path.exists() and self.path.stat().st_size > size:
-            handle = open_to_write(self.path, os.O_WRONLY)
+            try:
+                handle = open_to_write(self.path, os.O_WRONLY)
+            except OSError as error:
+                raise CheckpointError(f"{self.path}: {error.strerror}") from None
             try:
                 os.ftruncate(handle, size)
             finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 
 def is_again() -> bool:
     """Whether this start is not the first of its job."""
-    return any(os.environ.get(name, "0").isdigit() and int(os.environ.get(name, "0")) > 0 for name in RESTARTS)
+    return any(re.fullmatch("0*[1-9][0-9]*", os.environ.get(name, "")) for name in RESTARTS)
 
 
 def is_queued() -> bool:

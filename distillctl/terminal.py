@@ -12,6 +12,8 @@ from distillctl.errors import UserError
 
 # Whatever a terminal might act on: controls, what turns the direction of writing, other line ends; and bytes that were no text.
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+LONGEST = 2000  # characters of what is said of a problem
+FORMULA = re.compile(r"[=@\t\r\n]|[+-](?![\d.]+$)")  # but for numbers
 IN_ASCII = str.maketrans({"±": "+/-", "→": "->", "×": "x", "…": "...", "≥": ">=", "≤": "<=", "·": ".", "µ": "u"})
 
 
@@ -25,6 +27,11 @@ def spelling(character: str) -> str:
     """As Python and JSON would write it."""
     code = ord(character)
     return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(character) or (f"\\x{code:02x}" if code < 0x20 else f"\\u{code:04x}")
+
+
+def cell(word: Any) -> Any:
+    """A cell of CSV: text that a spreadsheet would take for a formula begins with an apostrophe, by which it stays text."""
+    return f"'{word}" if isinstance(word, str) and FORMULA.match(word) else word
 
 
 class Stream:
@@ -114,7 +121,12 @@ def complain(text: str) -> None:
 def complain_of(error: UserError) -> None:
     """A line for each of its problems."""
     for problem in error.problems:
-        complain("error: " + visible(problem, lines=False))
+        complain("error: " + shortened(visible(problem, lines=False)))
+
+
+def shortened(line: str) -> str:
+    """The beginning and the end, where the way out is, of a line that holds a name without end."""
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 4 :]}"
 
 
 def put(text: str, stream: Stream) -> None:

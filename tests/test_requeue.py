@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from processes import Attempt, record, steps
 
-from distillctl import outputs
+from distillctl import outputs, requeue
 
 QUICK = ("teacher=resnet8", "pretrain.epochs=1", "dataset.subset=200", "trainer.device=cpu", "trainer.threads=1", "trainer.precision=fp32")
 LONG = (*QUICK, "pretrain.epochs=400", "trainer.save_every_s=0.001")
@@ -127,3 +127,12 @@ def test_half_of_what_torchrun_says_is_one_line(missing: str, distillctl, tmp_pa
     assert finished.code == 5
     assert len(finished.err.splitlines()) == 1
     assert ("RANK" if missing in changed else missing) in finished.err
+
+
+@pytest.mark.parametrize(
+    ("said", "again"), [("", False), ("0", False), ("00", False), ("2", True), ("x", False), ("-1", False), ("²", False)]
+)
+def test_what_counts_starts_is_a_number(said: str, again: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", said)
+    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
+    assert requeue.is_again() is again

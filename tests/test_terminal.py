@@ -16,7 +16,7 @@ from rich.text import Text
 from distillctl import terminal
 from distillctl.errors import ConfigError
 from distillctl.report.console import Console, Table, Terminal
-from distillctl.terminal import Stream, as_encoded, complain_of, visible
+from distillctl.terminal import Stream, as_encoded, cell, complain_of, visible
 
 PACKAGE = Path(terminal.__file__).parent
 ODD = ("[red]x", "a\x1b[31mb", "[", ":smile: \u202egnp", "tab\tand\nline")  # each could be the name of a folder, and so of a class
@@ -66,6 +66,32 @@ def test_json_stays_what_it_was_when_it_is_made_visible():
 def test_of_several_problems_each_has_a_line_and_of_one_with_a_line_end_it_is_one(capsys):
     complain_of(ConfigError("a=1\nb: no", "c=2\x1b[1m: no"))
     assert capsys.readouterr().err == "error: a=1\\nb: no\nerror: c=2\\x1b[1m: no\n"
+
+
+def test_a_line_about_a_name_without_end_has_an_end(capsys):
+    complain_of(ConfigError(f"the file holds {'x' * 10**6}; give another"))
+    said = capsys.readouterr().err
+    assert len(said) < 2100
+    assert said.startswith("error: the file holds xxx")
+    assert said.endswith("xxx; give another\n")
+
+
+@pytest.mark.parametrize(
+    ("word", "kept"),
+    [
+        ("=cmd|calc!A1", "'=cmd|calc!A1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'\t=1"),
+        ("-2+3", "'-2+3"),
+        ("+1 cmd", "'+1 cmd"),
+        ("-2.5", "-2.5"),
+        ("plain = 1", "plain = 1"),
+        ("", ""),
+        (-0.5, -0.5),
+    ],
+)
+def test_no_cell_of_a_table_for_spreadsheets_is_a_formula(word: object, kept: object):
+    assert cell(word) == kept
 
 
 @pytest.mark.parametrize("word", ODD)

@@ -26,7 +26,7 @@ from distillctl.models.weights import read_weights
 from distillctl.paths import as_path
 from distillctl.report.console import Console, Table
 from distillctl.runs.bundle import at_once
-from distillctl.terminal import say
+from distillctl.terminal import cell, say
 from distillctl.types import Inputs, concatenated, to
 
 
@@ -150,5 +150,6 @@ def as_csv(found: list[dict[str, Any]]) -> str:
     lines.writerow([noun, *names, *(["error"] if with_errors else [])])
     for item in found:
         cells = [value for answer in item["answers"] for value in (answer["class"], f"{answer['p']:.6f}")]
-        lines.writerow([item[noun], *cells, *(["" for _ in names[len(cells) :]] + [item.get("error", "")] if with_errors else [])])
+        row = [item[noun], *cells, *(["" for _ in names[len(cells) :]] + [item.get("error", "")] if with_errors else [])]
+        lines.writerow(map(cell, row))
     return text.getvalue().removesuffix("\n")

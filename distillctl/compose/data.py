@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distillctl.compose import yaml_files
 from distillctl.compose.groups import default_of, files_of, groups_of
 from distillctl.compose.places import recipes_dir
@@ -60,14 +58,15 @@ def settings(words: Iterable[str], config_dirs: Sequence[str | Path]) -> list[tu
 def recipe_settings(name: str, config_dirs: Sequence[str | Path]) -> list[tuple[str, str]]:
     """What a recipe chooses and sets, sweeps included. Of one that cannot be read nothing: to say so is Hydra's part."""
     places = [*(Path(folder) / "recipe" for folder in config_dirs), recipes_dir()]
-    file = next((place / f"{name}.yaml" for place in places if (place / f"{name}.yaml").is_file()), None)
     try:
-        content = yaml.safe_load(yaml_files.read(file)) if file is not None else None
-    except (OSError, ValueError, yaml.YAMLError):
+        file = next((place / f"{name}.yaml" for place in places if (place / f"{name}.yaml").is_file()), None)
+        content = yaml_files.load(file) if file is not None else None
+    except (OSError, ValueError):
         content = None
     if not isinstance(content, dict):
         return []
-    chosen = [entry for entry in content.pop("defaults", None) or [] if isinstance(entry, dict)]
+    defaults = content.pop("defaults", None)
+    chosen = [entry for entry in defaults if isinstance(entry, dict)] if isinstance(defaults, list) else []
     groups = [
         (str(key).removeprefix("override ").lstrip("/").partition("@")[0], str(value)) for entry in chosen for key, value in entry.items()
     ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,6 +32,8 @@ BUILDS = (
     *("logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler", "sys.stdout", "sys.stderr"),
 )
 ELSEWHERE = re.compile(r"\.\.|//|(^|[,\[('\"\s])/")
+REFERENCE = re.compile(rf"{KEY.pattern}|(now|hydra|oc\.env):.*")  # by `${...}`, in the name of a folder
+MOST_JOBS = 10_000  # of a sweep
 OPTION = re.compile(r"\w[\w.+-]*")
 
 
@@ -52,7 +56,9 @@ def may_choose(command: str, key: str) -> bool:
 
 def check_typed(command: str, words: Iterable[str]) -> bool:
     """Raise ConfigError where typed words let a file say how Hydra works; else whether they say what it builds, so that `check_built` is due."""
-    due = False
+    due, words = False, list(words)
+    if problem := too_many_jobs(words):
+        raise ConfigError(f"this sweep has {problem}; give fewer values, or sweep in parts")
     for word in parsed(words):
         key, place = word.key_or_group, word.package or ""
         if key == "hydra.searchpath":
@@ -65,6 +71,18 @@ def check_typed(command: str, words: Iterable[str]) -> bool:
             )
         due |= parts(key)[0] == HYDRA and (key not in PLAIN or "${" in str(word.input_line))
     return due
+
+
+def too_many_jobs(words: Iterable[str]) -> str | None:
+    """Why a sweep is refused before its jobs are counted out one by one: `range(0,1000000000)` would fill the memory."""
+    jobs = 1.0
+    for word in parsed(words):
+        value = word.value() if word.is_discrete_sweep() else None
+        if isinstance(value, RangeSweep):
+            jobs *= max(0.0, (float(value.stop or 0) - float(value.start or 0)) / (float(value.step) or 1e-9))
+        elif isinstance(value, ChoiceSweep):
+            jobs *= len(value.list)
+    return f"{jobs:,.0f} jobs, more than {MOST_JOBS:,}" if jobs > MOST_JOBS else None
 
 
 def problem_of_stored(command: str, word: str) -> str | None:
@@ -126,18 +144,32 @@ def named_code(node: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def allowed(name: str) -> bool:
-    """Whether a dotted name is on the list, or in a package that the user trusts."""
-    return all(part.isidentifier() for part in name.split(".")) and (
-        any(name == known or (known.endswith(".") and name.startswith(known)) for known in BUILDS) or trust.within(name, trust.given())
-    )
+    """Whether a dotted name is on the list, or in a package that the user trusts; where it really lives decides, as in `build`."""
+    if name in BUILDS:
+        return True
+    packages = (*(known.removesuffix(".") for known in BUILDS if known.endswith(".")), *trust.given())
+    if not (all(part.isidentifier() for part in name.split(".")) and trust.within(name, packages)):
+        return False
+    module, _, last = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), last)
+    except (ImportError, AttributeError):  # a class in a class, or nothing
+        return False
+    return not inspect.ismodule(found) and trust.within(f"{getattr(found, '__module__', '')}.", packages)
 
 
-def check_folder(composed: DictConfig, key: str) -> None:
+def check_folder(composed: DictConfig, key: str, deep: int = 0) -> None:
     """A typed folder may name other keys, whose values may be a file's: each is one name in the path and leads nowhere else."""
     said: Any = OmegaConf.to_container(composed[HYDRA], resolve=False)
     for name in key.split(".")[1:]:
-        said = said.get(name, "")
-    for other in re.findall(r"\$\{([\w.]+)\}", str(said)):
-        value = str(OmegaConf.select(composed, other)) if parts(other)[0] != HYDRA else ""
-        if "/" in value or value == "..":
-            raise ConfigError(f"{key}={said}: {other} is {value}, which is no name of a folder; write the folder itself")
+        said = said.get(name, "") if isinstance(said, dict) else ""
+    names = re.findall(r"\$\{([^${}]*)\}", str(said))
+    if deep > len(FOLDERS) or len(names) != str(said).count("${") or not all(REFERENCE.fullmatch(other) for other in names):
+        raise ConfigError(f"{key}={said}: only plain keys can stand in the name of a folder, as in ${{seed}}; write the folder itself")
+    for other in names:
+        if parts(other)[0] == HYDRA and "." in other:
+            check_folder(composed, other, deep + 1)
+        elif KEY.fullmatch(other):
+            value = str(OmegaConf.select(composed, other))
+            if "/" in value or value == "..":
+                raise ConfigError(f"{key}={said}: {other} is {value}, which is no name of a folder; write the folder itself")

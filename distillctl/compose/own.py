@@ -108,8 +108,12 @@ def problem_of_file(path: str, package: str | None, content: Any) -> str | None:
         return "expected keys with values"
     if HYDRA in content:
         return "hydra: " + typed_instead(OmegaConf.to_container(content._get_node(HYDRA), resolve=False))
-    defaults = OmegaConf.to_container(content.get("defaults") or OmegaConf.create([]), resolve=False)
-    for item in defaults if isinstance(defaults, list) else []:
+    plain = OmegaConf.to_container(content, resolve=False)
+    assert isinstance(plain, dict)
+    defaults = plain.get("defaults") or []
+    if not isinstance(defaults, list) or not all(map(is_default, defaults)):
+        return "defaults: expected a list of choices, as in - override /student: resnet8"
+    for item in defaults:
         words = [str(word) for entry in (item.items() if isinstance(item, dict) else [(item,)]) for word in entry if word is not None]
         for word in words:
             if HYDRA in parts(word):
@@ -117,6 +121,17 @@ def problem_of_file(path: str, package: str | None, content: Any) -> str | None:
             if ".." in parts(word.replace("..", "/../")) or "//" in word:
                 return f"defaults: {word}: a config elsewhere; an option of a group is a name without / and .."
     return None
+
+
+def is_default(item: Any) -> bool:
+    """Whether Hydra can read an entry of a list of defaults: a config, or a group with its option or options."""
+    if not isinstance(item, dict):
+        return isinstance(item, str)
+    options = list(item.values())
+    several = options[0] if len(options) == 1 and isinstance(options[0], list) else options[:1]
+    return len([key for key in item if isinstance(key, str) and key != "optional"]) == 1 and all(
+        option is None or isinstance(option, (str, int, float)) for option in several
+    )
 
 
 def typed_instead(content: Any) -> str:

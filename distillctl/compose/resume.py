@@ -7,14 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from distillctl.compose import yaml_files
-from distillctl.compose.guard import problem_of_stored
+from distillctl.compose.guard import problem_of_stored, too_many_jobs
 from distillctl.compose.kept import absolute, flat
 from distillctl.compose.literal import pieces, quoted, unquoted
 from distillctl.config import SCHEMAS, decides, leaves
@@ -122,8 +121,10 @@ def sweep_overrides(command: str, given: list[str]) -> list[str] | None:
     return [*record["words"], *own, f"hydra.sweep.dir={quoted(str(folder.resolve()))}"]
 
 
-def check_stored(command: str, folder: Path, words: Iterable[str]) -> None:
+def check_stored(command: str, folder: Path, words: Sequence[str]) -> None:
     """A folder from elsewhere may set what to train, never how Hydra itself works. Raises CheckpointError."""
+    if problem := too_many_jobs(words):
+        raise CheckpointError(f"resume={folder}: its overrides make {problem}; refused")
     for word in words:
         for single in [word, *values_of(word)]:
             problem = problem_of_stored(command, single)
@@ -167,8 +168,8 @@ def free(schema: Any, key: str) -> bool:
 def stored(folder: Path, name: str) -> Any:
     """A YAML file of the run's first attempt, as plain data."""
     try:
-        return yaml.safe_load(yaml_files.read(folder / ".hydra" / name))
+        return yaml_files.load(folder / ".hydra" / name)
     except OSError as error:
         raise CheckpointError(f"resume={folder}: .hydra/{name} cannot be read ({error.strerror})") from None
-    except (ValueError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise CheckpointError(f"resume={folder}: .hydra/{name}: {' '.join(str(error).split())[:200]}") from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -10,13 +12,15 @@ from distillctl.files import read_text
 
 SIZE_LIMIT = 2**20  # bytes; a whole config has some five thousand
 DEPTH_LIMIT = 40
+VALUES_LIMIT = 5000  # keys among them; to read as many again takes Hydra some seconds
+NUMBER_WITHOUT_END = re.compile(r"[+-]?[\d_]{1000,}")
 REFERENCE_LIMIT = 8  # of `${...}` in one value
 
 
 def read(file: Path) -> str:
     """The text of a YAML file that is no bomb: of a limited size and depth, without aliases. Raises ValueError and OSError."""
     text = read_text(file, SIZE_LIMIT)
-    depth = 0
+    depth = values = 0
     try:
         for token in yaml.scan(text, Loader=yaml.SafeLoader):
             if isinstance(
@@ -29,6 +33,11 @@ def read(file: Path) -> str:
                 raise ValueError("holds aliases; write the value out")
             if isinstance(token, yaml.TagToken):
                 raise ValueError(f"holds the tag {''.join(filter(None, token.value))}; leave it out")
+            values += isinstance(token, yaml.ScalarToken)
+            if values > VALUES_LIMIT:
+                raise ValueError(f"holds more than {VALUES_LIMIT:,} keys and values")
+            if isinstance(token, yaml.ScalarToken) and NUMBER_WITHOUT_END.fullmatch(token.value):
+                raise ValueError(f"a number has {len(token.value):,} digits")
             if isinstance(token, yaml.ScalarToken) and token.value.count("${") > REFERENCE_LIMIT:
                 raise ValueError(f"a value has more than {REFERENCE_LIMIT} ${{...}}")
             if depth > DEPTH_LIMIT:
@@ -36,6 +45,14 @@ def read(file: Path) -> str:
     except yaml.YAMLError as error:
         raise ValueError(wrong(error)) from None
     return text
+
+
+def load(file: Path) -> Any:
+    """What such a file says, as plain data. Raises ValueError and OSError."""
+    try:
+        return yaml.safe_load(read(file))
+    except yaml.YAMLError as error:
+        raise ValueError(wrong(error)) from None
 
 
 def wrong(error: Exception) -> str:

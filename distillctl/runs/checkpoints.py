@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distillctl import outputs, state
+from distillctl.entries import Malformed
 from distillctl.errors import CheckpointError, first_line
 from distillctl.runs.assemble import Assembly
 from distillctl.runs.session import Session, first_on_main
@@ -27,7 +29,11 @@ def take_up(session: Session, assembly: Assembly, folder: Path, log: outputs.Met
             if before.get(name) != now[name]:
                 warn(f"{name} was {before.get(name)} and is {now[name]}: going on, but not bit for bit")
         try:
-            training.load(content)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch, about what is refused in the next line
+                training.load(content)
+            if lacking := [name for name in assembly.pupils if training.epoch and name not in training.best]:
+                raise Malformed(f"best.{lacking[0]} is missing")
         except Exception as error:  # whole, so somebody made it like this: there is no end to what may be in it
             raise CheckpointError(f"{folder}: its checkpoint does not fit this model, optimizer or version: {first_line(error)}") from None
     if session.run is not None:  # the other ranks share the file

@@ -35,7 +35,7 @@ def most_steps(session: Session, step: Step) -> int | None:
     if step.name != "alone":
         return None
     rivals = [record for record in map(session.stage_record, ("distill", "finetune")) if record is not None]
-    return sum(record["steps"] for record in rivals) if any(record.get("out_of_time") for record in rivals) else None
+    return sum(record.get("steps", 0) for record in rivals) if any(record.get("out_of_time") for record in rivals) else None
 
 
 def lengths(session: Session, plan: Plan) -> dict[str, Length]:

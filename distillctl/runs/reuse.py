@@ -23,7 +23,7 @@ from safetensors.torch import load as safetensors_load
 from distillctl import outputs, state
 from distillctl.config import ModelConfig, values_that_decide
 from distillctl.errors import CheckpointError, MachineError
-from distillctl.files import check_owner, open_folder
+from distillctl.files import check_owner, open_folder, parse_json
 from distillctl.locks import lock_file, open_lock
 from distillctl.models.fitting import load_weights
 from distillctl.models.obtain import planned, source_of
@@ -160,7 +160,10 @@ def write_files(session: Session, step: Step, found: Trained, folder: Path) -> N
     The net is the one that this run would train, so the script that loads it is ours.
     """
     bundle, role, model = session.bundle(step.data), step.role, model_of(step)
-    theirs = Record.from_json(json.loads(found.files[f"{role}.json"]))
+    try:
+        theirs = Record.from_json(parse_json(found.files[f"{role}.json"]))
+    except ValueError:
+        raise CheckpointError("its record is no JSON that can be read") from None
     net = planned(model, source_of(model, role)[1], bundle.inputs, role)
     inputs = bundle.inputs.seen_by(bundle.inputs.adapt(net))
     architecture = Architecture(net.source, net.name, net.stem, net.args, net.edits, inputs.size)

@@ -11,15 +11,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
 from distillctl import compose, outputs, requeue, state
 from distillctl.compose import yaml_files
+from distillctl.compose.guard import MOST_JOBS
 from distillctl.config import SCHEMAS
 from distillctl.config.keys import is_path
+from distillctl.entries import Malformed, entry, integer, mapping, text
 from distillctl.errors import INTERNAL_ERROR, CheckpointError, ConfigError, UserError, first_line
-from distillctl.files import read_json
+from distillctl.files import check_no_links, read_json
 from distillctl.invocation import going_on
+from distillctl.runs.sweep_table import MEASURED
 from distillctl.terminal import complain, complain_of
 
 SWEEP_FILE = "jobs.json"
@@ -56,6 +57,7 @@ def claim(folder: Path, command: str, words: Sequence[str], jobs: Sequence[Seque
     another process works there; nothing is changed then.
     """
     lock = outputs.take(folder)
+    check_no_links(folder)
     before = read(folder)
     if before is not None:
         if jobs is None or before["jobs"] is None:
@@ -82,14 +84,14 @@ def read(folder: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / SWEEP_FILE}: cannot be read ({first_line(error)})") from None
-    known = isinstance(content, dict) and content.get("format_version") == FORMAT_VERSION and content.get("command") in SCHEMAS
+    known = isinstance(content, dict) and content.get("format_version") == FORMAT_VERSION and content.get("command") in list(SCHEMAS)
     if not (known and texts(content.get("words")) and (content.get("jobs") is None or are_jobs(content["jobs"]))):
         raise CheckpointError(f"{folder / SWEEP_FILE}: not the record of a sweep that this distillctl can read")
     return content
 
 
 def are_jobs(value: Any) -> bool:
-    return isinstance(value, list) and all(map(texts, value))
+    return isinstance(value, list) and len(value) <= MOST_JOBS and all(map(texts, value))
 
 
 def texts(value: Any) -> bool:
@@ -142,8 +144,8 @@ def read_jobs(folder: Path) -> list[dict[str, Any]]:
 
 
 def kept_words(place: Path) -> list[str]:
-    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-        found = yaml.safe_load(yaml_files.read(place / ".hydra" / "overrides.yaml"))
+    with contextlib.suppress(OSError, ValueError):
+        found = yaml_files.load(place / ".hydra" / "overrides.yaml")
         return found if texts(found) else []
     return []
 
@@ -158,13 +160,32 @@ def read_job(place: Path, number: int, overrides: list[str], command: str) -> di
             ended = {"error": run.get("error"), "exit_code": run.get("exit_code")} if run.get("exit_code") else {}
             return job | (ended or NOT_FINISHED)
         summary = read_json(place / "summary.json")
-        own = [row["name"] for row in run.get("plan", {}).get("rows", ()) if row["own"]]
-        return job | {"stages": sorted(run["stages"]), "own": own} | dict(summary)
+        check_summary(summary)
+        own = [str(row["name"]) for row in run.get("plan", {}).get("rows", ()) if row["own"]]
+        return {**summary, **job, "stages": sorted(run["stages"]), "own": own}
+    except Malformed as error:
+        return job | {"error": f"{place / 'summary.json'}: not the table of a run ({error})", "exit_code": error.exit_code}
     except UserError as error:
         return job | {"error": first_line(error), "exit_code": error.exit_code}
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         problem = CheckpointError(f"{place}: its run.json or summary.json cannot be read ({type(error).__name__})")
         return job | {"error": str(problem), "exit_code": problem.exit_code}
+
+
+def check_summary(content: Any) -> None:
+    """Of a job's table what the sweep's is made of. Raises Malformed."""
+    if not isinstance(content, dict):
+        raise Malformed("it has to be a mapping")
+    text(content, "final")
+    integer(content, "seed")
+    entry(content, "gain_over_alone", (int, float), "a number", None)
+    mapping(content, "objective", {})
+    for row in entry(content, "rows", list, "a list"):
+        if not isinstance(row, dict):
+            raise Malformed("rows has to be a list of mappings")
+        text(row, "model", inside="rows.")
+        for key in MEASURED:
+            entry(row, key, (int, float), "a number", None, inside="rows.")
 
 
 def read_failure(place: Path, command: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from distillctl import state
 from distillctl.metrics.metric import METRICS, VALIDATION, by_key, on_validation
 from distillctl.report.console import Table, Terminal
 from distillctl.runs.objective import USUAL
-from distillctl.terminal import Stream
+from distillctl.terminal import Stream, cell
 
 MEASURED = tuple(mark + metric.key for metric in METRICS if metric.over_seeds for mark in ("", VALIDATION))
 
@@ -97,7 +97,7 @@ def write(folder: Path, jobs: Sequence[dict[str, Any]], rows: Sequence[dict[str,
         for model, measured in item["models"].items():
             values = {**measured, "gain_over_alone": item.get("gain_over_alone") if model in item["own"] else None}
             cells = [(values.get(key) or {}).get(part) for key in keys for part in ("mean", "std")]
-            lines.writerow([item["setting"], item["best"], item["n"], model, *cells])
+            lines.writerow(map(cell, [item["setting"], item["best"], item["n"], model, *cells]))
     state.write_atomically(folder / "sweep.csv", [text.getvalue().encode()])
 
 

@@ -2,9 +2,11 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 
+from distillctl.runs.sweep_folder import read_job
 from distillctl.runs.sweep_table import group, print_table, ranked_by, write
 
 
@@ -91,3 +93,38 @@ def test_jobs_that_all_failed_are_a_table_without_a_best(tmp_path, capsys):
     assert [item["best"] for item in rows] == [False, False]
     print_table(tmp_path, jobs, rows)
     assert "it broke" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        [],
+        {},
+        {"rows": "x"},
+        {"rows": [1], "seed": 0, "final": "x"},
+        {"rows": [{"model": "x", "val_top1": []}], "seed": 0, "final": "x"},
+        {"rows": [{"model": "x", "top1": "y"}], "seed": 0, "final": "x"},
+        {"rows": [{"model": "x"}], "seed": [], "final": "x"},
+        {"rows": [], "seed": 0, "final": "x", "objective": 4},
+    ],
+)
+def test_a_job_whose_table_is_none_has_failed_and_the_others_count(summary: object, tmp_path: Path):
+    place = tmp_path / "0"
+    place.mkdir()
+    (place / "run.json").write_text(json.dumps({"command": "pretrain", "status": "done", "stages": {}}))
+    (place / "summary.json").write_text(json.dumps(summary))
+    job = read_job(place, 0, ["seed=0"], "pretrain")
+    assert job["exit_code"] == 4
+    assert "not the table of a run" in job["error"]
+    assert group([job])[0]["n"] == 0
+
+
+def test_a_table_says_nothing_of_whose_it_is(tmp_path: Path):
+    place = tmp_path / "0"
+    place.mkdir()
+    (place / "run.json").write_text(json.dumps({"command": "pretrain", "status": "done", "stages": {}}))
+    (place / "summary.json").write_text(
+        json.dumps({"rows": [], "seed": 0, "final": "x", "job": "y", "overrides": [1], "exit_code": "z", "own": 3})
+    )
+    job = read_job(place, 0, ["seed=0"], "pretrain")
+    assert (job["job"], job["overrides"], job["exit_code"], job["own"]) == (0, ["seed=0"], None, [])

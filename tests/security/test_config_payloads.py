@@ -93,6 +93,11 @@ RECIPES = [
         "teacher:\n  args:\n    a0: xxxxxxxxxxxxxxxx\n"
         + "".join(f"    a{n}: ${{teacher.args.a{n - 1}}}${{teacher.args.a{n - 1}}}\n" for n in range(1, 40)),
     ),
+    recipe("defaults that are a number", "defaults: 5\n"),
+    recipe("defaults that are a mapping", "defaults: {a: b}\n"),
+    recipe("defaults of lists", "defaults:\n- [a]\n"),
+    recipe("defaults of mappings", "defaults:\n- /optimizer: {a: b}\n"),
+    recipe("defaults of numbers", "defaults:\n- 3\n"),
     recipe("no mapping", "- a\n- b\n"),
     recipe("binary rubbish", "\x00\x01\x02"),
 ]
@@ -118,6 +123,7 @@ COMPONENTS = [
     component("a student", "student", "name: own\nsource: own\n_target_: evil.Callback\n"),
 ]
 
+BEHIND = "hydra._internal.core_plugins.bash_completion"
 CALLBACK = "hydra.callbacks.e={_target_:subprocess.run,args:[touch,MARKER]}"
 TYPED = [
     Payload("typed: a callback", f"models search=zzz +{CALLBACK}"),
@@ -151,6 +157,31 @@ TYPED = [
     Payload("typed: a pickled config", "models --experimental-rerun evil.pickle", {"evil.pickle": "cos\nsystem\n(S'touch MARKER'\ntR."}),
     Payload("typed: another folder of configs", "models --config-path mine", {"mine/models.yaml": f"hydra:\n  callbacks:\n    e: {RUN}\n"}),
     Payload("typed: another config", "models --config-name evil"),
+    Payload("typed: a program behind a package on the list", f"models search=zzz +hydra.callbacks.e._target_={BEHIND}.os.system"),
+    Payload("typed: a launcher behind it", f"models -m search=a,b hydra.launcher._target_={BEHIND}.os.system"),
+    Payload("typed: a function of a package on the list", f"models search=zzz +hydra.callbacks.e._target_={BEHIND}.BashCompletion.help"),
+    Payload(
+        "typed: a pickled config, as one completes",
+        "-sc --experimental-rerun=evil.pickle install=bash",
+        {"evil.pickle": "cos\nsystem\n(S'touch MARKER'\ntR."},
+    ),
+    Payload(
+        "typed: another folder of configs, as one completes", "-sc --config-path mine install=bash", {"mine/train.yaml": f"x: {RUN}\n"}
+    ),
+    Payload("typed: completion for a shell that is a path", "-sc install=../evil"),
+    Payload(
+        "typed: a run folder by the value of a file",
+        "pretrain --config-dir mine recipe=evil hydra.run.dir=${oc.select:tracker.project}",
+        {"mine/recipe/evil.yaml": f"{GLOBAL}tracker:\n  project: ../outside/run\n"},
+    ),
+    Payload("typed: a run folder by a name that leads there", "models search=.. hydra.run.dir=${hydra.job.name} hydra.job.name=${search}"),
+    Payload("typed: a run folder that is itself", "models search=x hydra.run.dir=${hydra.job.name} hydra.job.name=${hydra.run.dir}"),
+    Payload("typed: a sweep without end", "pretrain -m seed=range(0,1000000000)"),
+    Payload("typed: a product without end", f"pretrain -m seed=range(0,1000) trainer.threads={','.join(map(str, range(1, 99)))}"),
+    Payload("file: a number without end", "train mine.yaml", {"mine.yaml": f"seed: {'9' * 5000}\n"}),
+    Payload("file: a list without end", "train mine.yaml", {"mine.yaml": f"loss: {{a: [{'1,' * 50_000}]}}\n"}),
+    Payload("file: a key with a package", "train mine.yaml", {"mine.yaml": "optimizer@hydra.callbacks.e: sgd\n"}),
+    Payload("file: a merge key", "train mine.yaml", {"mine.yaml": "<<: {hydra: {run: {dir: OUTSIDE}}}\n"}),
     Payload("typed: trust in a path", "train --trust ../outside"),
     Payload(
         "typed: a config that hides the one that ships",

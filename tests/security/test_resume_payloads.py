@@ -6,8 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from payloads import EVIL_MODULE, RUN, Payload, Sandbox
+
+from distillctl import state
 
 FOUND = "evil"  # a config of the working folder that a word could lead to
 CONFIG = f"# @package _global_\nhydra:\n  callbacks:\n    e: {RUN}\n"
@@ -120,7 +123,52 @@ def pipe(name: str):
     return change
 
 
+def hard(name: str):
+    """A file of the run has another name, outside."""
+
+    def change(sandbox: Sandbox) -> None:
+        (sandbox.work / "run" / name).unlink(missing_ok=True)
+        os.link(sandbox.outside / "precious.txt", sandbox.work / "run" / name)
+
+    return change
+
+
+def stage(**entries: object):
+    def change(sandbox: Sandbox) -> None:
+        file = sandbox.work / "run/run.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"stages": {"pretrain": entries}}))
+
+    return change
+
+
+def checkpoint(**entries: object):
+    """A whole one, of which one entry is something else."""
+
+    def change(sandbox: Sandbox) -> None:
+        place = sandbox.work / "run/pretrain"
+        content, about = state.load(place / "last.pt")
+        for name in ("last.pt", "previous.pt"):
+            (place / name).unlink(missing_ok=True)
+        state.save(place, content | entries, about)
+
+    return change
+
+
 FOLDERS = {
+    "a lock that is a file elsewhere, too": hard(".lock"),
+    "steps that are a text": stage(steps="x"),
+    "steps that are none": stage(steps=None),
+    "steps below 0": stage(steps=-1),
+    "seconds that are a list": stage(steps=1, seconds=[1]),
+    "a step that ran out of time after no steps": stage(out_of_time=True),
+    "a checkpoint of an epoch below 0": checkpoint(epoch=-(10**9)),
+    "a checkpoint of a step that is a text": checkpoint(step="x"),
+    "a checkpoint of a batch that is a tensor": checkpoint(batch=torch.zeros(5)),
+    "a checkpoint whose log ends before it begins": checkpoint(log_size=-1),
+    "a checkpoint whose history is a mapping": checkpoint(history={}),
+    "a checkpoint whose best is nothing": checkpoint(best={}),
+    "a checkpoint whose best is half": checkpoint(best={"student": {"epoch": 1}}),
+    "a checkpoint whose sums are texts": checkpoint(sums={"ce": "x"}),
     "overrides that are a mapping": rewrite(".hydra/overrides.yaml", "a: b\n"),
     "overrides that are numbers": rewrite(".hydra/overrides.yaml", "[1, 2]\n"),
     "overrides that are code": rewrite(".hydra/overrides.yaml", "- !!python/object/apply:os.system ['touch MARKER']\n"),
@@ -151,3 +199,53 @@ FOLDERS = {
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_folder_of_a_run_is_what_it_seems(name: str, stopped: Path, distillctl, tmp_path: Path):
     refused(Payload(name, "pretrain resume=run tracker=tensorboard"), FOLDERS[name], stopped, distillctl, tmp_path)
+
+
+WORDS_OF_SWEEP = ["teacher=resnet8", "pretrain.epochs=1", "dataset.subset=100", "trainer.device=cpu", "trainer.threads=1"]
+SWEEP = {
+    "format_version": 1,
+    "command": "pretrain",
+    "words": [*WORDS_OF_SWEEP, "seed=0"],
+    "jobs": [[*WORDS_OF_SWEEP, "seed=0"]],
+    "job": None,
+}
+
+
+def sweep_of(**entries: object):
+    return lambda sandbox: (sandbox.work / "sweep/jobs.json").write_text(json.dumps(SWEEP | entries))
+
+
+def link_in_sweep(name: str, target: str):
+    return lambda sandbox: (sandbox.work / "sweep" / name).symlink_to(sandbox.filled(target))
+
+
+SWEEPS = {
+    "a job that lies elsewhere": link_in_sweep("0", "OUTSIDE"),
+    "a lock that is a file elsewhere": link_in_sweep(".lock", "OUTSIDE/precious.txt"),
+    "a table that is a file elsewhere": link_in_sweep("sweep.csv", "OUTSIDE/precious.txt"),
+    "a command that is a list": sweep_of(command=[]),
+    "more jobs than anybody has": sweep_of(jobs=[["seed=0"]] * 20_000),
+    "words of jobs without end": sweep_of(words=["seed=range(0,1000000000)"]),
+    "words that say how Hydra works": sweep_of(words=["seed=0", "hydra.callbacks.e._target_=os.system"]),
+    "words of which one leads elsewhere": sweep_of(words=["optimizer=choice('../../outside/evil',sgd)"]),
+}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_folder_of_a_sweep_is_what_it_seems(name: str, distillctl, tmp_path: Path):
+    sandbox = Sandbox(tmp_path)
+    (sandbox.work / "sweep").mkdir()
+    (sandbox.work / "sweep/jobs.json").write_text(json.dumps(SWEEP))
+    SWEEPS[name](sandbox)
+    payload = Payload(name, "pretrain resume=sweep")
+    finished = distillctl(*sandbox.lay_out(payload), cwd=sandbox.work)
+    sandbox.check(payload, finished.code, finished.err)
+
+
+def test_curves_of_a_new_run_land_in_no_other_folder(distillctl, tmp_path: Path):
+    sandbox = Sandbox(tmp_path)
+    (sandbox.work / "run").mkdir()
+    (sandbox.work / "run/tensorboard").symlink_to(sandbox.outside)
+    payload = Payload("curves", f"pretrain {' '.join(WORDS_OF_SWEEP)} tracker=tensorboard hydra.run.dir=run")
+    finished = distillctl(*sandbox.lay_out(payload), cwd=sandbox.work)
+    sandbox.check(payload, finished.code, finished.err)
