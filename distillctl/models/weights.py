@@ -52,7 +52,20 @@ def read_weights(path: str | Path, key: str, own: Collection[str] = ()) -> dict[
         content = _read_safetensors(path, where)
     else:
         raise CheckpointError(f"{where}: not a checkpoint (looks like {_kind(head)})")
-    return _choose(content, where, own)
+    chosen = _choose(content, where, own)
+    for entry, tensor in chosen.items():
+        if kind := _odd_kind(tensor):
+            raise CheckpointError(f"{where}: {entry} is {kind}; save it as a plain tensor, as by .float()")
+    return chosen
+
+
+def _odd_kind(tensor: Tensor) -> str:
+    """What a tensor is that nothing can be computed with as with weights; empty for all others."""
+    if tensor.is_nested or tensor.is_quantized or tensor.layout != torch.strided:
+        return "nested, quantized or sparse"
+    if tensor.is_meta:
+        return "without values (on the meta device)"
+    return f"of {str(tensor.dtype).removeprefix('torch.')}" if tensor.is_floating_point() and tensor.itemsize < 2 else ""
 
 
 def _head(path: Path, where: str) -> bytes:

@@ -326,3 +326,21 @@ def test_noise_is_refused(tmp_path, content, start):
     (tmp_path / "x").write_bytes(start + content)
     with pytest.raises(CheckpointError):
         read_weights(tmp_path / "x", KEY)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda value: value.to_sparse(), "sparse"),
+        (lambda value: value.to("meta"), "without values"),
+        (lambda value: torch.nested.nested_tensor([value]), "nested"),
+        (lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.quint8), "quantized"),
+        (lambda value: value.to(torch.float8_e4m3fn), "float8_e4m3fn"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_tensor_of_an_odd_kind_is_one_line(make, kind, tmp_path):
+    state = resnet8(10).state_dict()
+    torch.save({name: make(value) if value.dim() == 2 else value for name, value in state.items()}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=rf"student.checkpoint=.*x.pt: \w+.weight is .*{kind}.*; save it as a plain tensor"):
+        read_weights(tmp_path / "x.pt", "student.checkpoint")
