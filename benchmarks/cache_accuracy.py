@@ -25,11 +25,11 @@ from distillctl.data.image import mixing
 from distillctl.data.image.augment import Augment
 from distillctl.data.image.loader import ImageLoader, PlainImages, ReadOptions
 from distillctl.data.loader import Place
-from distillctl.loop import Training
 from distillctl.losses.logits import CrossEntropy, SoftTargets
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.distill import Distill
 from distillctl.teachers.frozen import Frozen
+from distillctl.training import Training
 from distillctl.types import Batch, Output
 
 LABELS_SHARE, MIXUP = 0.1, 1.0

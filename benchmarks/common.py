@@ -21,7 +21,7 @@ from distillctl.data.image.augment import Augment
 from distillctl.data.image.loader import ImageLoader, ReadOptions
 from distillctl.data.loader import Place
 from distillctl.data.split import Split, whole
-from distillctl.loop import FitSettings, Training, fit
+from distillctl.loop import FitSettings, fit
 from distillctl.losses.logits import CrossEntropy, SoftTargets
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.distill import Distill
@@ -31,6 +31,7 @@ from distillctl.models.taps import tap
 from distillctl.models.trace import pixels
 from distillctl.schedules import Cosine
 from distillctl.teachers.frozen import Frozen
+from distillctl.training import Training
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 STORED = 256  # pixels an edge of the files that views of 224 px are cut from

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from distillctl.commands.predict import recorded
 from distillctl.compose import resume as resuming
 from distillctl.config import SCHEMAS, ModelConfig
 from distillctl.errors import INTERNAL_ERROR, CheckpointError, ConfigError, MachineError, UserError, did_you_mean, first_line
+from distillctl.files import parse_json
 from distillctl.inputs import from_record
 from distillctl.models.adapter import Adapter
 from distillctl.models.obtain import obtain
@@ -175,7 +175,7 @@ def explained(experiment: Experiment, folder: Path | None = None, start: str | N
 
 def summary(folder: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(resuming.summary_of(folder))
-    except (ValueError, RecursionError):
+        found: dict[str, Any] = parse_json(resuming.summary_of(folder))
+    except ValueError:
         raise CheckpointError(f"{folder / 'summary.json'}: no JSON that can be read") from None
     return found

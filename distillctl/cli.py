@@ -236,7 +236,7 @@ def trusting(arguments: list[str]) -> list[str]:
 
 
 def trust_words() -> list[str]:
-    return [word for name in filter(None, os.environ.get(trust.VARIABLE, "").split(",")) for word in ("--trust", name)]
+    return [word for name in trust.given() for word in ("--trust", name)]
 
 
 def complete(arguments: list[str]) -> None:

@@ -49,11 +49,6 @@ def open_file(path: Name, limit: int | None = None, links: bool = True, at: int 
     return file
 
 
-def check_file(path: Name) -> None:
-    """Raises OSError where a path is no file that `open_file` opens; for libraries that open it by its name."""
-    open_file(path).close()
-
-
 def read_bytes(path: Name, limit: int | None = None, links: bool = True, at: int | None = None) -> bytes:
     """What a file holds, and no more than its size says. Raises OSError."""
     with open_file(path, limit, links, at) as file:
@@ -148,6 +143,12 @@ def open_trusted(path: Name, everybody: bool, limit: int | None = None, at: int 
         file.close()
         raise
     return file
+
+
+def read_trusted(path: Name, everybody: bool = False, limit: int | None = None) -> bytes:
+    """What such a file holds. Raises OSError."""
+    with open_trusted(path, everybody, limit) as file:
+        return file.read(os.fstat(file.fileno()).st_size)
 
 
 def check_owner(info: os.stat_result, everybody: bool) -> None:

@@ -14,8 +14,8 @@ SWEEP = ("-m", "--multirun")
 SHOW = ("--cfg", "-c")
 # that one and Hydra's that make sense here, and whether a value follows. It has others, which would load pickled configs or replace ours.
 FLAGS = {
-    **dict.fromkeys((PLAN, "-m", "--multirun", "--run", "--resolve", "--hydra-help"), False),
-    **dict.fromkeys(("--cfg", "-c", "--package", "-p", *CONFIG_DIR, CONFIG, "--info", "-i"), True),
+    **dict.fromkeys((PLAN, *SWEEP, "--run", "--resolve", "--hydra-help"), False),
+    **dict.fromkeys((*SHOW, "--package", "-p", *CONFIG_DIR, CONFIG, "--info", "-i"), True),
 }
 
 
@@ -37,8 +37,8 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
         elif FLAGS[name]:
             value = value or next(words, "")
             if not value or value.startswith("-"):
-                raise ConfigError(f"{name}: a value has to follow, as in {name} {'job' if name in ('--cfg', '-c') else '...'}")
-            if name in ("--cfg", "-c") and value not in ("job", "hydra", "all"):
+                raise ConfigError(f"{name}: a value has to follow, as in {name} {'job' if name in SHOW else '...'}")
+            if name in SHOW and value not in ("job", "hydra", "all"):
                 raise ConfigError(f"{name} {value}: expected job, hydra or all")
             if name in CONFIG_DIR and not Path(value).is_dir():
                 raise ConfigError(f"{name} {value}: no such folder")

@@ -130,7 +130,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         content = read_json(folder / RUN_FILE)
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: no run folder (it has no {RUN_FILE})") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / RUN_FILE}: cannot be read ({error})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{folder / RUN_FILE}: not the record of a run")

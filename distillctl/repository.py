@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import subprocess
 import tempfile
 from pathlib import Path
 
-SIZE_LIMIT = 2**24  # bytes of a file of references
+from distillctl.files import read_text
+
 TIMEOUT_S = 5
 
 
@@ -52,9 +52,8 @@ def head(private: Path, common: Path) -> str | None:
 def text(file: Path) -> str:
     """What a small file says; nothing where there is none, or something else."""
     try:
-        status = file.stat()
-        return file.read_text().strip() if stat.S_ISREG(status.st_mode) and status.st_size <= SIZE_LIMIT else ""
-    except FileNotFoundError:
+        return read_text(file).strip()
+    except OSError:
         return ""
 
 

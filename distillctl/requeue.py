@@ -53,7 +53,7 @@ def find(command: str, name: str, words: Sequence[str]) -> Path | None:
     for file in sorted(Path("outputs", command).glob(f"*/{name}"), reverse=True):
         try:
             record = read_json(file)
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             continue
         if isinstance(record, dict) and is_mine(record, words):
             return file.parent.absolute()

@@ -28,38 +28,13 @@ TINY = (
 
 # They start processes or train again and again. Begun first, they leave the small files to the end, and workers side by side end together.
 SLOW = (
-    *(
-        "test_ranks.py",
-        "test_resume.py",
-        "test_options.py",
-        "test_terminal.py",
-        "test_manual.py",
-        "test_cli.py",
-        "test_bad_input.py",
-        "test_reuse.py",
-        "test_cached.py",
-    ),
-    *("test_ensemble_runs.py", "test_finetune.py", "test_methods_on_ranks.py", "test_unlabelled_runs.py", "test_simkd.py", "test_state.py"),
-    *(
-        "test_another_kind.py",
-        "test_api.py",
-        "test_docs.py",
-        "test_wheel.py",
-        "test_robust_runs.py",
-        "test_checks.py",
-        "test_folding.py",
-        "test_build.py",
-        "test_filling.py",
-        "test_outputs.py",
-        "test_resume_payloads.py",
-        "test_working_directory.py",
-        "test_which_data.py",
-        "test_claiming.py",
-        "test_sweeps.py",
-        "test_requeue.py",
-        "test_mended.py",
-    ),
-)
+    "test_ranks.py", "test_resume.py", "test_options.py", "test_terminal.py", "test_manual.py", "test_cli.py",
+    "test_bad_input.py", "test_reuse.py", "test_cached.py", "test_ensemble_runs.py", "test_finetune.py",
+    "test_methods_on_ranks.py", "test_unlabelled_runs.py", "test_simkd.py", "test_state.py", "test_another_kind.py",
+    "test_api.py", "test_docs.py", "test_wheel.py", "test_robust_runs.py", "test_checks.py", "test_folding.py",
+    "test_build.py", "test_filling.py", "test_outputs.py", "test_resume_payloads.py", "test_working_directory.py",
+    "test_which_data.py", "test_claiming.py", "test_sweeps.py", "test_requeue.py", "test_mended.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

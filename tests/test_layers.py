@@ -16,7 +16,7 @@ LAYERS = (
     ),
     ("data", "inputs", "losses", "models", "teachers", "batchnorm"),
     ("methods",),
-    ("feed", "runtime", "loop", "metrics", "outputs", "ranks"),
+    ("feed", "runtime", "training", "loop", "metrics", "outputs", "ranks"),
     ("compose", "report", "runs"),
     ("commands",),
     ("cli", "flags", "job", "manual", "__main__"),
@@ -33,6 +33,7 @@ FORBIDDEN = (
     r"hydra\.utils\.instantiate",
     r"torch\.hub\.load\(",
     r"os\.system",
+    r"\.expanduser\(\)",  # `~` of a user that there is not raises: `paths.as_path`
 )
 
 

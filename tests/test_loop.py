@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from distillctl.errors import Diverged
-from distillctl.loop import Ema, FitSettings, Training, Watch, backward, cut, fit
+from distillctl.loop import FitSettings, Watch, backward, cut, fit
 from distillctl.losses.logits import CrossEntropy
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.distill import Distill, Method
 from distillctl.runtime import Runtime
 from distillctl.schedules import Constant, Cosine
+from distillctl.training import Ema, Training
 from distillctl.types import Batch, Output, Terms
 
 CPU = Runtime(torch.device("cpu"), torch.float32)

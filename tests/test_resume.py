@@ -31,11 +31,11 @@ from processes import (
 
 from distillctl import state
 from distillctl.errors import CheckpointError
-from distillctl.loop import PLAIN_STATE, Training
 from distillctl.runs import choose
 from distillctl.runs.session import session
 from distillctl.runs.train import Stage, train
 from distillctl.runtime import Runtime
+from distillctl.training import PLAIN_STATE, Training
 
 KILLS = int(os.environ.get("DISTILLCTL_SOAK", "6"))
 SAVING_ALL_THE_TIME = "trainer.save_every_s=0.001"

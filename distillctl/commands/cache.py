@@ -9,9 +9,9 @@ from pathlib import Path
 from distillctl import compose, ranks
 from distillctl.config import CachesConfig
 from distillctl.errors import ConfigError, DataError
+from distillctl.paths import cache_folder
 from distillctl.report.console import Console, Table, in_bytes
 from distillctl.runs import fill, registry
-from distillctl.runs.keeping import root_of
 from distillctl.teachers.caches import Cache, caches
 
 OF_ALL = ("action", "dir", "teacher.cache.dir", "all", "older_than_days", "debug")  # keys of what is done to all caches of a folder
@@ -29,7 +29,7 @@ def run(config: CachesConfig, folder: Path | None) -> None:
         fill.check_can_fill(config)
         ranks.launch(fill.fill_rank, config, folder)
         return
-    console, root = Console(), root_of(config.dir)
+    console, root = Console(), cache_folder(config.dir)
     found = list(caches(root))
     if config.action == "prune":
         prune(config, found, console)
@@ -126,5 +126,5 @@ def prune(config: CachesConfig, found: list[Cache], console: Console) -> None:
             else:
                 console.warn(f"{cache.folder}: a run is using it; left as it is")
     console.say(f"{removed} of {len(found)} removed, {in_bytes(freed)} freed")
-    if forgotten := registry.prune(root_of(config.dir), everything=config.all):
+    if forgotten := registry.prune(cache_folder(config.dir), everything=config.all):
         console.say(f"trained teachers forgotten: {forgotten}; their runs are left as they are")

@@ -22,12 +22,15 @@ def run(config: ModelsConfig, folder: Path | None) -> None:
 
 
 def list_models(config: ModelsConfig, console: Console) -> None:
+    if config.costs:  # each net is built for them, which takes PyTorch, and timm where it is timm's
+        from distillctl.commands.anatomy import costs
+
     found = matching(config)
     table = Table()
     for heading in ("model", "source", *(("params", "MACs", "stem") if config.costs else ())):
         table.add_column(heading, justify="right" if heading in ("params", "MACs") else "left")
     for name, source in list(found.items())[: config.limit]:
-        table.add_row(name, source, *(costs_of(name, source, config) if config.costs else ()))
+        table.add_row(name, source, *(costs(name, source, config) if config.costs else ()))
     console.table(table)
     counted = f", for {config.classes} classes at {config.image_size} px" if config.costs else "; with parameters and MACs: costs=true"
     console.say(f"{min(len(found), config.limit)} of {len(found)} models{counted}")
@@ -56,10 +59,3 @@ def fits(name: str, search: str) -> bool:
     """Whether `search`, a part of a name or a pattern, finds this one; cases do not matter."""
     pattern = search.lower()
     return fnmatch.fnmatch(name.lower(), pattern if any(mark in pattern for mark in "*?[") else f"*{pattern}*")
-
-
-def costs_of(name: str, source: str, config: ModelsConfig) -> tuple[str, str, str]:
-    """Parameters, MACs and stem; the net is built for them, which takes PyTorch, and timm where it is timm's."""
-    from distillctl.commands.anatomy import costs
-
-    return costs(name, source, config)

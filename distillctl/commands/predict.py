@@ -150,6 +150,7 @@ def as_csv(found: list[dict[str, Any]]) -> str:
     lines.writerow([noun, *names, *(["error"] if with_errors else [])])
     for item in found:
         cells = [value for answer in item["answers"] for value in (answer["class"], f"{answer['p']:.6f}")]
-        row = [item[noun], *cells, *(["" for _ in names[len(cells) :]] + [item.get("error", "")] if with_errors else [])]
-        lines.writerow(map(cell, row))
+        if with_errors:
+            cells += [""] * (len(names) - len(cells)) + [item.get("error", "")]
+        lines.writerow(map(cell, [item[noun], *cells]))
     return text.getvalue().removesuffix("\n")

@@ -21,7 +21,7 @@ from distillctl.compose.literal import kind_of, quoted, text
 from distillctl.compose.own import HYDRA, KEY, parts, typed_instead
 from distillctl.compose.sources import ROLES
 from distillctl.config import DATA_KINDS, SCHEMAS
-from distillctl.config.keys import OPEN, branch_of, entries
+from distillctl.config.keys import branch_of, entries
 from distillctl.errors import ConfigError
 
 SUFFIXES = (".yaml", ".yml")
@@ -131,7 +131,7 @@ def is_component(command: str, key: str) -> bool:
             entry = entries(schema).get(name) if schema is not None else None
             if entry is None:
                 break
-            if entry.default_factory in OPEN and entry.default_factory is dict:
+            if entry.default_factory is dict:
                 return True
             schema = branch_of(schema, name)
     return False

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from distillctl.compose import yaml_files
 from distillctl.compose.groups import default_of, files_of, groups_of
 from distillctl.compose.places import recipes_dir
+from distillctl.config.keys import flat
 from distillctl.config.recorded import RECORDED
 from distillctl.errors import ConfigError
 
@@ -71,14 +71,5 @@ def recipe_settings(name: str, config_dirs: Sequence[str | Path]) -> list[tuple[
         (str(key).removeprefix("override ").lstrip("/").partition("@")[0], str(value)) for entry in chosen for key, value in entry.items()
     ]
     prefix = "hydra.sweeper.params."
-    return [*groups, *((key.removeprefix(prefix), value) for key, value in leaves(content))]
-
-
-def leaves(node: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            found += leaves(value, f"{prefix}{key}.")
-        else:
-            found.append((f"{prefix}{key}", "null" if value is None else str(value)))
-    return found
+    said = ((key.removeprefix(prefix), "null" if value is None else str(value)) for key, value in flat(content).items() if value != {})
+    return [*groups, *said]

@@ -30,9 +30,15 @@ def default_of(command: str, group: str) -> str | None:
 
 
 @cache
+def primary_of(command: str) -> dict[str, Any]:
+    """What a command's own file says."""
+    content: dict[str, Any] = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())
+    return content
+
+
+@cache
 def defaults_of(command: str) -> dict[str, str | None]:
-    primary = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())
-    groups = {group: name for item in primary["defaults"] if isinstance(item, dict) for group, name in item.items()}
+    groups = {group: name for item in primary_of(command)["defaults"] if isinstance(item, dict) for group, name in item.items()}
     return {group: name for group, name in groups.items() if not group.startswith(KIND_GROUP)}  # which the file of a data set chooses
 
 
@@ -42,9 +48,12 @@ def options(group: str, folders: Iterable[Path] = ()) -> list[str]:
     return [*own, *files_of(group), *(catalogue.FEATURED if group in ROLES else ()), *(EXTRA_NAMES if group in ROLES else ())]
 
 
+def folder_of(group: str) -> Path:
+    return recipes_dir() if group == "recipe" else conf_dir() / group
+
+
 def files_of(group: str) -> list[str]:
-    folder = recipes_dir() if group == "recipe" else conf_dir() / group
-    return sorted(file.stem for file in folder.glob("*.yaml"))
+    return sorted(file.stem for file in folder_of(group).glob("*.yaml"))
 
 
 @cache

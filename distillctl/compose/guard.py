@@ -8,21 +8,20 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
-from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distillctl import trust
 from distillctl.compose.groups import groups_of
+from distillctl.compose.literal import FOLDERS, parsed
 from distillctl.compose.own import HYDRA, KEY, parts
 from distillctl.config import SCHEMAS
 from distillctl.config.keys import entries
 from distillctl.errors import ConfigError
 
-FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
-PLAIN = (*FOLDERS, "hydra.mode", "hydra.output_subdir", "hydra.job.name", "hydra.job.num", "hydra.verbose", "hydra.launcher.n_jobs")
+PLACES = (*FOLDERS, "hydra.sweep.subdir")
+PLAIN = (*PLACES, "hydra.mode", "hydra.output_subdir", "hydra.job.name", "hydra.job.num", "hydra.verbose", "hydra.launcher.n_jobs")
 BUILT = ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging")  # the branches that Hydra makes objects of
 NAMES_CODE = ("_target_", "()", "class", "listener", "queue")
 # what these may name, besides what --trust adds
@@ -38,17 +37,6 @@ OPTION = re.compile(r"\w[\w.+-]*")
 
 
 # ------------------------------------------------------------------------------------------------ words
-def parsed(words: Iterable[str]) -> list[Override]:
-    """Those that Hydra can read; of the others it says itself what is wrong."""
-    parser, found = OverridesParser.create(), []
-    for word in words:
-        try:
-            found.append(parser.parse_override(word))
-        except (HydraException, ValueError):
-            continue
-    return found
-
-
 def may_choose(command: str, key: str) -> bool:
     """Whether a key may be a group, also one that the command does not have: its value is then the path of a file."""
     return "." not in key and (key in groups_of(command) or key not in entries(SCHEMAS[command]))
@@ -56,10 +44,10 @@ def may_choose(command: str, key: str) -> bool:
 
 def check_typed(command: str, words: Iterable[str]) -> bool:
     """Raise ConfigError where typed words let a file say how Hydra works; else whether they say what it builds, so that `check_built` is due."""
-    due, words = False, list(words)
-    if problem := too_many_jobs(words):
+    due, known = False, list(filter(None, map(parsed, words)))
+    if problem := too_many_jobs(known):
         raise ConfigError(f"this sweep has {problem}; give fewer values, or sweep in parts")
-    for word in parsed(words):
+    for word in known:
         key, place = word.key_or_group, word.package or ""
         if key == "hydra.searchpath":
             raise ConfigError(f"{word.input_line}: folders of your own are given by --config-dir DIR, as many as are needed")
@@ -73,10 +61,10 @@ def check_typed(command: str, words: Iterable[str]) -> bool:
     return due
 
 
-def too_many_jobs(words: Iterable[str]) -> str | None:
+def too_many_jobs(words: Iterable[Override]) -> str | None:
     """Why a sweep is refused before its jobs are counted out one by one: `range(0,1000000000)` would fill the memory."""
     jobs = 1.0
-    for word in parsed(words):
+    for word in words:
         value = word.value() if word.is_discrete_sweep() else None
         if isinstance(value, RangeSweep):
             jobs *= max(0.0, (float(value.stop or 0) - float(value.start or 0)) / (float(value.step) or 1e-9))
@@ -87,13 +75,13 @@ def too_many_jobs(words: Iterable[str]) -> str | None:
 
 def problem_of_stored(command: str, word: str) -> str | None:
     """Why a word that a run's folder keeps is refused: it may be from anywhere, and is no more than a key and a value, or the choice of a group."""
-    found = parsed([word])
-    if word.startswith("-") or not found:
+    found = parsed(word)
+    if word.startswith("-") or found is None:
         return "no key=value"
-    key = found[0].key_or_group
-    if found[0].package is not None or not KEY.fullmatch(key) or HYDRA in parts(key):
-        return "they touch Hydra itself" if HYDRA in parts(f"{key} {found[0].package or ''}") else "no plain key"
-    value = found[0].value() if not found[0].is_sweep_override() else None
+    key = found.key_or_group
+    if found.package is not None or not KEY.fullmatch(key) or HYDRA in parts(key):
+        return "they touch Hydra itself" if HYDRA in parts(f"{key} {found.package or ''}") else "no plain key"
+    value = found.value() if not found.is_sweep_override() else None
     chosen = value if isinstance(value, list) else [value]
     if may_choose(command, key) and not all(item is None or isinstance(item, dict) or OPTION.fullmatch(str(item)) for item in chosen):
         return "no name of an option"
@@ -119,7 +107,7 @@ def check_built(command: str, words: list[str]) -> None:
                 raise ConfigError(f"{key}={name}: not among what may be built for Hydra; for a package of your own add --trust {package}")
     if trust.VARIABLE in composed.hydra.job.env_set:
         raise ConfigError(f"hydra.job.env_set.{trust.VARIABLE}: trust is given by --trust PACKAGE on the command line alone")
-    for folder in FOLDERS:
+    for folder in PLACES:
         check_folder(composed, folder)
 
 
@@ -164,7 +152,7 @@ def check_folder(composed: DictConfig, key: str, deep: int = 0) -> None:
     for name in key.split(".")[1:]:
         said = said.get(name, "") if isinstance(said, dict) else ""
     names = re.findall(r"\$\{([^${}]*)\}", str(said))
-    if deep > len(FOLDERS) or len(names) != str(said).count("${") or not all(REFERENCE.fullmatch(other) for other in names):
+    if deep > len(PLACES) or len(names) != str(said).count("${") or not all(REFERENCE.fullmatch(other) for other in names):
         raise ConfigError(f"{key}={said}: only plain keys can stand in the name of a folder, as in ${{seed}}; write the folder itself")
     for other in names:
         if parts(other)[0] == HYDRA and "." in other:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from distillctl import requeue
 from distillctl.compose.literal import quoted
-from distillctl.config.keys import is_path
+from distillctl.config.keys import flat, is_path
 from distillctl.invocation import Invocation
 from distillctl.paths import as_path
 
@@ -49,10 +49,3 @@ def with_paths(words: Sequence[str], moved: Mapping[str, str]) -> list[str]:
         path = left.pop(key.lstrip("+"), None)
         said.append(word if path is None else f"{key}={quoted(path)}")
     return said + [f"++{key}={quoted(path)}" for key, path in left.items()]
-
-
-def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by their full key."""
-    if isinstance(node, dict) and node:
-        return {key: value for name, item in node.items() for key, value in flat(item, f"{prefix}{name}.").items()}
-    return {prefix.rstrip("."): node}

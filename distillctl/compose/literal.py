@@ -13,10 +13,11 @@ from functools import cache
 from typing import Optional, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from distillctl.config import DATA_KINDS, SCHEMAS, MemberConfig
-from distillctl.config.keys import branch_of, entries
+from distillctl.config.keys import entries, holder_of
 from distillctl.paths import as_path
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
@@ -99,20 +100,21 @@ def is_quoted(value: str) -> bool:
 
 
 def readable(value: str) -> bool:
-    try:
-        OverridesParser.create().parse_override(f"key={value}")
-    except HydraException:
-        return False
-    return True
+    return parsed(f"key={value}") is not None
 
 
 def read(value: str) -> object:
     """What Hydra would make of it; None where it is not one value, or cannot be read."""
+    override = parsed(f"key={value}")
+    return None if override is None or override.is_sweep_override() else override.value()
+
+
+def parsed(word: str) -> Override | None:
+    """A word as Hydra reads it; None for one that it cannot read, of which it says itself what is wrong."""
     try:
-        override = OverridesParser.create().parse_override(f"key={value}")
-    except HydraException:
+        return OverridesParser.create().parse_override(word)
+    except (HydraException, ValueError):
         return None
-    return None if override.is_sweep_override() else override.value()
 
 
 def pieces(value: str) -> list[str]:
@@ -159,14 +161,10 @@ def is_text(key: str) -> bool:
 
 
 def field_of(schema: type, key: str) -> type | None:
-    branch, _, rest = key.partition(".")
-    if not rest:
-        return text_field(schema, key)
-    inner = branch_of(schema, branch) if branch in entries(schema) else None
-    return field_of(inner, rest) if inner is not None else None
+    return text_field(holder_of(schema, key), key.rpartition(".")[2])
 
 
-def text_field(schema: type, name: str) -> type | None:
+def text_field(schema: type | None, name: str) -> type | None:
     entry = entries(schema).get(name)
     if entry is None or "choices" in entry.metadata:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -13,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from distillctl import config
 from distillctl.errors import CheckpointError
+from distillctl.paths import as_path
 
 # What a record says and another run does not take over: how fast and by how much patience files are read, and which views epochs take.
 OF_ITS_RUN = ("workers", "timeout_s", "max_pixels", "download", "views", "view_seed")
@@ -118,4 +118,4 @@ def holds(name: str, root: str) -> bool:
     """Whether the files of an official set lie below a folder: another place of the same set, and not another set."""
     from distillctl.data.image import official
 
-    return official.is_below(name, Path(root).expanduser())
+    return official.is_below(name, as_path(root))

@@ -11,10 +11,9 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from omegaconf import MISSING
 
-from distillctl.compose.groups import files_of, groups_of
-from distillctl.compose.places import conf_dir, recipes_dir
+from distillctl.compose import groups
 from distillctl.config import AUTO, DATA_KINDS, SCHEMAS
-from distillctl.config.keys import branch_of, decides, entries, meanings
+from distillctl.config.keys import branch_of, entries, flat, meanings
 
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 COSTS = re.compile(r"Costs (?:beside the student's step: )?(.*?)(?: of a student's step)?\.$")
@@ -35,7 +34,6 @@ class Key:
     default: str
     takes: str
     meaning: str
-    decides: str
 
 
 @dataclass(frozen=True)
@@ -50,38 +48,30 @@ class Option:
 
 def keys_of(command: str) -> list[Key]:
     """Every key of a command, in the order of its schema."""
-    return list(walk(SCHEMAS[command], command, defaults_of(command)))
+    return list(walk(SCHEMAS[command], defaults_of(command)))
 
 
-def walk(schema: type, command: str, defaults: Mapping[str, Any], prefix: str = "") -> Iterator[Key]:
+def walk(schema: type, defaults: Mapping[str, Any], prefix: str = "") -> Iterator[Key]:
     hints = get_type_hints(schema)
     for name, entry in entries(schema).items():
         key = prefix + name
         branch = DATA_KINDS["images"] if key == "dataset" else branch_of(schema, name)
         if branch is not None:
-            yield from walk(branch, command, defaults, f"{key}.")
+            yield from walk(branch, defaults, f"{key}.")
         elif not name.startswith("_"):
-            said = defaults.get(key, entry.default_factory() if callable(entry.default_factory) else entry.default)
-            decided = said_of(command, key)
-            yield Key(key, spelled(said), takes(hints[name], entry.metadata), meanings(schema).get(name, ""), decided)
+            value = defaults.get(key, entry.default_factory() if callable(entry.default_factory) else entry.default)
+            yield Key(key, spelled(value), takes(hints[name], entry.metadata), meanings(schema).get(name, ""))
             if entry.default_factory is dict:
-                yield from of_component(key, defaults, decided)
+                yield from of_component(key, defaults)
 
 
-def of_component(key: str, defaults: Mapping[str, Any], decided: str) -> Iterator[Key]:
+def of_component(key: str, defaults: Mapping[str, Any]) -> Iterator[Key]:
     """The arguments that the default option of a component sets: they are those of its class."""
     for name, default in defaults.items():
         home, _, argument = name.rpartition(".")
         target = defaults.get(f"{home}._target_")
         if name.startswith(f"{key}.") and target and not argument.startswith("_"):
-            yield Key(name, spelled(default), KINDS.get(type(default), "a value"), ARGUMENTS.get(name, f"an argument of {target}"), decided)
-
-
-def said_of(command: str, key: str) -> str:
-    """What a key decides; one of the data's is looked up in their kind."""
-    if key.startswith("dataset."):
-        return decides(DATA_KINDS["images"], key.removeprefix("dataset."))
-    return decides(SCHEMAS[command], key)
+            yield Key(name, spelled(default), KINDS.get(type(default), "a value"), ARGUMENTS.get(name, f"an argument of {target}"))
 
 
 def takes(hint: Any, rules: Mapping[str, Any]) -> str:
@@ -117,29 +107,21 @@ def spelled(value: Any) -> str:
 @cache
 def defaults_of(command: str) -> dict[str, Any]:
     """What the files of a command and of its groups set, by full key; the schema has the rest."""
-    primary = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())
     found: dict[str, Any] = {}
-    for item in primary["defaults"]:
-        for group, option in item.items() if isinstance(item, dict) else ():
-            file = conf_dir() / str(group) / f"{option}.yaml"
-            content = yaml.safe_load(file.read_text()) if file.is_file() else {"name": option}
-            found |= dict(flat(content or {}, f"{group}."))
-    return found | dict(flat(primary, ""))
+    for group, option in groups.defaults_of(command).items():
+        file = groups.folder_of(group) / f"{option}.yaml"
+        found |= said(yaml.safe_load(file.read_text()) or {}, f"{group}.") if file.is_file() else {f"{group}.name": option}
+    return found | said(groups.primary_of(command))
 
 
-def flat(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        if name == "defaults":
-            continue
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+def said(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What a file sets; its list of defaults is about other files."""
+    return flat({name: value for name, value in content.items() if name != "defaults"}, prefix)
 
 
 def options_of(group: str) -> list[Option]:
     """The files of a group, each with the first sentence of its comment."""
-    return [option(group, name) for name in files_of(group)]
+    return [option(group, name) for name in groups.files_of(group)]
 
 
 def option(group: str, name: str) -> Option:
@@ -152,8 +134,7 @@ def option(group: str, name: str) -> Option:
 
 def text_of(group: str, name: str) -> str:
     """The file of an option."""
-    folder = recipes_dir() if group == "recipe" else conf_dir() / group
-    return (folder / f"{name}.yaml").read_text()
+    return (groups.folder_of(group) / f"{name}.yaml").read_text()
 
 
 def reads(terms: Mapping[str, Any]) -> str:
@@ -175,4 +156,4 @@ def together(taps: list[str]) -> list[str]:
 def branches_of(command: str) -> list[str]:
     """What `--help=` can be asked for: the command's groups, and the branches of its keys."""
     inner = (key.name.rpartition(".")[0] for key in keys_of(command))
-    return list(dict.fromkeys([*groups_of(command), *(name for name in inner if name)]))
+    return list(dict.fromkeys([*groups.groups_of(command), *(name for name in inner if name)]))

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from distillctl.compose import yaml_files
 from distillctl.compose.guard import problem_of_stored, too_many_jobs
-from distillctl.compose.kept import absolute, flat
-from distillctl.compose.literal import pieces, quoted, unquoted
+from distillctl.compose.kept import absolute
+from distillctl.compose.literal import parsed, pieces, quoted, unquoted
 from distillctl.config import SCHEMAS, decides, leaves
-from distillctl.config.keys import default
+from distillctl.config.keys import default, flat
 from distillctl.errors import CheckpointError, ConfigError
-from distillctl.files import check_no_links, read_text
+from distillctl.files import check_no_links, parse_json, read_text
 from distillctl.invocation import going_on
 from distillctl.outputs import read_run
 from distillctl.paths import as_path
@@ -79,20 +76,19 @@ def counts_before(command: str, folder: Path, words: list[str]) -> list[str]:
 
 def show_finished(folder: Path, record: Mapping[str, Any]) -> None:
     """The table of a run that is done. Raises CheckpointError where there is none that can be shown."""
-    from distillctl.report.console import Terminal
+    from distillctl.report.console import Console
     from distillctl.report.table import Results
-    from distillctl.terminal import Stream
 
     text = summary_of(folder)
     try:
-        summary = json.loads(text)
+        summary = parse_json(text)
         own = tuple(row["name"] for row in record.get("plan", {}).get("rows", ()) if row["own"])
         results = Results(summary["rows"], summary["final"], own)
         table, remarks = results.table("test split"), results.remarks()
-    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, ZeroDivisionError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, ZeroDivisionError) as error:
         raise CheckpointError(f"{folder / 'summary.json'}: not the summary of a run ({type(error).__name__})") from None
     say(f"{folder}: finished {record.get('finished', '')}; nothing to do")
-    Terminal(Stream()).print(table)
+    Console().table(table)
     for line in (*remarks, f"results: {folder / 'summary.json'}"):
         say(line)
 
@@ -123,7 +119,7 @@ def sweep_overrides(command: str, given: list[str]) -> list[str] | None:
 
 def check_stored(command: str, folder: Path, words: Sequence[str]) -> None:
     """A folder from elsewhere may set what to train, never how Hydra itself works. Raises CheckpointError."""
-    if problem := too_many_jobs(words):
+    if problem := too_many_jobs(filter(None, map(parsed, words))):
         raise CheckpointError(f"resume={folder}: its overrides make {problem}; refused")
     for word in words:
         for single in [word, *values_of(word)]:
@@ -134,11 +130,8 @@ def check_stored(command: str, folder: Path, words: Sequence[str]) -> None:
 
 def values_of(word: str) -> list[str]:
     """Where a word is a sweep, one for each of its values; a glob finds nothing but what there is."""
-    try:
-        override = OverridesParser.create().parse_override(word)
-    except HydraException:
-        return []
-    if not override.is_discrete_sweep() or isinstance(override.value(), Glob):
+    override = parsed(word)
+    if override is None or not override.is_discrete_sweep() or isinstance(override.value(), Glob):
         return []
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 

@@ -98,6 +98,13 @@ def open_leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any
             yield f"{prefix}{name}", value, {}
 
 
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their full keys; an empty mapping is one."""
+    if isinstance(node, Mapping) and node:
+        return {key: value for name, item in node.items() for key, value in flat(item, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): node}
+
+
 def path(schema: Any, key: str) -> list[str] | None:
     """What is said at each branch that leads to a key, and at the key itself; None for a key that the schema does not have."""
     said: list[str] = []
@@ -125,12 +132,16 @@ def decides(schema: Any, key: str) -> str:
     return min((word for word in said if word in STRONG), key=DECISIONS.index)
 
 
+def holder_of(schema: Any, key: str) -> Any:
+    """The schema that the last name of a key stands in; None where a branch on the way there has none."""
+    for branch in key.split(".")[:-1]:
+        schema = branch_of(schema, branch) if branch in entries(schema) else None
+    return schema
+
+
 def default(schema: Any, key: str) -> Any:
     """What a key of a schema is where nothing is said of it; None for one that it does not have."""
-    *branches, name = key.split(".")
-    for branch in branches:
-        schema = branch_of(schema, branch) if branch in entries(schema) else None
-    entry = entries(schema).get(name)
+    entry = entries(holder_of(schema, key)).get(key.rpartition(".")[2])
     if entry is None or entry.default is MISSING:
         return next((kind() for kind in OPEN if entry is not None and entry.default_factory is kind), None)
     return entry.default
@@ -158,13 +169,10 @@ def said_about(schema: Any, key: str) -> set[str]:
 
 def is_path(schema: Any, key: str) -> bool:
     """Whether a key's value is a path on this machine; what an open branch holds is named like what has a schema."""
-    *branches, name = key.split(".")
-    for branch in branches:
-        inner = branch_of(schema, branch) if branch in entries(schema) else None
-        if inner is None:
-            return bool(branches[0] == "teacher" and name == "checkpoint")  # of a member
-        schema = inner
-    entry = entries(schema).get(name)
+    holder, name = holder_of(schema, key), key.rpartition(".")[2]
+    if holder is None:
+        return key.startswith("teacher.") and name == "checkpoint"  # of a member
+    entry = entries(holder).get(name)
     return entry is not None and bool(entry.metadata.get("path"))
 
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from distillctl.errors import DataError
 from distillctl.types import Inputs, concatenated, rows
 
 UNLABELLED = -1
+
+Kind = TypeVar("Kind", bound="DataSet")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class DataSet:
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return joined([part for part in parts.values() if len(part)]) if name == "all" else parts[name]
 
-    def by_classes(self, known: Sequence[str]) -> Self:
+    def by_classes(self: Kind, known: Sequence[str]) -> Kind:
         """The set by the classes that a model knows, in its order, where its own are some of them; as it is where none is.
 
         Raises DataError that names a class that the model does not know, where it knows others.

@@ -51,7 +51,7 @@ def left_over(names: Iterable[str]) -> str:
     """Entries by what they belong to, `8 of aux1, 61 total_ops`; empty where there are none."""
     counted: Counter[str] = Counter()
     for name in names:
-        top, _, last = name.partition(".")[0], *name.rpartition(".")[1:]
+        top, last = name.partition(".")[0], name.rpartition(".")[2]
         counted[last if last in COUNTERS else f"of {top}" if top != name else name] += 1
     return ", ".join(f"{count} {what}" if what.startswith("of ") or count > 1 else what for what, count in counted.items())
 

@@ -22,10 +22,8 @@ def logits_of(answer: Any, classes: int | None = None) -> Tensor:
     if isinstance(items.get("logits"), Tensor):
         return checked(items["logits"], classes)
     first = next(iter(items.values()), None)
-    if first is not None and not isinstance(first, Tensor):
-        nested = [item for item in (*items_of(first),) if fits(item[1], classes)]
-        if nested:
-            return logits_of(first, classes)
+    if first is not None and not isinstance(first, Tensor) and any(fits(item, classes) for _, item in items_of(first)):
+        return logits_of(first, classes)
     found = [item for item in items.values() if fits(item, classes)]
     if found and (found[0] is first or len(found) == 1):
         return found[0]

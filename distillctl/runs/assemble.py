@@ -17,7 +17,7 @@ from distillctl.data.loader import TrainLoader
 from distillctl.draws import seed_of
 from distillctl.errors import ConfigError
 from distillctl.feed import AHEAD, Feed
-from distillctl.loop import Ema, FitSettings, Training
+from distillctl.loop import FitSettings
 from distillctl.losses.weighted import WeightedSum, build_loss
 from distillctl.methods.attack import Pgd
 from distillctl.methods.distill import Distill
@@ -34,6 +34,7 @@ from distillctl.runs.teachers import make_teacher
 from distillctl.schedules import Schedule
 from distillctl.teachers.cached import Cached
 from distillctl.teachers.frozen import Frozen
+from distillctl.training import Ema, Training
 from distillctl.types import Batch, Output
 
 PREPARING = 8  # samples that losses size their parameters by

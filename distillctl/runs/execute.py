@@ -10,12 +10,12 @@ from distillctl.ranks import Figures
 from distillctl.report import table
 from distillctl.runs import choose, objective
 from distillctl.runs.bundle import Bundle
-from distillctl.runs.check import preflight
 from distillctl.runs.excuse import same_data_as_before
 from distillctl.runs.lengths import announce, cut_in_words, too_few_in_words
 from distillctl.runs.measure import measure_rows
 from distillctl.runs.outlook import estimate
 from distillctl.runs.plan import plan
+from distillctl.runs.preflight import preflight
 from distillctl.runs.reuse import train_once
 from distillctl.runs.session import Session
 from distillctl.runs.ship import ship_given

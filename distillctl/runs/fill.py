@@ -17,6 +17,7 @@ from distillctl.errors import ConfigError, DataError, Interrupted, MachineError
 from distillctl.interruption import StopRequest
 from distillctl.loop import Report
 from distillctl.losses.weighted import build_loss
+from distillctl.paths import cache_folder
 from distillctl.report.console import in_bytes, in_time
 from distillctl.runs import keeping
 from distillctl.runs.assemble import teacher_of
@@ -54,7 +55,7 @@ class Work:
 
     @property
     def root(self) -> Path:
-        return keeping.root_of(self.session.config.teacher.cache.dir)
+        return cache_folder(self.session.config.teacher.cache.dir)
 
     def store(self, writes: bool) -> Store:
         """The records, to look at or to fill; only the latter makes a folder."""

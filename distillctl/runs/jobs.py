@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from omegaconf import DictConfig, OmegaConf
 
 from distillctl import compose
-from distillctl.compose.words import expanded
 from distillctl.config import FitConfig
 from distillctl.errors import ConfigError
 
@@ -16,7 +15,7 @@ def expand(config: DictConfig) -> list[list[str]]:
     """The overrides of each job, as Hydra's basic sweeper will make them."""
     params = OmegaConf.to_container(config.hydra.sweeper.params) if config.hydra.sweeper.params else {}
     assert isinstance(params, dict)
-    return expanded([f"{key!s}={value}" for key, value in params.items()] + compose.typed_words(config.hydra))
+    return compose.expanded([f"{key!s}={value}" for key, value in params.items()] + compose.typed_words(config.hydra))
 
 
 def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from distillctl.errors import ConfigError, DataError, MachineError
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
 from distillctl.models.taps import LOGITS, STAGES
-from distillctl.paths import as_path
+from distillctl.paths import cache_folder
 from distillctl.report.console import in_bytes, in_time
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.keys import deciding_parts
@@ -178,17 +177,12 @@ def check_can_keep(config: Any) -> None:
         raise ConfigError(refusal(reason))
 
 
-def root_of(folder: str | None) -> Path:
-    """Where caches are: the key, or $DISTILLCTL_CACHE, or beside the runs."""
-    return as_path(folder or os.environ.get("DISTILLCTL_CACHE") or "outputs/.cache")
-
-
 def open_answers(
     session: Session, bundle: Bundle, epochs: int, batches: TrainLoader, layout: Layout, parts: dict[str, Any]
 ) -> tuple[Store | None, int]:
     """The store, looked at and announced, and how many answers it lacks. None where there is no place for one and none was demanded."""
     config: CacheConfig = session.config.teacher.cache
-    root, warn = root_of(config.dir), session.console.warn
+    root, warn = cache_folder(config.dir), session.console.warn
     strict = config.mode == "require"
     store = on_all_ranks(session, lambda: open_store(root, parts, layout, len(batches.split), warn, not strict, config.trust_group))
     if isinstance(store, MachineError):

@@ -12,10 +12,10 @@ from distillctl import outputs, state
 from distillctl.config import Distils, ModelConfig, Pretrains
 from distillctl.errors import Diverged, Interrupted
 from distillctl.loop import fit
+from distillctl.paths import cache_folder
 from distillctl.report.console import in_time
 from distillctl.runs import reuse
 from distillctl.runs.assemble import assemble
-from distillctl.runs.keeping import root_of
 from distillctl.runs.lengths import length, lengths
 from distillctl.runs.registry import FOLDER, look_up
 from distillctl.runs.session import Session
@@ -61,7 +61,7 @@ def found_again(session: Session, step: Step) -> str | None:
         return None
     trainer = session.config.trainer
     key = reuse.key_of(session, step, trainer.devices, threads_for(trainer, session.runtime.device, trainer.devices))
-    found = look_up(root_of(None) / FOLDER / f"{key}.json", step.role, session.config.teacher.cache.trust_group)
+    found = look_up(cache_folder() / FOLDER / f"{key}.json", step.role, session.config.teacher.cache.trust_group)
     return found.run if found is not None else None
 
 

@@ -6,10 +6,10 @@ Nothing is written but what a run fetches too: a data set or published weights. 
 from __future__ import annotations
 
 from distillctl.report.console import Table, in_time
-from distillctl.runs.check import preflight
 from distillctl.runs.lengths import announce
 from distillctl.runs.outlook import TIMED, outlook
 from distillctl.runs.plan import plan
+from distillctl.runs.preflight import preflight
 from distillctl.runs.session import Session
 from distillctl.runs.steps import Given, Plan, Several, Source
 

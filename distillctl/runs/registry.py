@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.entries import Malformed, open_mapping, text
-from distillctl.files import Foreign, check_owner, open_trusted
+from distillctl.files import Foreign, check_owner, parse_json, read_trusted
 
 FOLDER = "teachers"
 LOG = "metrics.jsonl"
@@ -30,21 +29,16 @@ class Trained:
 def look_up(entry: Path, role: str, everybody: bool = False, warn: Callable[[str], None] = lambda problem: None) -> Trained | None:
     """What an entry names, if every file is there, its checksum is right, and whoever wrote it is believed."""
     try:
-        content = json.loads(content_of(entry, everybody))
+        content = parse_json(read_trusted(entry, everybody))
         folder, sums = Path(text(content, "file")).parent, open_mapping(content, "files")
-        files = {name: content_of(folder / name, everybody) for name in files_of(role) if name in sums or name != LOG}
+        files = {name: read_trusted(folder / name, everybody) for name in files_of(role) if name in sums or name != LOG}
         whole = all(hashlib.sha256(data).hexdigest() == sums[name] for name, data in files.items())
         return Trained(files, dict(open_mapping(content, "stage")), text(content, "run")) if whole else None
     except Foreign as error:
         warn(f"{entry}: {error.strerror}; it is not used, teacher.cache.trust_group=true would")
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, Malformed):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, Malformed):
         return None
-
-
-def content_of(file: Path, everybody: bool) -> bytes:
-    with open_trusted(file, everybody) as opened:
-        return opened.read(os.fstat(opened.fileno()).st_size)
 
 
 def is_free(entry: Path) -> bool:

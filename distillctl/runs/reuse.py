@@ -30,7 +30,7 @@ from distillctl.models.obtain import planned, source_of
 from distillctl.models.record import Architecture, Record
 from distillctl.models.script import load_script
 from distillctl.models.shipping import checksum, ship
-from distillctl.runs.keeping import root_of
+from distillctl.paths import cache_folder
 from distillctl.runs.keys import DECIDING_VERSIONS
 from distillctl.runs.registry import FOLDER, LOG, Trained, files_of, is_free, look_up
 from distillctl.runs.session import Session, first_on_main
@@ -49,7 +49,7 @@ def train_once(session: Session, step: Step) -> Path:
     if session.stage_record(step.name) is not None or has_own_code(step, session.config):
         return train(session, step)
     key = key_of(session, step)
-    entry = root_of(None) / FOLDER / f"{key}.json"
+    entry = cache_folder() / FOLDER / f"{key}.json"
     if reused(session, step, entry):
         return session.stage_folder(step.name) / f"{step.role}.safetensors"
     with hold_entry(session, entry.with_suffix(".lock")) as registers:

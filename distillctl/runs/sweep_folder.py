@@ -20,6 +20,7 @@ from distillctl.entries import Malformed, entry, integer, mapping, text
 from distillctl.errors import INTERNAL_ERROR, CheckpointError, ConfigError, UserError, first_line
 from distillctl.files import check_no_links, read_json
 from distillctl.invocation import going_on
+from distillctl.paths import as_path
 from distillctl.runs.sweep_table import MEASURED
 from distillctl.terminal import complain, complain_of
 
@@ -82,7 +83,7 @@ def read(folder: Path) -> dict[str, Any] | None:
         content = read_json(folder / SWEEP_FILE)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / SWEEP_FILE}: cannot be read ({first_line(error)})") from None
     known = isinstance(content, dict) and content.get("format_version") == FORMAT_VERSION and content.get("command") in list(SCHEMAS)
     if not (known and texts(content.get("words")) and (content.get("jobs") is None or are_jobs(content["jobs"]))):
@@ -123,7 +124,7 @@ def absolute(value: str) -> str:
     plain = compose.unquoted(value)
     if plain in ("", "null") or "${" in plain or "(" in value.split("'")[0] or os.path.isabs(plain):
         return value
-    return compose.quoted(str(Path(plain).expanduser().absolute()))
+    return compose.quoted(str(as_path(plain).absolute()))
 
 
 def is_done(folder: Path) -> bool:
@@ -167,7 +168,7 @@ def read_job(place: Path, number: int, overrides: list[str], command: str) -> di
         return job | {"error": f"{place / 'summary.json'}: not the table of a run ({error})", "exit_code": error.exit_code}
     except UserError as error:
         return job | {"error": first_line(error), "exit_code": error.exit_code}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         problem = CheckpointError(f"{place}: its run.json or summary.json cannot be read ({type(error).__name__})")
         return job | {"error": str(problem), "exit_code": problem.exit_code}
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distillctl import compose, outputs
 from distillctl.errors import CheckpointError
-from distillctl.loop import Report, Training, fit
+from distillctl.loop import Report, fit
 from distillctl.metrics.answers import answers
 from distillctl.report import terms
 from distillctl.runs import checkpoints, choose, keeping
@@ -26,6 +26,7 @@ from distillctl.runs.ship import ship_step
 from distillctl.runs.steps import Step
 from distillctl.runtime import precision_name
 from distillctl.teachers.frozen import Frozen, fingerprint
+from distillctl.training import Training
 
 
 def train(session: Session, step: Step) -> Path:

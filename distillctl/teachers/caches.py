@@ -98,7 +98,7 @@ def read_parts(file: Path) -> dict[str, Any] | None:
         integer(parts, "samples", low=1, high=MOST_ROWS)
         for name in ("teacher", "weights", "data_set"):
             text(parts, name, "?")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, Malformed):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, Malformed):
         return None
     return parts
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from distillctl.errors import ConfigError
 from distillctl.inputs.image import Images
-from distillctl.loop import FitSettings, Training, fit
+from distillctl.loop import FitSettings, fit
 from distillctl.losses.logits import CrossEntropy, SoftTargets
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.data_free import DataFree, imbalance, one_hotness, statistics_gap
@@ -18,6 +18,7 @@ from distillctl.models.generator import Generator, normal
 from distillctl.runtime import Runtime
 from distillctl.schedules import Constant
 from distillctl.teachers.frozen import Frozen, fingerprint
+from distillctl.training import Training
 from distillctl.types import Batch, Output
 
 CPU = torch.device("cpu")

@@ -9,12 +9,12 @@ from torch import nn
 
 from distillctl.config import FinetuneStageConfig, ModelConfig, StageConfig
 from distillctl.errors import ConfigError
-from distillctl.loop import Ema
 from distillctl.models import partial
 from distillctl.models.adapter import Classifier
 from distillctl.models.net import build_net, plan_net
 from distillctl.models.trace import pixels
 from distillctl.optimizers import make_optimizer
+from distillctl.training import Ema
 
 STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 TINY_VIT = {"depth": 4, "embed_dim": 12, "num_heads": 2}

@@ -1,13 +1,13 @@
 """The record of a shipped model: written as ever, read strictly, and never believed."""
 
 import contextlib
-import copy
 import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from contents import with_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -42,17 +42,7 @@ IMAGES = Images(("ant", "bee"), 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def changed(path: str, value: object) -> dict:
-    """WHOLE with one entry replaced, or removed where the value is `...`."""
-    content = copy.deepcopy(WHOLE)
-    *parents, last = path.split(".")
-    inner = content
-    for parent in parents:
-        inner = inner[parent]
-    if value is ...:
-        del inner[last]
-    else:
-        inner[last] = value
-    return content
+    return with_entry(WHOLE, path, value)
 
 
 def beside(folder: Path, content: object) -> Path:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distillctl.loop import FitSettings, Training, fit
+from distillctl.loop import FitSettings, fit
 from distillctl.losses.logits import CrossEntropy, SoftTargets
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.distill import Distill
@@ -16,6 +16,7 @@ from distillctl.runtime import Runtime
 from distillctl.schedules import Constant
 from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.frozen import Frozen, fingerprint
+from distillctl.training import Training
 from distillctl.types import Batch
 
 CPU = torch.device("cpu")

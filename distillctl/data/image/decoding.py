@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +14,10 @@ import PIL
 from distillctl import state
 from distillctl.data.image import reading
 from distillctl.errors import UserError
+from distillctl.files import TEXT_LIMIT, parse_json, read_trusted
+from distillctl.paths import cache_folder
 
 WORTH_KEEPING_S = 2.0  # what took less is as soon done again, and leaves no file
-LARGEST = 2**24  # bytes of what is remembered of one list
 
 
 def checked(files: Sequence[Path], max_pixels: int) -> dict[Path, str]:
@@ -48,16 +47,13 @@ def place_of(files: Sequence[Path], max_pixels: int) -> Path:
             info = os.stat(file)
             digest.update(b"%d %d " % (info.st_size, info.st_mtime_ns))
         digest.update(os.fsencode(os.path.abspath(file)) + b"\0")
-    return Path(os.environ.get("DISTILLCTL_CACHE") or "outputs/.cache") / "decoded" / f"{digest.hexdigest()[:32]}.json"
+    return cache_folder() / "decoded" / f"{digest.hexdigest()[:32]}.json"
 
 
 def remembered(place: Path) -> dict[int, str] | None:
     """Messages by position; None where nothing is known, or somebody else says so."""
     try:
-        info = os.lstat(place)
-        if not stat.S_ISREG(info.st_mode) or info.st_uid != os.getuid() or info.st_size > LARGEST:
-            return None
-        content = json.loads(place.read_text())
+        content = parse_json(read_trusted(place, limit=TEXT_LIMIT))
         return {int(position): str(message) for position, message in content.items() if int(position) >= 0}
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (OSError, ValueError, AttributeError):
         return None

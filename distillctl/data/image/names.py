@@ -26,50 +26,11 @@ HIDDEN = frozenset({
 })  # fmt: skip
 
 # Photographs and drawings that are not read here, by their suffixes.
-FOREIGN = frozenset(
-    [
-        ".heic",
-        ".heif",
-        ".hif",
-        ".avif",
-        ".jxl",
-        ".jp2",
-        ".j2k",
-        ".jpf",
-        ".jpx",
-        ".svg",
-        ".svgz",
-        ".pdf",
-        ".psd",
-        ".psb",
-        ".ai",
-        ".eps",
-        ".ico",
-        ".icns",
-        ".tga",
-        ".dds",
-        ".exr",
-        ".hdr",
-        ".raw",
-        ".dng",
-        ".cr2",
-        ".cr3",
-        ".crw",
-        ".nef",
-        ".nrw",
-        ".arw",
-        ".srf",
-        ".sr2",
-        ".orf",
-        ".rw2",
-        ".raf",
-        ".pef",
-        ".srw",
-        ".x3f",
-        ".dcm",
-        ".xcf",
-    ]
-)
+FOREIGN = frozenset({
+    *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".svg", ".svgz", ".pdf", ".psd", ".psb"),
+    *(".ai", ".eps", ".ico", ".icns", ".tga", ".dds", ".exr", ".hdr", ".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw"),
+    *(".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".dcm", ".xcf"),
+})  # fmt: skip
 CONVERT = "a format that is not read here: convert to JPEG or PNG"
 
 

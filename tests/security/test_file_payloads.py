@@ -1,6 +1,5 @@
 """What an attacker would put into records, caches, checkpoints, run folders and images: nothing of it runs, nothing is written outside, and each is one line."""
 
-import copy
 import hashlib
 import json
 import os
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from contents import with_entry
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -38,16 +38,7 @@ SURROGATE = "\ud800"
 
 # ------------------------------------------------------------------------------------------------ records, entry by entry
 def changed(path: str, value: Any) -> dict[str, Any]:
-    content = copy.deepcopy(RECORD)
-    *parents, last = path.split(".")
-    inner: Any = content
-    for parent in parents:
-        inner = inner[parent]
-    if value is ...:
-        del inner[last]
-    else:
-        inner[last] = value
-    return content
+    return with_entry(RECORD, path, value)
 
 
 def architecture(**entries: Any) -> dict[str, Any]:
