@@ -17,6 +17,7 @@ from distillctl.data.image.loader import ImageLoader, PlainImages, ReadOptions
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
 from distillctl.data.split import DataSet, Excused, Split
 from distillctl.entries import numbers
+from distillctl.formats.engine import Whole, is_whole
 from distillctl.inputs.contract import Contract
 from distillctl.models.adapter import Adapter, Classifier
 from distillctl.models.net import Net, build_net, plan_net
@@ -130,12 +131,16 @@ class Images(Contract):
         return plan_net(config, len(self.classes), self.image_size, key)
 
     def adapt(self, net: Net) -> Adapter:
+        if is_whole(net.module):
+            return Whole(net.module)
         seen = self.seen_by(net)
         return Classifier(net.module, seen.mean, seen.std, None if seen.image_size == self.image_size else seen.image_size)
 
     def seen_by(self, model: Adapter | Net) -> Images:
         if isinstance(model, Net):
             return replace(self, image_size=model.input_size or self.image_size, mean=model.mean or self.mean, std=model.std or self.std)
+        if isinstance(model, Whole):
+            return self
         assert isinstance(model, Classifier), type(model).__name__
         mean, std = model.mean.flatten().tolist(), model.std.flatten().tolist()
         return replace(self, image_size=model.resolution or self.image_size, mean=mean, std=std)

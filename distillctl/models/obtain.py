@@ -18,6 +18,7 @@ from distillctl.config import ModelConfig
 from distillctl.data.split import one_form
 from distillctl.draws import seed_of
 from distillctl.errors import CheckpointError, ConfigError, first_line
+from distillctl.formats.engine import engine
 from distillctl.inputs.contract import Contract
 from distillctl.models import catalogue
 from distillctl.models.adapter import Adapter
@@ -64,7 +65,8 @@ def obtain(config: ModelConfig, inputs: Contract, key: str, seed: int, *, weight
     if file is not None and weights:
         if record is not None and not config.new_head:
             check_classes(record, inputs.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
-        fill(net, file, config, key)
+        if record is None or record.exported is None:
+            fill(net, file, config, key)
     classifier = inputs.adapt(net)
     classifier.outputs = len(inputs.classes)
     seen = inputs.seen_by(classifier)
@@ -80,6 +82,11 @@ def check_obtainable(config: ModelConfig, inputs: Contract, key: str, taps: Sequ
             check_classes(record, inputs.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
         if not taps:
             return ""
+        if record.exported is not None:
+            raise ConfigError(
+                f"{key}.checkpoint={config.checkpoint}: an exported file answers with logits alone, and {', '.join(taps)} of it is read; "
+                "give the .safetensors that it was made from, or a loss on logits"
+            )
     net = planned(config, record, inputs, key)
     tap(net.module, taps, inputs.seen_by(net).net_example, key)
     if record is not None or file is None:
@@ -188,9 +195,13 @@ def from_record(record: Record, config: ModelConfig, inputs: Contract, key: str)
     source, name, edits = architecture.source, config._target_ or architecture.name, architecture.edits
     args = {**architecture.args, **config.args}
     where = f"{key}.checkpoint={config.checkpoint}"
+    file = locate(str(config.checkpoint), key, f"{key}.checkpoint")
     try:
-        with parameters_within(weights_in(locate(str(config.checkpoint), key, f"{key}.checkpoint"))):
-            if source == "own":
+        with parameters_within(weights_in(file)):
+            module: nn.Module
+            if record.exported is not None:
+                module = engine(file, record.sha256, record.exported.parameters, record.exported.macs)
+            elif source == "own":
                 module = own_of_record(name, args, config, len(inputs.classes), key)
                 apply_edits(module, edits)
             else:

@@ -1,0 +1,70 @@
+"""What is said of the way from a trained student to a file that runs: pruning, quantising, exporting. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from distillctl.config.fields import number, option, value
+
+
+@dataclass
+class PruneConfig:
+    """What is cut out of a net."""
+
+    name: str = option("none", "none", "magnitude", "taylor", "bn_scale", "unstructured", decides="weights")
+    """what is cut first, which the group sets: channels by their weights, by the loss that they make, by their batch norm's scale, or single weights"""
+    ratio: float = number(0.5, decides="weights", above=0, high=0.99)
+    """share of channels, or of single weights, that is cut"""
+    target_macs: Optional[float] = number(None, decides="weights", above=0)
+    """cut until so many MACs are left: a share where it is 1 or less, else a count; null: by ratio"""
+    scope: str = option("global", "global", "layer", decides="weights")
+    """compare channels of the whole net, or cut the same share of every layer"""
+    steps: int = number(1, decides="weights", low=1, high=20)
+    """in how many steps, with training behind each"""
+    samples: int = number(256, decides="weights", low=1)
+    """training images that taylor looks at"""
+
+
+@dataclass
+class QuantizeConfig:
+    """How weights and activations become small numbers."""
+
+    name: str = option(
+        *("none", "none", "auto", "static", "dynamic", "qat", "fp16", "bf16", "int8_weights", "int4_weights", "openvino", "litert"),
+        decides="weights",
+    )
+    """the quantiser, which the group sets; auto: the fastest that is right, by measuring"""
+    calibration: str = option("minmax", "minmax", "entropy", "percentile", decides="weights")
+    """how the ranges of activations are found"""
+    samples: int = number(256, decides="weights", low=1)
+    """training images that they are found on"""
+    max_drop: float = number(0.01, decides="weights", low=0, high=1)
+    """the most accuracy that may be lost on the validation split, as a share: 0.01 is a point"""
+    min_agreement: float = number(0.99, decides="weights", low=0, high=1)
+    """the share of validation samples that have to be answered as before"""
+    keep_float: Any = value("auto", decides="weights")
+    """layers that stay in float: auto finds those that hurt, none, or a list of names"""
+    per_channel: bool = value(True, decides="weights")
+    """a scale for each channel of a weight"""
+
+
+@dataclass
+class ExportConfig:
+    """How a model is written for another runtime, and when the file is right."""
+
+    format: str = option(
+        *("none", "none", "onnx", "torch_export", "openvino", "litert", "executorch", "coreml", "web"),
+        decides="weights",
+    )
+    """the kind of file"""
+    preprocess: str = option("inside", "inside", "beside", decides="weights")
+    """inside: the file takes images as they are; beside: what the net takes, and a JSON file says how that is made"""
+    tolerance: float = number(1e-3, decides="weights", above=0)
+    """the largest difference of a logit from that of the model it was made from, beyond which a file is refused"""
+    opset: Optional[int] = number(None, decides="weights", low=1)
+    """of ONNX; null: 20"""
+    samples: int = number(256, decides="weights", low=1)
+    """validation images that a file is compared on"""
+    web_runtime: Optional[str] = value(None, decides="cost", path=True)
+    """with format=web: the folder of onnxruntime-web, as node_modules/onnxruntime-web"""
