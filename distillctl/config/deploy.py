@@ -7,6 +7,8 @@ from typing import Any, Optional
 
 from distillctl.config.fields import number, option, value
 
+FORMATS = ("onnx", "torch_export", "openvino", "litert", "executorch", "coreml", "web")
+
 
 @dataclass
 class PruneConfig:
@@ -50,13 +52,10 @@ class QuantizeConfig:
 
 
 @dataclass
-class ExportConfig:
+class ExportStepConfig:
     """How a model is written for another runtime, and when the file is right."""
 
-    format: str = option(
-        *("none", "none", "onnx", "torch_export", "openvino", "litert", "executorch", "coreml", "web"),
-        decides="weights",
-    )
+    format: str = option("none", "none", *FORMATS, decides="weights")
     """the kind of file"""
     preprocess: str = option("inside", "inside", "beside", decides="weights")
     """inside: the file takes images as they are; beside: what the net takes, and a JSON file says how that is made"""
@@ -68,3 +67,17 @@ class ExportConfig:
     """validation images that a file is compared on"""
     web_runtime: Optional[str] = value(None, decides="cost", path=True)
     """with format=web: the folder of onnxruntime-web, as node_modules/onnxruntime-web"""
+
+
+@dataclass
+class BudgetConfig:
+    """What the file has to meet that `compress` looks for."""
+
+    latency_ms: Optional[float] = number(None, decides="weights", above=0)
+    """milliseconds of an answer to one image, on one thread of this machine"""
+    size_mb: Optional[float] = number(None, decides="weights", above=0)
+    """megabytes of the file"""
+    macs: Optional[float] = number(None, decides="weights", above=0)
+    """multiply-accumulates of an answer; a share of the net's own where it is 1 or less"""
+    max_drop: float = number(0.01, decides="weights", low=0, high=1)
+    """the most accuracy that may be lost on the validation split, as a share"""

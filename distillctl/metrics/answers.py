@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +17,19 @@ from distillctl.types import Batch
 @torch.inference_mode()
 def answers(model: nn.Module, batches: Iterable[Batch], runtime: Runtime) -> tuple[Tensor, Tensor]:
     """Logits float32 [N, K] and targets int64 [N] on the CPU, of all ranks' batches; the model's mode is restored."""
+    logits, targets = own_answers(model, batches, runtime.autocast)
+    return runtime.gather(logits), runtime.gather(targets)
+
+
+@torch.inference_mode()
+def own_answers(
+    model: nn.Module, batches: Iterable[Batch], precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> tuple[Tensor, Tensor]:
+    """The same of this process's batches alone, in fp32 unless told otherwise."""
     logits, targets = [], []
     with evaluating(model):
         for batch in batches:
-            with runtime.autocast():
+            with precision():
                 logits.append(model(batch.inputs).logits.float())
             targets.append(batch.targets)
-    return runtime.gather(torch.cat(logits).cpu()), runtime.gather(torch.cat(targets).cpu())
+    return torch.cat(logits).cpu(), torch.cat(targets).cpu()

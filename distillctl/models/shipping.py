@@ -35,6 +35,14 @@ def ship(folder: Path, role: str, weights: Mapping[str, Tensor], record: Record,
     return complete
 
 
+def describe(file: Path, record: Record) -> Record:
+    """Write the record of an exported file beside it. Returns it with the file's checksum."""
+    seen = file.stat()
+    complete = replace(record, sha256=checksum(file, seen.st_mtime_ns, seen.st_size))
+    state.write_json(file.with_suffix(".json"), complete.to_json())
+    return complete
+
+
 def read_record(weights: Path, key: str) -> Record | None:
     """The record beside a file of weights, else the one in it; None where there is none. Raises CheckpointError where file and record differ."""
     file = weights.with_suffix(".json")

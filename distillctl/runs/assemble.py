@@ -114,7 +114,7 @@ def pupils_of(bundle: Bundle, step: Step, teacher: Frozen | None) -> dict[str, O
     """The students, as the method wants them."""
     assert isinstance(step.model, Given), step.model
     taps = step.taps("student")
-    pupils = {"student": obtain(step.model.model, bundle.inputs, step.role, step.seed, taps=taps)}
+    pupils = {"student": obtain(step.model.model, bundle.inputs, step.role, step.seed, weights=not step.fresh, taps=taps)}
     for number, (name, model) in enumerate(step.peers().items()):
         pupils[name] = obtain(model, bundle.inputs, f"method.peers.{number}", step.seed, taps=taps)
     if step.method:
