@@ -57,7 +57,9 @@ def model_content(file: Path, classes: int) -> tuple[bytes, dict[str, int]]:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
     model = parsed(file, content)
     if [each.name for each in model.graph.input] != ["image"]:
-        raise ConfigError(f"export.format=web needs a model that cuts and scales images itself, as {file} does not: set export.preprocess=inside")
+        raise ConfigError(
+            f"export.format=web needs a model that cuts and scales images itself, as {file} does not: set export.preprocess=inside"
+        )
     if any(each.data_location == each.EXTERNAL for each in model.graph.initializer):
         raise CheckpointError(f"{file}: its weights lie in another file, which a page cannot find; export it anew as one file")
     shapes = {each.name: [one.dim_value for one in each.type.tensor_type.shape.dim] for each in model.graph.output}

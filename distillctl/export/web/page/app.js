@@ -32,7 +32,8 @@ worker.addEventListener("message", ({ data }) => {
 function ready(model) {
   seen = model.seen;
   document.body.classList.add("ready");
-  about.textContent = `${model.classes} classes · ${seen.image_size} × ${seen.image_size} pixels are seen · ${megabytes(model.bytes)}`;
+  const size = `${seen.image_size} × ${seen.image_size} px`;
+  about.textContent = `${model.classes} classes · the model sees what is not in the shade, at ${size} · ${megabytes(model.bytes)}`;
   say("");
 }
 
