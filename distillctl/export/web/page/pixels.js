@@ -2,7 +2,7 @@
 
 // Above this many pixels an image is made smaller by a whole factor first: a browser has less memory than a large photograph wants.
 export const MOST_PIXELS = 2 ** 21;
-// So many pixels for one that the model wants are left then; a filter hardly tells them from all (Pillow's `reducing_gap`, at the same value).
+// At least so many pixels for one that the model wants are left then; a filter hardly tells them from all (Pillow's `reducing_gap`, of this value).
 const GAP = 3;
 const STRIP_PIXELS = 2 ** 20; // what is read at once, as browsers limit the size of a canvas
 
@@ -27,7 +27,8 @@ export function seenPart(width, height, size) {
 
 // By which whole factor a part of w x h pixels is made smaller for a model that scales the short edge to `resize`; 1 is not at all.
 export function reduction(w, h, resize) {
-  return w * h <= MOST_PIXELS ? 1 : Math.max(1, Math.floor(Math.min(w, h) / (GAP * resize)));
+  const enough = Math.ceil(Math.sqrt((w * h) / MOST_PIXELS));
+  return Math.max(1, Math.min(enough, Math.floor(Math.min(w, h) / (GAP * resize))));
 }
 
 // `source` (ImageBitmap, video, canvas) of width x height as { data: Uint8Array of [height, width, 3], width, height, factor }.
