@@ -1,1 +1,1 @@
-"""What lies beside an exported file: labels, a script that answers, a model card, a web page."""
+"""What lies beside an exported file, and whether the file is right."""
