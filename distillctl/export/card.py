@@ -76,7 +76,8 @@ def card(record: Record, facts: Facts) -> str:
 
 def classes_in_words(record: Record) -> str:
     dataset = (record.dataset or {}).get("name")
-    return f"the {len(record.classes):,} classes" + (f" of {plain(dataset)}" if isinstance(dataset, str) else "")
+    count = len(record.classes)
+    return f"the {count:,} class{'es' if count > 1 else ''}" + (f" of {plain(dataset)}" if isinstance(dataset, str) else "")
 
 
 def summary(record: Record, facts: Facts) -> str:
@@ -239,7 +240,7 @@ def limits(record: Record, facts: Facts) -> str:
     lines = ["It answers with one of its classes whatever it is shown; an image of none of them gets a class and a probability too."]
     if "image_size" in told:
         lines.append(
-            f"It sees the middle of an image at {told['image_size']} x {told['image_size']} px: what is small in it, or at its edge, is lost."
+            f"It sees the middle of an image at {told['image_size']} x {told['image_size']} px: what is outside of that, or too small for it, is not seen."
         )
     if measured:
         lines.append("Its figures are for images like those that it was measured on; for others they were not measured.")

@@ -5,6 +5,7 @@ $DISTILLCTL_TEST_WEB names a folder in which `npm install onnxruntime-web` was r
 
 import io
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,13 @@ items.items.add(file);
 document.getElementById("chooser").files = items.files;
 document.getElementById("results").replaceChildren();
 document.getElementById("chooser").dispatchEvent(new Event("change"));
+"""
+ARRIVE = """
+const items = new DataTransfer();
+items.items.add(new File([await (await fetch(given[0])).blob()], "image.png"));
+document.getElementById("results").replaceChildren();
+const event = given[1] === "drop" ? new DragEvent("drop", { dataTransfer: items }) : new ClipboardEvent("paste", { clipboardData: items });
+window.dispatchEvent(event);
 """
 ANSWERED = "document.getElementById('results').children.length || document.querySelector('#message.error')"
 
@@ -182,9 +190,35 @@ def test_the_camera_is_answered_until_it_is_stopped(page: Page):
     assert page.browser.run("return document.getElementById('camera').textContent") == "Use the camera"
 
 
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_an_image_may_be_dropped_or_pasted(way: str, page: Page, inside: Stub):
+    address = page.place(photo(50, 60, 77), f"{way}.png")
+    page.browser.run(ARRIVE, address, way)
+    page.browser.wait(ANSWERED)
+    name = visible(inside.classes[int(eager(inside.net, photo(50, 60, 77)).argmax())], lines=False)
+    assert page.browser.run("return document.querySelector('#results .name').textContent") == name
+    assert page.browser.run("return document.getElementById('spoken').textContent").startswith(f"{name}, ")
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"), [("model.onnx", "model.onnx is missing (404)"), ("labels.json", "labels.json is missing (404)")]
+)
+def test_a_file_that_is_missing_is_said(missing: str, words: str, page: Page):
+    site = page.images.parent / f"without {missing}"
+    shutil.copytree(page.images.parent / "site", site, ignore=shutil.ignore_patterns(missing))
+    page.browser.open(f"{page.url}/{site.name}/index.html")
+    page.browser.wait("document.body.matches('.ready, .failed')")
+    message = page.browser.run("return document.getElementById('message').textContent")
+    page.browser.complaints()  # the browser says so too
+    page.browser.open(f"{page.url}/site/index.html")
+    page.browser.wait("document.body.matches('.ready, .failed')")
+    assert message.startswith("The model cannot be loaded: ")
+    assert message.endswith(words)
+
+
 def test_real_images_have_the_class_of_python(page: Page, inside: Stub, real_data: Path):
-    """Where the two likeliest are not nearer to each other than JPEG decoders are."""
-    agreed, off = 0, []
+    """Where the two likeliest are not nearer to each other than decoders of JPEG may be."""
+    off, differ = [], []
     with zipfile.ZipFile(real_data / "cifar10-mini.zip") as files:
         names = [name for name in files.namelist() if name.startswith("test/") and name.endswith(".jpg")][::7][:50]
         for number, name in enumerate(names):
@@ -193,7 +227,9 @@ def test_real_images_have_the_class_of_python(page: Page, inside: Stub, real_dat
             (page.images / f"real{number}.jpg").write_bytes(files.read(name))
             found = np.array(page.answer(f"{page.url}/images/real{number}.jpg")["probabilities"])
             off.append(abs(found - expected).max())
-            agreed += found.argmax() == expected.argmax()
+            second, first = np.sort(expected)[-2:]
+            if found.argmax() != expected.argmax() and first - second > 0.02:
+                differ.append(name)
     assert len(off) == 50
-    assert agreed >= 49
-    assert max(off) < 0.02
+    assert not differ
+    assert max(off) < 0.01  # measured: 6e-8, where both decode by libjpeg-turbo
