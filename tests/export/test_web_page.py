@@ -184,10 +184,10 @@ def test_what_is_no_image_is_said(page: Page):
 def test_the_camera_is_answered_until_it_is_stopped(page: Page):
     page.browser.run("document.getElementById('results').replaceChildren(); document.getElementById('camera').click()")
     page.browser.wait(ANSWERED)
-    assert page.browser.run("return document.getElementById('camera').textContent") == "Stop the camera"
+    assert page.browser.run("return document.getElementById('camera').textContent") == "Stop camera"
     assert page.browser.run("return document.getElementById('results').children.length") == 5
     page.browser.run("document.getElementById('camera').click()")
-    assert page.browser.run("return document.getElementById('camera').textContent") == "Use the camera"
+    assert page.browser.run("return document.getElementById('camera').textContent") == "Use camera"
 
 
 @pytest.mark.parametrize("way", ["drop", "paste"])

@@ -33,7 +33,7 @@ function ready(model) {
   seen = model.seen;
   document.body.classList.add("ready");
   const size = `${seen.image_size} × ${seen.image_size} px`;
-  about.textContent = `${model.classes} classes · the model sees what is not in the shade, at ${size} · ${megabytes(model.bytes)}`;
+  about.textContent = `${model.classes} classes · sees the bright part, at ${size} · ${megabytes(model.bytes)}`;
   say("");
 }
 
@@ -162,7 +162,7 @@ async function startCamera() {
   const video = Object.assign(document.createElement("video"), { srcObject: stream, muted: true, playsInline: true });
   camera = { stream, video };
   stream.getVideoTracks()[0].addEventListener("ended", stopCamera);
-  cameraButton.textContent = "Stop the camera";
+  cameraButton.textContent = "Stop camera";
   preview.setAttribute("aria-label", "What the camera sees");
   say(seen ? "" : "Loading the model …");
   await video.play();
@@ -189,7 +189,7 @@ function stopCamera() {
   if (!camera) return;
   camera.stream.getTracks().forEach((track) => track.stop());
   camera = null;
-  cameraButton.textContent = "Use the camera";
+  cameraButton.textContent = "Use camera";
 }
 
 chooser.addEventListener("change", () => {
