@@ -16,7 +16,7 @@ LAYERS = (
     ),
     ("data", "formats", "inputs", "losses", "models", "teachers", "batchnorm"),
     ("methods",),
-    ("feed", "runtime", "training", "loop", "metrics", "outputs", "ranks", "compress", "export"),
+    ("feed", "runtime", "training", "loop", "metrics", "compress", "export", "outputs", "ranks"),
     ("compose", "report", "runs"),
     ("commands",),
     ("cli", "flags", "job", "manual", "__main__"),
