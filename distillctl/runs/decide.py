@@ -65,6 +65,12 @@ def found(session: Session, plan: Plan, final: str, why: str, before: Mapping[st
     return Decision(final, why, session.run.path / (shipped or plan.file(row.model) or ""), shipped)
 
 
+def last_accepted(session: Session, plan: Plan) -> str:
+    """The step whose file is the one to be used, of those that write one."""
+    done = {step.name: session.stage_record(step.name) or {} for step in plan.transforms if step.does in FILES}
+    return [name for name, found in done.items() if found.get("file") and found.get("accepted", True)][-1]
+
+
 def deployed(session: Session, plan: Plan, decision: Decision) -> tuple[str, str]:
     """The row that the run is about, and why: of files the last that was accepted."""
     final, reasons = decision.row, []

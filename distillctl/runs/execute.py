@@ -8,7 +8,8 @@ from typing import Any
 from distillctl.ranks import Figures
 from distillctl.report import table
 from distillctl.runs import objective
-from distillctl.runs.decide import Decision, decide, deployed
+from distillctl.runs.beside import write_cards
+from distillctl.runs.decide import Decision, decide, deployed, last_accepted
 from distillctl.runs.excuse import same_data_as_before
 from distillctl.runs.lengths import announce, cut_in_words, too_few_in_words
 from distillctl.runs.measure import measure_rows
@@ -17,7 +18,7 @@ from distillctl.runs.plan import plan
 from distillctl.runs.preflight import preflight
 from distillctl.runs.reuse import train_once
 from distillctl.runs.session import Session
-from distillctl.runs.steps import CHOICE, MadeBy, Plan, Transform
+from distillctl.runs.steps import CHOICE, FILE, MadeBy, Plan, Transform
 from distillctl.runs.train import train
 from distillctl.runs.transform import transform
 
@@ -55,6 +56,8 @@ def train_steps(session: Session, plan: Plan) -> dict[str, Path]:
         if isinstance(step, Transform):
             if step.model == MadeBy(CHOICE) and CHOICE not in made:
                 made[CHOICE] = session.runtime.from_main(decide(session, plan, made).file)
+            if step.model == MadeBy(FILE):
+                made[FILE] = made[last_accepted(session, plan)]
             file = transform(session, plan.ready_to_transform(step, made))
             made |= {} if file is None else {step.name: file}
         else:
@@ -83,6 +86,7 @@ def conclude(session: Session, plan: Plan, made: dict[str, Path]) -> Figures:
         print_results(session, results, bundle.data)
         if line := cut_in_words(session, plan):
             session.console.say(line)
+        write_cards(session, plan, made, rows)
         session.run.finish(results.summary(session.config.seed) | {"objective": figures})
         session.console.say(f"results: {session.folder / 'summary.json'}")
     return objective.as_returned(figures)

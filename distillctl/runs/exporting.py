@@ -22,6 +22,7 @@ from distillctl.models.record import Exported, Parents, Record
 from distillctl.models.shipping import METADATA, describe
 from distillctl.paths import as_path
 from distillctl.runs.artifact import Work
+from distillctl.runs.beside import write_beside
 from distillctl.runs.ship import first_record
 from distillctl.runs.steps import Verify, start_from
 
@@ -40,6 +41,7 @@ def export(work: Work) -> dict[str, Any]:
         work.file.unlink(missing_ok=True)
         work.file.with_suffix(".json").unlink(missing_ok=True)
         raise
+    write_beside(work.file, record.classes)
     say(f"{work.step.name}: {work.file}, {work.file.stat().st_size / 1e6:.2f} MB; {found.in_words()}")
     why = f"the file answers as the student does (a logit differs by {found.max_error:.1g} at most, on {found.n:,} validation samples)"
     return {"sha256": complete.sha256, "format": kind.name, "verified": found.to_json(), "why": why}

@@ -8,7 +8,7 @@ from distillctl.config import AUTO, CompressConfig, Count, Deploys, Distils, Tra
 from distillctl.formats import format_of
 from distillctl.runs import unlabelled
 from distillctl.runs.draft import Draft
-from distillctl.runs.steps import Given, MadeBy, Row, Source
+from distillctl.runs.steps import FILE, Given, MadeBy, Row, Source
 
 EAGER = "fp32 (PyTorch)"
 INT8 = ("static", "dynamic", "qat", "int8_weights", "openvino", "litert")
@@ -74,7 +74,7 @@ def written(draft: Draft, config: Deploys, student: Given | MadeBy) -> str | Non
         final = f"{precision_of(numbers.name)} ({kind.runtime})"
         draft.rows.append(Row(final, "student", made, own=True))
     if keys.format == "web":
-        draft.transform("web", "web", made, keys, suffix="")
+        draft.transform("web", "web", MadeBy(FILE), keys, suffix="")
     return final
 
 

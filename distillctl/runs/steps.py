@@ -39,7 +39,8 @@ class Several:
 
 
 Source = Given | MadeBy | Several
-CHOICE = "choice"  # what `MadeBy` says of the student before or after fine-tuning, whichever is the better
+# what `MadeBy` says of the student before or after fine-tuning, whichever is the better, and of the last file that was accepted
+CHOICE, FILE = "choice", "file"
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,8 @@ class Plan:
             after = self.row(self.choice.after).model
             assert isinstance(after, MadeBy)
             name = after.step
+        if name == FILE:
+            name = "export"
         return next(step for step in self.steps if step.name == name)
 
     @property

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.errors import CheckpointError
-from distillctl.runs import exporting
+from distillctl.runs import beside, exporting
 from distillctl.runs.artifact import Work
 from distillctl.runs.session import Session, first_on_main
 from distillctl.runs.steps import Transform
 
-KINDS: dict[str, Callable[[Work], dict[str, Any]]] = {"export": exporting.export, "verify": exporting.verify}
+KINDS: dict[str, Callable[[Work], dict[str, Any]]] = {"export": exporting.export, "verify": exporting.verify, "web": beside.web}
 
 
 def transform(session: Session, step: Transform) -> Path | None:
