@@ -1,6 +1,7 @@
 """The typed configuration: schemas, the keys they have and what each decides, and what must hold of a config. No torch here."""
 
 from distillctl.config.data import DATA_KINDS, AugmentConfig, DatasetConfig, ImageSetConfig
+from distillctl.config.deploy import PruneConfig
 from distillctl.config.environment import SECRET_FREE_VARIABLES, read_variable
 from distillctl.config.fields import AUTO, DECISIONS, Count, branch, chosen, count, number, option, value
 from distillctl.config.keys import (
