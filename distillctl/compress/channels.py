@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
 from distillctl.compress.units import Group, Layer
 from distillctl.errors import ConfigError, MachineError, first_line
 from distillctl.models.logits import logits_of
-from distillctl.models.pruned import is_attention, spelled_width
+from distillctl.models.pruned import spelled_width
 from distillctl.types import Inputs
 
 HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads", "nhead")
@@ -34,9 +34,7 @@ def channel_groups(
 
     Raises ConfigError where torch-pruning cannot follow the net.
     """
-    import torch_pruning
-
-    graph = torch_pruning.DependencyGraph()
+    graph = new_graph()
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
@@ -51,23 +49,76 @@ def channel_groups(
         importance = judge(group)
         if importance is None:
             continue
-        repeats = repeats_of(graph, group)
-        if len(importance) % repeats == 0:
+        repeats = max((parts for _, parts, _ in grouped(group)), default=1)
+        if is_aligned(group, len(importance), repeats):
             found.append(as_units(graph, group, importance, repeats, layers))
     return found
 
 
+def new_graph() -> Any:
+    """A graph of torch-pruning that does not look through splits, slices, and reshapes of more than four sides.
+
+    It takes a shuffle of channels or the windows of attention for a flattening and mixes the channels up, or fails, and loses count behind a
+    split. Here such a place has the widths that it has, and what touches it stays (`is_plain`).
+    """
+    import torch_pruning
+    from torch_pruning.ops import OPTYPE
+
+    class Graph(torch_pruning.DependencyGraph):  # type: ignore[misc]
+        def _trace(self, *args: Any, **kwargs: Any) -> Any:
+            nodes = super()._trace(*args, **kwargs)
+            self.opaque: dict[int, tuple[int | None, int | None]] = {}
+            for node in nodes.values():
+                before, behind = shapes_at(node.grad_fn)
+                many = max(map(len, (*before, *behind)), default=0) > 4
+                if node.type in (OPTYPE.SPLIT, OPTYPE.SLICE, OPTYPE.UNBIND) or (node.type == OPTYPE.RESHAPE and many):
+                    node.type = OPTYPE.ELEMENTWISE
+                    self.opaque[id(node)] = width_of(before), width_of(behind)
+            return nodes
+
+        def get_in_channels(self, module_or_node: Any) -> Any:
+            return self.opaque[id(module_or_node)][0] if id(module_or_node) in self.opaque else super().get_in_channels(module_or_node)
+
+        def get_out_channels(self, module_or_node: Any) -> Any:
+            return self.opaque[id(module_or_node)][1] if id(module_or_node) in self.opaque else super().get_out_channels(module_or_node)
+
+        def looks_through(self, node: Any) -> bool:
+            """Whether channels before and behind this place are told apart: not where it does not know the parts of a concatenation either."""
+            return id(node) not in self.opaque and (node.type != OPTYPE.CONCAT or node.module.offsets is not None)
+
+    return Graph()
+
+
+def shapes_at(step: Any) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """The shapes before and behind one step of a forward pass, as far as its gradient remembers them."""
+    before = getattr(step, "_saved_self_sym_sizes", None)
+    return [tuple(before)] if before is not None else [], [tuple(each.shape) for each in getattr(step, "_input_metadata", ())]
+
+
+def width_of(shapes: Sequence[tuple[int, ...]]) -> int | None:
+    """The channels of maps [B, C, H, W] or tokens [B, T, C], where all have as many."""
+    found = {shape[1] if len(shape) == 4 else shape[-1] for shape in shapes if len(shape) > 1}
+    return found.pop() if len(found) == 1 else None
+
+
 def groups_in(graph: Any, kept: Sequence[nn.Module]) -> Iterator[Any]:
-    """The graph's groups, whole; a group that changes a layer we keep, or that names some channel twice, is none of them."""
+    """The graph's groups, whole. None that changes a layer we keep, goes through what the graph does not look through, or is not what it should be."""
     frozen = set(map(id, kept))
     for group in graph.get_all_groups(ignored_layers=list(kept), root_module_types=[_ConvNd, nn.Linear]):
-        plain = True
-        for place, (dependency, _) in enumerate(group):
-            target, roots = dependency.target.module, group[place].root_idxs
-            touches = graph.is_out_channel_pruning_fn(dependency.handler) and id(target) in frozen
-            plain = plain and not touches and all(root is not None for root in roots)
-        if plain:
+        if all(is_plain(graph, dependency, channels, group[place].root_idxs, frozen) for place, (dependency, channels) in enumerate(group)):
             yield group
+
+
+def is_plain(graph: Any, dependency: Any, channels: Sequence[int], roots: Sequence[int | None], frozen: set[int]) -> bool:
+    """Whether one layer of a group can be cut: it has all these channels, and each belongs to one of the root's."""
+    target, part = dependency.target, dependency.target.module
+    gives = graph.is_out_channel_pruning_fn(dependency.handler)
+    if not graph.looks_through(target) or (gives and id(part) in frozen) or None in roots:
+        return False
+    if isinstance(part, _ConvNd) and 1 < part.groups == part.in_channels != part.out_channels:
+        return False  # torch-pruning takes it for a convolution in groups of one channel, and miscounts them
+    width = graph.get_out_channels(target) if gives else graph.get_in_channels(target)
+    return width is None or max(channels, default=0) < width
 
 
 def as_units(graph: Any, group: Any, importance: Tensor, repeats: int, layers: dict[nn.Module, Layer]) -> Group:
@@ -88,38 +139,57 @@ def as_units(graph: Any, group: Any, importance: Tensor, repeats: int, layers: d
     return Group(graph._module2name[root], importance.view(repeats, size).mean(0), reach, cut)
 
 
-def repeats_of(graph: Any, group: Any) -> int:
-    """How many groups of a layer the channels lie in side by side, all of which have to lose as many."""
-    found = [1]
-    for dependency, _ in group:
+def grouped(group: Any) -> Iterator[tuple[int, int, int]]:
+    """Layers of a group whose channels lie in parts side by side, all of which have to lose as many: place, parts and channels."""
+    for place, (dependency, _) in enumerate(group):
         part = dependency.target.module
         if isinstance(part, _ConvNd) and part.groups > 1 and part.groups != part.out_channels:
-            found.append(part.groups)
+            is_input = dependency.handler.__name__ == "prune_in_channels"
+            yield place, part.groups, part.in_channels if is_input else part.out_channels
         if isinstance(part, nn.GroupNorm):
-            found.append(part.num_groups)
-    return max(found)
+            yield place, part.num_groups, part.num_channels
+
+
+def is_aligned(group: Any, width: int, repeats: int) -> bool:
+    """Whether the same cut in each of `repeats` parts of the root takes as many channels from every part of every layer."""
+    if width % repeats:
+        return False
+    for place, parts, channels in grouped(group):
+        if repeats % parts:
+            return False
+        pairs = zip(group[place].idxs, group[place].root_idxs, strict=True)
+        if any(channel // (channels // parts) != root // (width // repeats) // (repeats // parts) for channel, root in pairs):
+            return False
+    return True
 
 
 def untouched(module: nn.Module) -> list[nn.Module]:
     """Layers whose outputs stay: those of attention, and kinds that no edit can spell."""
     kept: list[nn.Module] = []
+    for _, part in attentions(module):
+        kept += part.modules()
     for part in module.modules():
-        if (
-            is_attention(part)
-            or isinstance(part, nn.MultiheadAttention)
-            or any(isinstance(getattr(part, each, None), int) for each in HEADS)
-        ):
-            kept += part.modules()
         own = any(True for _ in part.parameters(recurse=False))
-        if own and (isinstance(part, _ConvTransposeNd) or not spelled_width(part)) and not any(True for _ in part.children()):
+        if own and not spelled_width(part) and not any(True for _ in part.children()):
             kept.append(part)
     return kept
+
+
+def attentions(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Modules that have heads and hold no others that do."""
+    having = [(path, part) for path, part in module.named_modules() if has_heads(part)]
+    return [(path, part) for path, part in having if not any(each is not part and has_heads(each) for each in part.modules())]
+
+
+def has_heads(part: nn.Module) -> bool:
+    return isinstance(part, nn.MultiheadAttention) or any(isinstance(getattr(part, each, None), int) for each in HEADS)
 
 
 def answering(graph: Any) -> list[nn.Module]:
     """The layers whose outputs the logits are made of."""
     ends = [node for node in graph.module2node.values() if not node.outputs]
-    found, seen = [], set()
+    found: list[nn.Module] = []
+    seen: set[int] = set()
     while ends:
         node = ends.pop()
         if id(node) in seen:

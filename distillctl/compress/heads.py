@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from distillctl.compress.importance import scaled
 from distillctl.compress.units import Group, Layer
 from distillctl.models.pruned import is_attention
 
 
 def head_groups(module: nn.Module, name: str, layers: dict[nn.Module, Layer]) -> list[Group]:
-    """A group for each attention of timm's plain kind; `name` is of the importance. A head matters as its weights do, by the mean of its net's layer.
-
-    Scores of heads are means over the rows of its queries, keys and values and the columns behind them.
+    """A group for each attention of timm's plain kind; `name` is of the importance. A head matters as its queries, keys and values and the
+    columns behind them do, in the mean.
     """
     judge = {"magnitude": lambda weight: weight.square(), "taylor": lambda weight: (weight * weight.grad).abs()}.get(name)
     if judge is None:
@@ -28,12 +28,12 @@ def group_of(path: str, part: nn.Module, judge: Callable[[Tensor], Tensor], laye
     assert isinstance(qkv, nn.Linear)
     assert isinstance(projection, nn.Linear)
     with torch.no_grad():
-        rows = judge(qkv.weight).view(3, heads, -1).mean((0, 2))
-        columns = judge(projection.weight).view(-1, heads, width).mean((0, 2))
-        importance = rows / rows.mean().clamp_min(1e-12) + columns / columns.mean().clamp_min(1e-12)
+        before = judge(qkv.weight).view(3, heads, -1).mean((0, 2))
+        behind = judge(projection.weight).view(-1, heads, width).mean((0, 2))
+        importance = scaled(before) + scaled(behind)
     owners = torch.arange(heads).repeat_interleave(width)
-    tokens = layers[qkv].macs // qkv.weight.numel()
-    itself = Layer(2 * tokens * tokens * heads * width, heads, None)  # q k^T and its product with v
+    rows = layers[qkv].macs // qkv.weight.numel()
+    itself = Layer(2 * rows * layers[qkv].tokens * heads * width, heads, None)  # q k^T and its product with v
     reach = [(layers[qkv], True, owners.repeat(3)), (layers[projection], False, owners), (itself, True, torch.arange(heads))]
     return Group(path, importance, reach, lambda units: cut(part, units), kind="heads")
 

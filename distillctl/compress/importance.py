@@ -34,12 +34,12 @@ def measure(name: str, net_name: str, module: nn.Module) -> Callable[[Any], Tens
     from torch_pruning import importance as measures
 
     if name == "magnitude":
-        return measures.GroupMagnitudeImportance(p=2, normalizer=scaled)  # type: ignore[no-any-return]
+        return measures.GroupMagnitudeImportance(p=2, normalizer=scaled)
     if name == "taylor":
-        return measures.GroupTaylorImportance(normalizer=scaled)  # type: ignore[no-any-return]
+        return measures.GroupTaylorImportance(normalizer=scaled)
     if not any(isinstance(part, _BatchNorm) and part.affine for part in module.modules()):
         raise ConfigError(f"prune=bn_scale: {net_name} has no batch norm with a scale; set prune=magnitude or prune=taylor")
-    return measures.BNScaleImportance(normalizer=scaled)  # type: ignore[no-any-return]
+    return measures.BNScaleImportance(normalizer=scaled)
 
 
 def gradients(classifier: Adapter, batches: Iterable[Batch]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from distillctl.compress.channels import channel_groups, require_torch_pruning
+from distillctl.compress.channels import attentions, channel_groups, require_torch_pruning
 from distillctl.compress.heads import head_groups
 from distillctl.compress.importance import all_learn, gradients, measure
 from distillctl.compress.units import Group, choose, layers_of, saved
@@ -195,11 +195,7 @@ def merged(old: Sequence[Edit], new: Sequence[Edit]) -> tuple[Edit, ...]:
 
 def heads_that_stay(module: nn.Module) -> list[str]:
     """A line about attention that is not cut, where there is any."""
-    stay = [
-        (path, part)
-        for path, part in module.named_modules()
-        if (isinstance(part, nn.MultiheadAttention) or isinstance(getattr(part, "num_heads", None), int)) and not is_attention(part)
-    ]
+    stay = [(path, part) for path, part in attentions(module) if not is_attention(part)]
     if not stay:
         return []
     path, part = stay[0]

@@ -21,6 +21,7 @@ class Layer:
     macs: int
     out: int
     into: int | None  # None where the cost goes with the outputs alone: a convolution of each channel by itself, attention
+    tokens: int = 1  # in a row, of a linear layer on sequences
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Group:
     """Units that are cut alike in all layers they go through.
 
     importance: of each unit, [U]. reach: for each layer, whether the units are its outputs, and to which unit each channel there belongs.
-    cut: removes the units at these positions from the net, once. wants_scope_of: groups are compared with those of the same kind alone.
+    cut: removes the units at these positions from the net, once. kind: groups compete with those of the same kind alone.
     """
 
     name: str
@@ -37,10 +38,20 @@ class Group:
     cut: Callable[[Sequence[int]], None]
     kind: str = "channels"
     width: int = field(init=False)
+    order: list[int] = field(init=False)  # the units, the least important first
+    needed: frozenset[int] = field(init=False)  # the last ones of a layer that not all units go through
 
     def __post_init__(self) -> None:
         self.importance = self.importance.detach().double().cpu()
         self.width = len(self.importance)
+        self.order = torch.argsort(self.importance, stable=True).tolist()
+        rank = torch.empty(self.width, dtype=torch.long)
+        rank[self.order] = torch.arange(self.width)
+        self.needed = frozenset(self.order[int(rank[owners].max())] for _, _, owners in self.reach if len(owners))
+
+    def lowest(self, count: int) -> list[int]:
+        """So many units that may go; fewer where more are needed."""
+        return [unit for unit in self.order if unit not in self.needed][: max(count, 0)]
 
 
 def layers_of(module: nn.Module, sample: Inputs) -> dict[nn.Module, Layer]:
@@ -48,18 +59,15 @@ def layers_of(module: nn.Module, sample: Inputs) -> dict[nn.Module, Layer]:
     found: dict[nn.Module, Layer] = {}
 
     def look(part: nn.Module, _: Any, answer: Any) -> None:
-        if isinstance(part, _ConvNd) and isinstance(answer, Tensor):
-            alone = part.groups > 1 and part.groups == part.in_channels
-            macs, out, into = (
-                answer.numel() // part.out_channels * part.weight.numel(),
-                part.out_channels,
-                None if alone else part.in_channels,
-            )
-        elif isinstance(part, nn.Linear) and isinstance(answer, Tensor):
-            macs, out, into = answer.numel() // part.out_features * part.weight.numel(), part.out_features, part.in_features
-        else:
+        if not isinstance(answer, Tensor):
             return
-        found[part] = Layer(macs + (found[part].macs if part in found else 0), out, into)
+        if isinstance(part, _ConvNd):
+            out, into, tokens = part.out_channels, None if part.groups == part.in_channels > 1 else part.in_channels, 1
+        else:
+            assert isinstance(part, nn.Linear)
+            out, into, tokens = part.out_features, part.in_features, answer.shape[-2] if answer.ndim > 2 else 1
+        macs = answer.numel() // out * part.weight.numel() + (found[part].macs if part in found else 0)
+        found[part] = Layer(macs, out, into, tokens)
 
     handles = [part.register_forward_hook(look) for part in module.modules() if isinstance(part, (_ConvNd, nn.Linear))]
     try:
@@ -98,22 +106,17 @@ def choose(groups: Sequence[Group], ratio: float, scope: str) -> list[list[int]]
     Heads compete with heads. Ties go by position, so the same weights always give the same choice.
     """
     if scope == "layer":
-        return [lowest(group.importance, min(round(ratio * group.width), group.width - 1)) for group in groups]
+        return [sorted(group.lowest(min(round(ratio * group.width), group.width - 1))) for group in groups]
     chosen: list[list[int]] = [[] for _ in groups]
     for kind in dict.fromkeys(group.kind for group in groups):
-        mine = [place for place, group in enumerate(groups) if group.kind == kind]
-        allowed = {place: lowest(groups[place].importance, groups[place].width - floor(groups[place].width, ratio)) for place in mine}
-        candidates = [(float(groups[place].importance[unit]), place, unit) for place in mine for unit in allowed[place]]
-        total = sum(groups[place].width for place in mine)
-        for _, place, unit in sorted(candidates)[: round(ratio * total)]:
+        mine = [(place, group) for place, group in enumerate(groups) if group.kind == kind]
+        candidates = []
+        for place, group in mine:
+            candidates += [(float(group.importance[unit]), place, unit) for unit in group.lowest(group.width - floor(group.width, ratio))]
+        for _, place, unit in sorted(candidates)[: round(ratio * sum(group.width for _, group in mine))]:
             chosen[place].append(unit)
     return [sorted(units) for units in chosen]
 
 
 def floor(width: int, ratio: float) -> int:
     return max(1, round(width * (1 - ratio) / 4))
-
-
-def lowest(importance: Tensor, count: int) -> list[int]:
-    order: list[int] = torch.argsort(importance, stable=True)[:count].tolist()
-    return sorted(order)
