@@ -50,7 +50,7 @@ def channel_groups(
         if importance is None:
             continue
         repeats = max((parts for _, parts, _ in grouped(group)), default=1)
-        if is_aligned(group, len(importance), repeats):
+        if is_aligned(group, len(importance), repeats) and is_closed(graph, group, len(importance), repeats):
             found.append(as_units(graph, group, importance, repeats, layers))
     return found
 
@@ -64,7 +64,7 @@ def new_graph() -> Any:
     import torch_pruning
     from torch_pruning.ops import OPTYPE
 
-    class Graph(torch_pruning.DependencyGraph):  # type: ignore[misc]
+    class Graph(torch_pruning.DependencyGraph):
         def _trace(self, *args: Any, **kwargs: Any) -> Any:
             nodes = super()._trace(*args, **kwargs)
             self.opaque: dict[int, tuple[int | None, int | None]] = {}
@@ -75,6 +75,13 @@ def new_graph() -> Any:
                     node.type = OPTYPE.ELEMENTWISE
                     self.opaque[id(node)] = width_of(before), width_of(behind)
             return nodes
+
+        def build_dependency(self, *args: Any, **kwargs: Any) -> Any:
+            super().build_dependency(*args, **kwargs)
+            for node in self.module2node.values():
+                if not self.looks_through(node):
+                    node.dependencies.clear()  # a search ends here; in circles it would never
+            return self
 
         def get_in_channels(self, module_or_node: Any) -> Any:
             return self.opaque[id(module_or_node)][0] if id(module_or_node) in self.opaque else super().get_in_channels(module_or_node)
@@ -160,6 +167,20 @@ def is_aligned(group: Any, width: int, repeats: int) -> bool:
         pairs = zip(group[place].idxs, group[place].root_idxs, strict=True)
         if any(channel // (channels // parts) != root // (width // repeats) // (repeats // parts) for channel, root in pairs):
             return False
+    return True
+
+
+def is_closed(graph: Any, group: Any, width: int, repeats: int) -> bool:
+    """Whether units take no others along: where channels are joined to copies of themselves they do, and little would be left in the end."""
+    size = width // repeats
+    for unit in (0, size // 2):
+        channels = list(range(unit, width, size))
+        alone = graph.get_pruning_group(group[0].dep.target.module, group[0].dep.handler, channels)
+        taken = {(id(dep.target), dep.handler.__name__): sorted(found) for dep, found in alone}
+        for place, (dep, found) in enumerate(group):
+            own = sorted(channel for channel, root in zip(found, group[place].root_idxs, strict=True) if root % size == unit)
+            if taken.get((id(dep.target), dep.handler.__name__), []) != own:
+                return False
     return True
 
 

@@ -19,7 +19,7 @@ def head_groups(module: nn.Module, name: str, layers: dict[nn.Module, Layer]) ->
     judge = {"magnitude": lambda weight: weight.square(), "taylor": lambda weight: (weight * weight.grad).abs()}.get(name)
     if judge is None:
         return []
-    return [group_of(path, part, judge, layers) for path, part in module.named_modules() if is_attention(part) and part.num_heads > 1]  # type: ignore[operator]
+    return [group_of(path, part, judge, layers) for path, part in module.named_modules() if is_attention(part) and part.num_heads > 1]
 
 
 def group_of(path: str, part: nn.Module, judge: Callable[[Tensor], Tensor], layers: dict[nn.Module, Layer]) -> Group:

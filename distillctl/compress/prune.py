@@ -100,6 +100,20 @@ def prune(
     )
 
 
+def check_prunable(net: Net, example: Example, config: PruneConfig) -> tuple[str, ...]:
+    """Find before any training what would make `prune` fail, on a copy without weights of what may be a plan on the meta device.
+
+    Returns what a user should know, a line each; how near a goal is reached depends on weights little. Raises as `prune` does.
+    """
+    blank = copy.deepcopy(net.module).to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in (*blank.parameters(), *blank.buffers()):
+            tensor.zero_()
+    judged_without_data = replace(config, name="magnitude" if config.name == "taylor" else config.name)
+    said = prune(replace(net, module=blank), example, judged_without_data).said
+    return tuple(line for line in said if "prune.target_macs" not in line)
+
+
 def check(config: PruneConfig, step: int) -> None:
     """Raises ConfigError for numbers that make no sense, which a config from Python may hold."""
     if config.name not in ("magnitude", "taylor", "bn_scale"):

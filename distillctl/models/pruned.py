@@ -106,11 +106,12 @@ class Inputs(Narrower):
     name = "inputs"
 
     def becomes(self, part: nn.Module) -> tuple[Sizes, Shapes]:
+        sees: Shapes = {"weight": (part.weight.shape[0], self.channels_in)} if isinstance(part, (nn.Linear, _ConvNd)) else {}
         if isinstance(part, nn.Linear):
-            return {"in_features": self.channels_in}, {"weight": (part.out_features, self.channels_in)}
+            return {"in_features": self.channels_in}, sees
         if not isinstance(part, _ConvNd) or isinstance(part, _ConvTransposeNd) or part.groups != 1:
             raise TypeError(f"{type(part).__name__} is neither a linear layer nor a convolution in one group")
-        return {"in_channels": self.channels_in}, {"weight": (part.out_channels, self.channels_in)}
+        return {"in_channels": self.channels_in}, sees
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Normed(Narrower):
     name = "norm"
 
     def becomes(self, part: nn.Module) -> tuple[Sizes, Shapes]:
-        shapes = {"weight": (self.channels,), "bias": (self.channels,)}
+        shapes: Shapes = {"weight": (self.channels,), "bias": (self.channels,)}
         if isinstance(part, _NormBase):
             return {"num_features": self.channels}, {**shapes, "running_mean": (self.channels,), "running_var": (self.channels,)}
         if isinstance(part, nn.GroupNorm) and self.channels % part.num_groups == 0:
@@ -143,7 +144,7 @@ class Heads(Narrower):
     def becomes(self, part: nn.Module) -> tuple[Sizes, Shapes]:
         if not is_attention(part):
             raise TypeError(f"{type(part).__name__} has no heads that can be cut")
-        return {"num_heads": self.heads, "attn_dim": self.heads * part.head_dim}, {}  # type: ignore[operator]
+        return {"num_heads": self.heads, "attn_dim": self.heads * int(part.head_dim)}, {}  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def widths(module: nn.Module) -> dict[str, tuple[Change, ...]]:
         if spelled:
             found[path] = spelled
         if is_attention(part):
-            found[path] = (Heads(part.num_heads),)  # type: ignore[arg-type]
+            found[path] = (Heads(int(part.num_heads)),)
         if not spelled:
             tensors = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
             found |= {f"{path}.{name}".lstrip("."): (Shape(tuple(tensor.shape)),) for name, tensor in tensors}
