@@ -84,14 +84,15 @@ def prune(
     edits = tuple(Edit(*each) for each in narrowings(before, widths(module)))
     check_cut(untouched, module, edits, sample, net.name)
     after = macs(module, sample)
-    said = [*heads_that_stay(module)]
+    share = sum(map(len, chosen)) / sum(group.width for group in groups)
+    said = heads_that_stay(module)
     if goal is not None and abs(after - goal) > CLOSE * goal:
-        said.insert(0, f"prune.target_macs: the nearest to {goal:,} that {net.name} comes with prune.scope={config.scope} is {after:,}")
-    width = sum(group.width for group in groups)
+        nearest = f"the nearest to {goal:,} that {net.name} comes is {after:,}, with {100 * share:.0f} % of its channels gone that can go"
+        said.insert(0, f"prune.target_macs: {nearest}; set a larger one, or take another student")
     return Pruned(
         replace(net, edits=merged(net.edits, edits)),
         edits,
-        sum(map(len, chosen)) / width,
+        share,
         macs_before,
         after,
         parameters_before,

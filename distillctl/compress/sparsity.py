@@ -44,11 +44,11 @@ def sparsify(net: nn.Module, ratio: float) -> Sparsity:
     layers = weighted(net)
     if not layers:
         raise ConfigError("prune=unstructured: the net has no convolution and no linear layer")
-    frozen = [layer.weight.requires_grad for layer in layers]
-    pruning.global_unstructured([(layer, "weight") for layer in layers], pruning_method=pruning.L1Unstructured, amount=ratio)
-    for layer, learns in zip(layers, frozen, strict=True):
-        pruning.remove(layer, "weight")
-        layer.weight.requires_grad_(learns)
+    with torch.no_grad():
+        magnitudes = torch.cat([layer.weight.flatten() for layer in layers])
+        mask = pruning.L1Unstructured(amount=ratio).compute_mask(magnitudes, torch.ones_like(magnitudes))
+        for layer, part in zip(layers, mask.split([layer.weight.numel() for layer in layers]), strict=True):
+            layer.weight.mul_(part.view_as(layer.weight))
     return sparsity_of(net)
 
 
@@ -56,7 +56,7 @@ def sparsity_of(net: nn.Module) -> Sparsity:
     """Measured of the net's state as a file, without a record in it, and of what gzip makes of that at its default level."""
     counted = [layer.weight for layer in weighted(net)]
     zeros, weights = sum(int((weight == 0).sum()) for weight in counted), sum(weight.numel() for weight in counted)
-    content = safetensors_bytes({name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()})
+    content = safetensors_bytes({name: value.detach().cpu().contiguous().clone() for name, value in net.state_dict().items()})
     return Sparsity(zeros / max(weights, 1), zeros, weights, len(content), len(gzip.compress(content, mtime=0)))
 
 
