@@ -65,7 +65,7 @@ def prune(
     require_torch_pruning()
     check(config, step)
     module = net.module
-    first = next(module.parameters())
+    first = next(module.parameters(), torch.zeros(()))
     sample = example(first.device, first.dtype)
     untouched = copy.deepcopy(module)
     before, macs_before, parameters_before = widths(module), macs(module, sample), parameters(module)
@@ -74,6 +74,7 @@ def prune(
         if config.name == "taylor":
             if classifier is None or batches is None:
                 raise ConfigError("prune=taylor takes gradients of training images, and was given none; set prune.samples=256")
+            assert classifier.net is module
             gradients(classifier, batches)
         groups = found_groups(net, sample, config)
         ratio = share_of_step(config.ratio, step, config.steps) if goal is None else ratio_for(groups, config.scope, macs_before, goal)
@@ -183,19 +184,19 @@ def check_cut(untouched: nn.Module, module: nn.Module, edits: Sequence[Edit], sa
         raise ConfigError(
             f"prune: what was cut from {name} cannot be recorded ({error}); take another student, or prune=unstructured"
         ) from None
-    ours, theirs = ({entry: tuple(value.shape) for entry, value in each.state_dict().items()} for each in (module, untouched))
-    other = next((entry for entry in ours if ours[entry] != theirs.get(entry)), None)
+    shapes, expected = ({entry: tuple(value.shape) for entry, value in each.state_dict().items()} for each in (module, untouched))
+    other = next((entry for entry in shapes if shapes[entry] != expected.get(entry)), None)
     if other is not None:
         raise ConfigError(f"prune: what was cut from {name} cannot be recorded: {other}; take another student, or prune=unstructured")
     untouched.load_state_dict(module.state_dict())
     try:
         with torch.no_grad(), evaluating(module), evaluating(untouched):
-            equal = torch.equal(logits_of(module(sample)), logits_of(untouched(sample)))
+            ours, theirs = (logits_of(each(sample)).nan_to_num() for each in (module, untouched))
     except Exception as error:  # a net may object to its own widths in any way it likes
         raise ConfigError(
             f"prune: {name} does not run once its channels are cut ({first_line(error)[:200]}); take another student, or prune=unstructured"
         ) from None
-    if not equal:
+    if not torch.equal(ours, theirs):
         raise ConfigError(f"prune: {name} holds more than its record can say of what was cut; take another student, or prune=unstructured")
 
 

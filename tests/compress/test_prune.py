@@ -432,3 +432,8 @@ def test_without_the_library_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     with pytest.raises(MachineError, match=r"need torch-pruning: pip install 'distillctl\[prune\]'"):
         prune(net_of("resnet8"), pixels(32), PruneConfig(name="magnitude"))
+
+
+def test_a_net_without_weights_is_one_line():
+    with pytest.raises(ConfigError, match="prune=magnitude: no channels of ours.Own can be cut"):
+        cut(own(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())))
