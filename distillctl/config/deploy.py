@@ -22,7 +22,7 @@ class PruneConfig:
     """cut until so many MACs are left: a share where it is 1 or less, else a count; null: by ratio"""
     scope: str = option("global", "global", "layer", decides="weights")
     """compare channels of the whole net, or cut the same share of every layer"""
-    steps: int = number(1, decides="weights", low=1, high=20)
+    steps: int = number(1, decides="weights", low=1, high=100)
     """in how many steps, with training behind each"""
     samples: int = number(256, decides="weights", low=1)
     """training images that taylor looks at"""

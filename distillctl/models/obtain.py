@@ -22,10 +22,11 @@ from distillctl.formats.engine import engine
 from distillctl.inputs.contract import Contract
 from distillctl.models import catalogue
 from distillctl.models.adapter import Adapter
-from distillctl.models.edits import apply_edits
+from distillctl.models.edits import apply_edits, change_of
 from distillctl.models.fitting import left_over, load_weights, match_names
 from distillctl.models.locate import locate
 from distillctl.models.net import SMALL, Net, rebuild
+from distillctl.models.pruned import PRUNED
 from distillctl.models.published import triple
 from distillctl.models.record import Record
 from distillctl.models.shipping import read_record
@@ -35,6 +36,7 @@ from distillctl.models.weights import read_weights
 from distillctl.types import Inputs, count
 
 SPARE = 2**20  # weights that a net may make besides those that its file holds
+UNCUT = 2**28  # and one that was pruned, which is built whole before it is cut: a gigabyte
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,8 @@ def from_record(record: Record, config: ModelConfig, inputs: Contract, key: str)
     where = f"{key}.checkpoint={config.checkpoint}"
     file = locate(str(config.checkpoint), key, f"{key}.checkpoint")
     try:
-        with parameters_within(weights_in(file)):
+        spare = UNCUT if any(isinstance(change_of(edit.became), PRUNED) for edit in edits) else SPARE
+        with parameters_within(weights_in(file), spare):
             module: nn.Module
             if record.exported is not None:
                 module = engine(file, record.sha256, record.exported.parameters, record.exported.macs)
@@ -226,12 +229,12 @@ def weights_in(file: Path) -> int:
 
 
 @contextlib.contextmanager
-def parameters_within(count: int) -> Iterator[None]:
+def parameters_within(count: int, spare: int = SPARE) -> Iterator[None]:
     """Refuse to make a net of many more than so: a record may ask for more layers, or wider ones, than any machine has room for.
 
     Nets make some that they drop again, so four times as many may be made. Raises CheckpointError, within the builder of the net.
     """
-    made, most = 0, 4 * count + SPARE
+    made, most = 0, 4 * count + spare
 
     def weigh(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         nonlocal made

@@ -1,0 +1,1 @@
+"""What makes a net smaller: fewer channels, fewer weights."""
