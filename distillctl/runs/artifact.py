@@ -46,6 +46,10 @@ class Work:
         found.classifier.eval()
         return found
 
+    def keep(self, model: Obtained) -> None:
+        """What has become of the model."""
+        self.__dict__["model"] = model
+
     def training(self, count: int) -> PlainLoader:
         """So many training samples as they are measured, the classes in proportion, the same ones every time; all where there are fewer."""
         return self.bundle.plain_batches(self.some(self.bundle.data.train, count, "calibration"))

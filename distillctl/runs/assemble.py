@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from distillctl.build import build, find_class
+from distillctl.compress.sparsity import keep_zeros
 from distillctl.config import Distils, Finetunes, TeacherConfig, TrainerConfig
 from distillctl.data.loader import TrainLoader
 from distillctl.draws import seed_of
@@ -179,6 +180,9 @@ def make_training(session: Session, step: Step, method: Method, teacher: Frozen 
             teacher.compile()
     scale, factors = step.budget.lr_scale, part.lr_factors
     optimizers = {player: make_optimizer(config.optimizer, method.trainable(player), scale, factors) for player in method.players}
+    if step.keeps_zeros:
+        for optimizer in optimizers.values():
+            keep_zeros(method.students()["student"], optimizer)
     decay = config.trainer.ema_decay
     return Training(method, optimizers, machine.scaler(), Ema(method.averaged(), decay) if decay else None)
 

@@ -23,7 +23,7 @@ from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
 from distillctl.runs import unlabelled
 from distillctl.runs.draft import Draft
-from distillctl.runs.smaller import EAGER, has_teacher, pruned, pruned_alone, together, written
+from distillctl.runs.smaller import EAGER, has_teacher, keeps_zeros, pruned, pruned_alone, together, written
 from distillctl.runs.steps import CHOICE, Choice, Given, MadeBy, Plan, Row, Several, Source, Verify, is_ready, peer_models, start_from
 
 ATTACKED = {"_target_": "distillctl.methods.adversarial.Adversarial", "attacked": ["ce"], "objective": "ce"}  # Madry et al. 2018
@@ -162,7 +162,7 @@ def finetuned(draft: Draft, config: Finetunes, student: Given | MadeBy, before: 
     """A student that is ready, by labels. before: the row of what it was; empty where that was worth nothing. Returns what is final of both."""
     skipped = draft.needs_labels("finetune")
     method = ATTACKED if config.finetune.adversarial else None
-    made = draft.train("finetune", "student", student, config.finetune, method=method, skipped=skipped)
+    made = draft.train("finetune", "student", student, config.finetune, method=method, skipped=skipped, keeps_zeros=keeps_zeros(config))
     draft.rows += [] if skipped else [Row("fine-tuned", "student", made, own=True)]
     if skipped:
         return student

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from distillctl.config import AUTO, CompressConfig, Count, Deploys, Distils, TrainConfig
 from distillctl.formats import format_of
@@ -37,10 +38,16 @@ def pruned(
 
 def taught_again(draft: Draft, config: Distils, student: Given | MadeBy, teacher: Source | None, tail: str) -> tuple[MadeBy, str]:
     """By its teacher; without one by labels, for as long. Returns it and the name of its row."""
+    zeros = {"keeps_zeros": keeps_zeros(draft.config)}
     if teacher is None:
-        return draft.train(f"train-again{tail}", "student", student, config.distill), "trained again"
-    lesson = {"loss": unlabelled.loss_of(config), "teacher": teacher, "shares_teacher": True, "method": config.method}
+        return draft.train(f"train-again{tail}", "student", student, config.distill, **zeros), "trained again"
+    lesson = {**zeros, "loss": unlabelled.loss_of(config), "teacher": teacher, "shares_teacher": True, "method": config.method}
     return draft.train(f"distill-again{tail}", "student", student, config.distill, **lesson), "distilled again"
+
+
+def keeps_zeros(config: Any) -> bool:
+    """Whether single weights were cut, which training leaves zero."""
+    return isinstance(config, (TrainConfig, CompressConfig)) and config.prune.name == "unstructured"
 
 
 def pruned_alone(draft: Draft, config: TrainConfig | CompressConfig) -> None:

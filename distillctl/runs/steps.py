@@ -50,7 +50,7 @@ class Step:
     name: of its folder. role: "teacher" or "student", what the shipped files are called. loss, method: their nodes of the config.
     seed: of fresh weights, order and views. shares_teacher: whether its teacher is the config's own, which other runs may have too, and no
     student of this run. reuse: whether an equal training of another run may stand for it. fresh: of its model the architecture alone is
-    taken, with new weights. skipped: why it is left out. taught_by: the step that has made its teacher, once that is ready.
+    taken, with new weights. keeps_zeros: weights that are zero in it stay so. skipped: why it is left out. taught_by: the step that has made its teacher, once that is ready.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Step:
     shares_teacher: bool = False
     reuse: bool = False
     fresh: bool = False
+    keeps_zeros: bool = False
     skipped: str = ""
     taught_by: str = ""
 

@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.errors import CheckpointError
-from distillctl.runs import beside, exporting
+from distillctl.runs import beside, exporting, pruning
 from distillctl.runs.artifact import Work
 from distillctl.runs.session import Session, first_on_main
 from distillctl.runs.steps import Transform
 
-KINDS: dict[str, Callable[[Work], dict[str, Any]]] = {"export": exporting.export, "verify": exporting.verify, "web": beside.web}
+KINDS: dict[str, Callable[[Work], dict[str, Any]]] = {
+    "export": exporting.export,
+    "verify": exporting.verify,
+    "web": beside.web,
+    "prune": pruning.prune,
+}
 
 
 def transform(session: Session, step: Transform) -> Path | None:
