@@ -16,7 +16,7 @@ LAYERS = (
     ),
     ("data", "inputs", "losses", "models", "teachers", "batchnorm"),
     ("methods",),
-    ("feed", "runtime", "training", "loop", "metrics", "outputs", "ranks"),
+    ("feed", "runtime", "training", "loop", "metrics", "compress", "export", "outputs", "ranks"),
     ("compose", "report", "runs"),
     ("commands",),
     ("cli", "flags", "job", "manual", "__main__"),

@@ -88,11 +88,11 @@ def net_nodes(model: Model) -> list[Node]:
     What prepares an image lies before any weights, even where it resizes by products of matrices: those are computed from the image's
     size. Temperature and softmax come after the logits.
     """
-    constant = constants(model)
+    weights = weight_names(model)
     behind: set[str] = set()  # tensors that weights have had a part in
     after = []
     for node in model.graph.node:
-        if has_weights(node, constant) or behind.intersection(node.input):
+        if has_weights(node, weights) or behind.intersection(node.input):
             behind.update(node.output)
             after.append(node)
     wanted, found = {LOGITS}, []
@@ -105,30 +105,26 @@ def net_nodes(model: Model) -> list[Node]:
 
 def weighted_nodes(model: Model) -> list[Node]:
     """Those of the net that hold weights: what is worth quantising."""
-    constant = constants(model)
-    return [node for node in net_nodes(model) if has_weights(node, constant)]
+    weights = weight_names(model)
+    return [node for node in net_nodes(model) if has_weights(node, weights)]
 
 
-def has_weights(node: Node, constant: Collection[str]) -> bool:
-    return node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in constant
+def has_weights(node: Node, weights: Collection[str]) -> bool:
+    return node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in weights
 
 
-def constants(model: Model) -> set[str]:
-    """Tensors that depend on no input."""
-    found = {tensor.name for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if all(name in found for name in node.input if name) and node.op_type not in ("RandomNormal", "RandomUniform"):
-            found.update(node.output)
-    return found
+def weight_names(model: Model) -> set[str]:
+    """Stored tensors of two or more dimensions."""
+    return {tensor.name for tensor in model.graph.initializer if len(tensor.dims) > 1}
 
 
 def sources(model: Model) -> dict[str, set[str]]:
     """Of each node of the net without weights: the nodes with weights whose results reach it through no others."""
-    constant = constants(model)
+    weights = weight_names(model)
     reach: dict[str, set[str]] = {}
     found = {}
     for node in net_nodes(model):
-        if has_weights(node, constant):
+        if has_weights(node, weights):
             reached = {node.name}
         else:
             reached = found[node.name] = set().union(*(reach.get(name, set()) for name in node.input))

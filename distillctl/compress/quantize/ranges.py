@@ -56,7 +56,7 @@ def calibrate(model: Model, samples: Sequence[np.ndarray], method: str = "minmax
     for tensor, bound in bounds.items():
         if not np.isfinite(bound).all():
             raise DataError(f"calibration: {tensor} takes values that are not finite, so it has no range in 8 bits")
-    return Ranges(method, sum(map(len, samples)), bounds)  # type: ignore[arg-type]
+    return Ranges(method, sum(map(len, samples)), bounds)
 
 
 class Once:

@@ -32,7 +32,9 @@ def answer_of(source: Union[Path, Model]) -> Answer:
     try:
         session = onnxruntime().InferenceSession(content, options(), providers=["CPUExecutionProvider"])
     except Exception as error:  # its own kinds, one a status code
-        raise CheckpointError(f"{source if isinstance(source, Path) else 'the model'}: onnxruntime cannot run it: {first_line(error)}") from None
+        raise CheckpointError(
+            f"{source if isinstance(source, Path) else 'the model'}: onnxruntime cannot run it: {first_line(error)}"
+        ) from None
     (entry,) = session.get_inputs()
 
     def answer(batch: np.ndarray) -> np.ndarray:
