@@ -40,6 +40,6 @@ def kept_names(keep_float: Any) -> list[str] | None:
         return None
     if keep_float is None or keep_float == NO_LAYERS:
         return []
-    if isinstance(keep_float, str) or not all(isinstance(name, str) and name for name in keep_float):
+    if not isinstance(keep_float, (list, tuple)) or not all(isinstance(name, str) and name for name in keep_float):
         raise ValueError(f"quantize.keep_float={keep_float}: must be auto, none or a list of the names of nodes")
     return list(keep_float)

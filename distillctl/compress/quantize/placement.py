@@ -50,7 +50,7 @@ def weight(per_channel: bool) -> QuantizationSpec:
 class OnnxRuntimePlacement(Quantizer):
     """Inputs and weights of convolutions and linear layers; what a convolution gives after its norm and its ReLU; sums, and their inputs.
 
-    Of a net with attention inputs and weights alone. Logits stay float, as whatever no such layer reads.
+    Of a net with attention no sums. Logits stay float, as whatever no such layer reads.
     """
 
     def __init__(self, per_channel: bool = True):
@@ -62,7 +62,7 @@ class OnnxRuntimePlacement(Quantizer):
         for node in nodes:
             if node.target in CONVOLUTIONS or node.target is LINEAR:
                 put(node, {node.args[0]: self.activation, node.args[1]: self.weight})
-                if node.target is not LINEAR and not has_attention:
+                if node.target is not LINEAR:
                     put(self.end(node), output=self.activation)
             elif node.target in ADDITIONS and not has_attention and is_sum(node):
                 put(node, dict.fromkeys(node.args[:2], self.activation))

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from distillctl.compress.quantize.folding import fold_norms
 from distillctl.errors import ConfigError, MachineError, first_line
 
 INSTALL = "pip install 'distillctl[qat]'"
-TORCHAO_EPS = 1e-5
 
 
 class QatNet(nn.Module):
@@ -59,12 +59,12 @@ def prepare(module: nn.Module, example: Tensor, *, per_channel: bool = True) -> 
 def finish(net: QatNet) -> nn.Module:
     """What the exporter takes: the net with integer weights, batch norm folded, and quantised activations."""
     pt2e, _ = torchao()
-    graph = copy.deepcopy(net.graph)
+    graph = copy.deepcopy(net.graph).eval()
     set_modes(graph.graph, False)
     graph.recompile()
     with torch.no_grad():
         graph(net.example.to(next(graph.parameters()).device))  # scales of weights are of the last pass, and those have moved since
-        move_eps(graph)
+        fold_norms(graph)
     converted = pt2e.convert_pt2e(graph)
     for name in ("train", "eval"):
         converted.__dict__.pop(name, None)
@@ -120,19 +120,6 @@ def keep_norms(prepared: fx.GraphModule, norms: Mapping[str, nn.Module]) -> None
         elif node.target is aten.add.Tensor and getattr(node.args[0], "target", None) in norms:  # running_var + eps
             node.update_arg(1, norms[node.args[0].target].eps)
     prepared.recompile()
-
-
-def move_eps(graph: fx.GraphModule) -> None:
-    """Into each running variance, as only their sum counts: torchao folds every batch norm as if its eps were 1e-5."""
-    eps = {node.args[4].target: node.args[7] for node in graph.graph.nodes if node.target is torch.ops.aten.batch_norm.default}
-    for name, value in eps.items():
-        graph.get_buffer(name).add_(value - TORCHAO_EPS)
-    for node in graph.graph.nodes:
-        if node.target is torch.ops.aten.batch_norm.default:
-            node.update_arg(7, TORCHAO_EPS)
-        elif node.target is torch.ops.aten.add.Tensor and getattr(node.args[0], "target", None) in eps:
-            node.update_arg(1, TORCHAO_EPS)
-    graph.recompile()
 
 
 def check_random(graph: fx.GraphModule) -> None:

@@ -63,6 +63,7 @@ def static_model(
         },
     )
     quantizer.quantize_model()
+    quantizer.model.topological_sort()  # as ONNX wants it; onnxruntime would not mind
     return finished(quantizer.model.model, model, "int8")
 
 
