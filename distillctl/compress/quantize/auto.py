@@ -1,4 +1,4 @@
-"""quantize=auto: make each candidate that can be made here, measure all in turn on validation, and choose."""
+"""Make one quantised file, or each that can be made here, measure all in turn with the fp32 file on validation, and choose."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from pathlib import Path
 
 from torch import Tensor
 
-from distillctl.compress.quantize.choice import FP32, Choice, decide
+from distillctl.compress.quantize.choice import FP32, Choice, Verdict, decide
 from distillctl.compress.quantize.dynamic import write_dynamic
 from distillctl.compress.quantize.figures import Candidate, measured
 from distillctl.compress.quantize.graph import check_names, read
 from distillctl.compress.quantize.ranges import Ranges, calibrate
 from distillctl.compress.quantize.samples import Samples, calibrating
-from distillctl.compress.quantize.sensitivity import find_kept
+from distillctl.compress.quantize.sensitivity import Kept, find_kept
 from distillctl.compress.quantize.session import answer_of
 from distillctl.compress.quantize.static import write_static
-from distillctl.compress.quantize.weights import write_weights
+from distillctl.compress.quantize.weights import STORES, write_weights
 from distillctl.config.deploy import QuantizeConfig, kept_names
-from distillctl.errors import ConfigError, UserError
+from distillctl.errors import ConfigError, UserError, did_you_mean
+from distillctl.metrics.latency import times_as_fast
+
+SINGLE = ("static", "dynamic", *STORES)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,42 @@ def choose(task: Task, makers: Mapping[str, Maker] | None = None) -> tuple[Choic
     return replace(choice, left_out=left_out, notes=tuple(filter(None, notes))), file
 
 
+def make(task: Task) -> tuple[Verdict, Path, tuple[str, ...]]:
+    """The file of the one quantiser that `quantize` names, what is to be thought of it, and what else is to be said.
+
+    Its problem, if it has one, is about answers alone: whoever names a quantiser may want a smaller file, and not a faster one.
+    """
+    config = task.config
+    if config.name not in SINGLE:
+        raise ConfigError(f"quantize={config.name}: no file of onnxruntime's is made so; {did_you_mean(config.name, SINGLE)}")
+    notes: list[str | None] = []
+    if config.name == "static":
+        made = kept_static(task, notes)
+    elif config.name == "dynamic":
+        made = of_file("dynamic", write_dynamic(task.source, target(task, "dynamic"), per_channel=config.per_channel))
+    else:
+        made = of_file(config.name, write_weights(task.source, target(task, config.name), config.name))
+    fp32, figures = measured([of_file(FP32, task.source), made], task.validation, task.targets)
+    times = times_as_fast(fp32.rounds_ms, figures.rounds_ms)
+    problem = figures.quality.problem(fp32.quality, config.max_drop, config.min_agreement)
+    return Verdict(figures, times, problem), made.file, tuple(filter(None, notes))
+
+
+def kept_static(task: Task, notes: list[str | None]) -> Candidate:
+    """Static int8 with the layers in float that are named, or that validation says to keep, as many as help."""
+    config, model = task.config, read(task.source)
+    named = names_to_keep(config)
+    check_names(model, named or ())
+    chosen, note = calibrating(task.calibration, config.samples)
+    ranges = calibrate(model, chosen, config.calibration)
+    notes.append(note)
+    if named is None:
+        kept = kept_of(task, ranges)
+        named = list(kept.nodes)
+        notes.append(f"quantize.keep_float=auto: {kept.sentence}")
+    return of_file("static", write_static(task.source, target(task, "static"), ranges, named, per_channel=config.per_channel))
+
+
 def names_to_keep(config: QuantizeConfig) -> list[str] | None:
     try:
         return kept_names(config.keep_float)
@@ -90,8 +129,16 @@ def standard(ranges: Ranges, named: list[str] | None) -> dict[str, Maker]:
 
 def found(task: Task, ranges: Ranges) -> tuple[tuple[str, ...], str]:
     """Layers that validation says to keep, and the sentence about them. Raises ConfigError where none need to be, and where no set would do."""
+    kept = kept_of(task, ranges)
+    sentence = f"quantize.keep_float=auto: {kept.sentence}"
+    if kept.problem or not kept.nodes:
+        raise ConfigError(sentence)
+    return kept.nodes, sentence
+
+
+def kept_of(task: Task, ranges: Ranges) -> Kept:
     config = task.config
-    kept = find_kept(
+    return find_kept(
         read(task.source),
         ranges,
         task.validation,
@@ -100,10 +147,6 @@ def found(task: Task, ranges: Ranges) -> tuple[tuple[str, ...], str]:
         min_agreement=config.min_agreement,
         per_channel=config.per_channel,
     )
-    sentence = f"quantize.keep_float=auto: {kept.sentence}"
-    if kept.problem or not kept.nodes:
-        raise ConfigError(sentence)
-    return kept.nodes, sentence
 
 
 def target(task: Task, name: str) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from distillctl.compress.quantize.figures import Figures
-from distillctl.metrics.latency import Spread, spread, times_as_fast
+from distillctl.metrics.latency import Spread, times_as_fast
 
 FP32 = "fp32"
 LABELS = {
@@ -36,7 +36,7 @@ class Verdict:
         if self.problem is None:
             found = self.figures.quality
             right = f"agreement {found.agreement:.3f}" + ("" if found.accuracy is None else f" and accuracy {found.accuracy:.3f}")
-            return f"{self.label}: {self.times.middle:.1f}x faster, {right} on {found.n} validation images"
+            return f"{self.label}: {speed(self.times)}, {right} on {found.n} validation images"
         if self.times.stable and self.times.low > 1:
             return f"{self.label}: {self.times.middle:.1f}x faster, but {self.problem}"
         return f"{self.label}: {self.problem}"
@@ -84,6 +84,7 @@ def slow(times: Spread) -> str | None:
     return None
 
 
-def latency_ms(figures: Figures) -> Spread:
-    """Milliseconds of one sample, to be shown."""
-    return spread(figures.rounds_ms)
+def speed(times: Spread) -> str:
+    if slow(times) is None:
+        return f"{times.middle:.1f}x faster"
+    return f"{times.middle:.2f} times fp32's speed" if times.stable else f"{times.low:.2f} to {times.high:.2f} times fp32's speed"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distillctl.compress.quantize.samples import Samples, first
 from distillctl.compress.quantize.session import Answer, logits_of
-from distillctl.metrics.latency import in_turn, one_thread
+from distillctl.metrics.latency import Spread, in_turn, one_thread, spread
 from distillctl.metrics.quality import agreement, kl_to_teacher, top_k_accuracy
 
 
@@ -50,6 +50,11 @@ class Figures:
     size: int
     quality: Quality
     rounds_ms: tuple[float, ...]
+
+    @property
+    def latency_ms(self) -> Spread:
+        """Of one sample: p50 is its middle."""
+        return spread(self.rounds_ms)
 
 
 @dataclass(frozen=True)

@@ -109,12 +109,16 @@ def set_modes(graph: fx.Graph, training: bool) -> None:
             graph.erase_node(node)
 
 
-def keep_norms(prepared: fx.GraphModule, norms: Mapping[str, nn.Module]) -> None:
+def keep_norms(prepared: fx.GraphModule, norms: Mapping[str, Any]) -> None:
     """Give each batch norm its own momentum and eps back, which torchao's pattern of convolution and norm takes for 0.1 and 1e-5."""
     aten = torch.ops.aten
     for node in prepared.graph.nodes:
         if node.target is aten.batch_norm.default:
-            norm = norms[node.args[4].target]
+            norm = norms.get(node.args[4].target)
+            if norm is None or norm.momentum is None:
+                raise ConfigError(
+                    f"quantize=qat: batch norm with {node.args[4].target} is none of torch's with a momentum, and cannot be folded"
+                )
             node.update_arg(6, norm.momentum)
             node.update_arg(7, norm.eps)
         elif node.target is aten.add.Tensor and getattr(node.args[0], "target", None) in norms:  # running_var + eps

@@ -21,10 +21,6 @@ def batches(samples: Samples, size: int = BATCH) -> Iterator[np.ndarray]:
             yield np.ascontiguousarray(part[start : start + size])
 
 
-def count(samples: Samples) -> int:
-    return len(samples) if isinstance(samples, np.ndarray) else sum(len(part) for part in samples)
-
-
 def first(samples: Samples) -> np.ndarray:
     """[1, ...], the first of them."""
     return next(batches(samples, 1))

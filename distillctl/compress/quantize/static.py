@@ -39,7 +39,9 @@ def static_model(
     """The same in memory: uint8 activations, symmetric int8 weights, float logits.
 
     reduce_range: 7 bits of weights. x86 without VNNI adds two products of uint8 and int8 in int16, which saturates at 32767 where both
-    are large (2 * 255 * 127 = 64770); with 7 bits it cannot (2 * 255 * 64 = 32640).
+    are large (2 * 255 * 127 = 64770); with 7 bits it cannot (2 * 255 * 64 = 32640). Counted on a resnet8 of digits (64 images): in the
+    first convolution, whose input has its zero in the middle, 3.6 % of the pairs saturate, and change a sum by 9 % of its deviation; after
+    a ReLU 3 in 10^8 or none. 7 bits cost every machine: 1.5 % of the logits' deviation rather than 1.1 %. So 8 are the default.
     """
     library = quantization()
     nodes = quantized_nodes(model, keep_float)

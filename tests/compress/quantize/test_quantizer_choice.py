@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distillctl.compress.quantize.auto import Task, choose
+from distillctl.compress.quantize.auto import SINGLE, Task, choose, make
 from distillctl.compress.quantize.choice import decide
 from distillctl.compress.quantize.figures import Candidate, Figures, Quality, measured, quality
 from distillctl.config import check
@@ -83,8 +83,26 @@ def test_auto_measures_what_it_makes(task):
     for verdict in choice.verdicts:
         assert verdict.figures.quality.n == 200
         assert verdict.figures.size == (task.folder / f"{verdict.figures.name}.onnx").stat().st_size
-        assert len(verdict.figures.rounds_ms) >= 3
+        assert verdict.figures.latency_ms.middle > 0
     assert choice.fp32.quality.agreement == 1
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_one_quantiser_that_is_named_is_made_and_judged_by_its_answers(task, name):
+    verdict, file, notes = make(replace(task, config=QuantizeConfig(name=name, samples=64, min_agreement=0.8, max_drop=0.2)))
+    assert file == task.folder / f"{name}.onnx"
+    assert verdict.problem is None
+    assert verdict.figures.size == file.stat().st_size < task.source.stat().st_size
+    assert verdict.sentence.endswith("on 200 validation images")
+    assert any("quantize.keep_float=auto: all 4 layers in int8" in note for note in notes) == (name == "static")
+    with pytest.raises(ConfigError, match="quantize=litert: no file of onnxruntime's is made so"):
+        make(replace(task, config=QuantizeConfig(name="litert")))
+
+
+def test_a_quantiser_that_answers_too_badly_says_so(task):
+    verdict, file, _ = make(replace(task, config=QuantizeConfig(name="int4_weights", min_agreement=1.0)))
+    assert "quantize.min_agreement=1.0" in verdict.problem
+    assert file.exists()
 
 
 def test_other_formats_join_by_their_makers(task):
