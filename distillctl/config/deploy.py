@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from distillctl.config.fields import number, option, value
+from distillctl.config.fields import AUTO, number, option, value
+
+NO_LAYERS = "none"
 
 FORMATS = ("onnx", "torch_export", "openvino", "litert", "executorch", "coreml", "web")
 
@@ -30,25 +32,37 @@ class PruneConfig:
 
 @dataclass
 class QuantizeConfig:
-    """How weights and activations become small numbers."""
+    """How a file is brought to fewer bits, and what it must still answer to be taken."""
 
     name: str = option(
-        *("none", "none", "auto", "static", "dynamic", "qat", "fp16", "bf16", "int8_weights", "int4_weights", "openvino", "litert"),
+        "none",
+        *("none", "auto", "static", "dynamic", "qat", "fp16", "bf16", "int8_weights", "int4_weights", "openvino", "litert"),
         decides="weights",
     )
-    """the quantiser, which the group sets; auto: the fastest that is right, by measuring"""
+    """the quantiser, which the group sets; auto: the fastest of those here that answers like the fp32 file"""
     calibration: str = option("minmax", "minmax", "entropy", "percentile", decides="weights")
-    """how the ranges of activations are found"""
+    """how a tensor's range is taken from what it holds over the calibration images"""
     samples: int = number(256, decides="weights", low=1)
-    """training images that they are found on"""
-    max_drop: float = number(0.01, decides="weights", low=0, high=1)
-    """the most accuracy that may be lost on the validation split, as a share: 0.01 is a point"""
-    min_agreement: float = number(0.99, decides="weights", low=0, high=1)
-    """the share of validation samples that have to be answered as before"""
-    keep_float: Any = value("auto", decides="weights")
-    """layers that stay in float: auto finds those that hurt, none, or a list of names"""
+    """training images that ranges are taken from"""
+    max_drop: float = number(0.01, decides="weights", low=0, high=1, unit="a share of the validation images, where 0.01 is one point")
+    """the most validation accuracy that may be lost"""
+    min_agreement: float = number(0.99, decides="weights", low=0, high=1, unit="a share of the validation images")
+    """the share of validation images that have to be answered as the fp32 file does"""
+    keep_float: Any = value(AUTO, decides="weights")
+    """nodes that stay in float: auto finds those that hurt, none, or a list of their names in the file"""
     per_channel: bool = value(True, decides="weights")
-    """a scale for each channel of a weight"""
+    """a scale for each output channel of a weight rather than one for all"""
+
+
+def kept_names(keep_float: Any) -> list[str] | None:
+    """The nodes that `quantize.keep_float` names; None where they are to be found. Raises ValueError for what is neither a word nor a list of names."""
+    if keep_float == AUTO:
+        return None
+    if keep_float is None or keep_float == NO_LAYERS:
+        return []
+    if not isinstance(keep_float, (list, tuple)) or not all(isinstance(name, str) and name for name in keep_float):
+        raise ValueError(f"quantize.keep_float={keep_float}: must be auto, none or a list of the names of nodes")
+    return list(keep_float)
 
 
 @dataclass
