@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.errors import CheckpointError
-from distillctl.runs import beside, exporting, pruning
+from distillctl.runs import beside, exporting, pruning, quantizing
 from distillctl.runs.artifact import Work
 from distillctl.runs.session import Session, first_on_main
 from distillctl.runs.steps import Transform
@@ -17,6 +17,7 @@ KINDS: dict[str, Callable[[Work], dict[str, Any]]] = {
     "verify": exporting.verify,
     "web": beside.web,
     "prune": pruning.prune,
+    "quantize": quantizing.quantize,
 }
 
 

@@ -67,14 +67,14 @@ def finished(model: Model, origin: Model, precision: str) -> Model:
 
 
 def with_precision(text: str, precision: str) -> str:
-    """The essence of a record with `export.precision` set; what is no JSON mapping stays as it is."""
+    """The essence of a record with `exported.precision` set; what is no JSON mapping stays as it is."""
     try:
         essence = json.loads(text)
     except ValueError:
         return text
-    if not isinstance(essence, dict) or not isinstance(essence.setdefault("export", {}), dict):
+    if not isinstance(essence, dict) or not isinstance(essence.setdefault("exported", {}), dict):
         return text
-    essence["export"]["precision"] = precision
+    essence["exported"]["precision"] = precision
     return json.dumps(essence, sort_keys=True)
 
 

@@ -114,7 +114,7 @@ def export(program: nn.Module, example: Tensor, name: str, file: Path) -> Path:
         input_names=[name], output_names=["probabilities", "logits"], verbose=False,
     )  # fmt: skip
     model = made.model_proto
-    model.metadata_props.add(key="distillctl", value=json.dumps({"classes": list("0123456789"), "export": {"precision": "fp32"}}))
+    model.metadata_props.add(key="distillctl", value=json.dumps({"classes": list("0123456789"), "exported": {"precision": "fp32"}}))
     onnx.save(model, file)
     return file
 

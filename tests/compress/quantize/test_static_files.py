@@ -83,7 +83,7 @@ def test_metadata_stays_and_says_int8(resnet_file, ranges, tmp_path):
     for file in (write_static(resnet_file, tmp_path / "a.onnx", ranges), write_dynamic(resnet_file, tmp_path / "b.onnx")):
         (entry,) = onnx.load(file).metadata_props
         assert entry.key == "distillctl"
-        assert json.loads(entry.value) == {"classes": list("0123456789"), "export": {"precision": "int8"}}
+        assert json.loads(entry.value) == {"classes": list("0123456789"), "exported": {"precision": "int8"}}
 
 
 CODE = """

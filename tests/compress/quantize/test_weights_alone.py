@@ -30,7 +30,7 @@ def test_it_is_smaller_and_answers_alike(precision, kind, request, digits, tmp_p
     assert agreement > (0.8 if precision == "int4_weights" else 0.98)
     assert (one - other).abs().max() > 0
     (entry,) = onnx.load(file).metadata_props
-    assert json.loads(entry.value)["export"]["precision"] == precision
+    assert json.loads(entry.value)["exported"]["precision"] == precision
     assert write_weights(source, tmp_path / "again.onnx", precision).read_bytes() == file.read_bytes()
 
 
