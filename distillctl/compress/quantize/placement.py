@@ -19,6 +19,10 @@ CLIPS = (aten.relu.default, aten.relu_.default, aten.hardtanh.default, aten.hard
 POOLS = (aten.max_pool2d.default,)
 ATTENTION = (aten.layer_norm.default, aten.softmax.int, aten.scaled_dot_product_attention.default)
 
+# How far a range moves to each batch's. torchao's 0.01 is too slow for a net whose batch norm moves at 0.1: after 36 steps a MobileNetV3 of
+# digits (597 images) has 0.64 with it, 0.89 with 0.1, and the float net that trained on alike 0.86.
+FOLLOW = 0.1
+
 
 class SteadyInEval(FakeQuantize):
     """Learns the range of an activation in training mode alone: what validation shows must not move it.
@@ -34,7 +38,7 @@ class SteadyInEval(FakeQuantize):
 
 def activation() -> QuantizationSpec:
     """uint8 with a zero point; the range is a moving average of each batch's lowest and highest value."""
-    make = SteadyInEval.with_args(observer=MovingAverageMinMaxObserver)
+    make = SteadyInEval.with_args(observer=MovingAverageMinMaxObserver, averaging_constant=FOLLOW)
     return QuantizationSpec(torch.uint8, make, 0, 255, torch.per_tensor_affine)
 
 

@@ -37,7 +37,8 @@ class QatNet(nn.Module):
 
 
 def prepare(module: nn.Module, example: Tensor, *, per_channel: bool = True) -> QatNet:
-    """A copy of a float net to be trained for int8. example: its input [N, ...] with N >= 2, of which only N may change later.
+    """A copy of a float net to be trained for int8. example: its input [N, ...] with N >= 2, of which only N may change later;
+    ranges begin with what it shows, so it had better be a few hundred samples.
 
     Whatever tensors `module` gives (logits, or logits and features in tuples and dicts) the copy gives. Raises ConfigError for a net that
     cannot be exported, or that draws random numbers in other ways than by dropout.
