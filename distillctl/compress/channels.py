@@ -46,13 +46,20 @@ def channel_groups(
     kept = [*untouched(module), *answering(graph)]
     found = []
     for group in groups_in(graph, kept):
-        importance = judge(group)
-        if importance is None:
-            continue
-        repeats = max((parts for _, parts, _ in grouped(group)), default=1)
-        if is_aligned(group, len(importance), repeats) and is_closed(graph, group, len(importance), repeats):
-            found.append(as_units(graph, group, importance, repeats, layers))
+        width, repeats = len(group[0].idxs), max((parts for _, parts, _ in grouped(group)), default=1)
+        if is_aligned(group, width, repeats) and is_closed(graph, group, width, repeats):
+            importance = judged(judge, group)
+            if importance is not None and len(importance) == width:
+                found.append(as_units(graph, group, importance, repeats, layers))
     return found
+
+
+def judged(judge: Callable[[Any], Tensor | None], group: Any) -> Tensor | None:
+    """The importance of a group's channels; None where torch-pruning counts them by a layer that has others, as behind some concatenations."""
+    try:
+        return judge(group)
+    except (IndexError, RuntimeError):
+        return None
 
 
 def new_graph() -> Any:
