@@ -9,6 +9,7 @@ from distillctl.compress.quantize.figures import Figures
 from distillctl.metrics.latency import Spread, times_as_fast
 
 FP32 = "fp32"
+FASTER = 1.05  # times the speed, from where on it is worth another file
 LABELS = {
     "static": "int8 static",
     "static_kept": "int8 static with layers in float",
@@ -79,7 +80,7 @@ def judged(candidate: Figures, fp32: Figures, max_drop: float, min_agreement: fl
 def slow(times: Spread) -> str | None:
     if not times.stable:
         return f"its speed is not stable here, {times.low:.2f} to {times.high:.2f} times fp32's"
-    if times.low <= 1:
+    if times.low <= 1 or times.middle < FASTER:
         return f"no faster than fp32, {times.middle:.2f} times its speed"
     return None
 
