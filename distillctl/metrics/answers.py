@@ -1,24 +1,42 @@
-"""What a model answers to a whole split."""
+"""What models answer to a whole split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from distillctl.modes import evaluating
 from distillctl.runtime import Runtime
-from distillctl.types import Batch
+from distillctl.types import Batch, Output
+
+
+def answers(model: nn.Module, batches: Iterable[Batch], runtime: Runtime) -> tuple[Tensor, Tensor]:
+    """Logits float32 [N, K] and targets int64 [N] on the CPU, of all ranks' batches; the model's mode is restored."""
+    logits, targets = answers_of({"model": model}, batches, runtime)
+    return logits["model"], targets
 
 
 @torch.inference_mode()
-def answers(model: nn.Module, batches: Iterable[Batch], runtime: Runtime) -> tuple[Tensor, Tensor]:
-    """Logits float32 [N, K] and targets int64 [N] on the CPU, of all ranks' batches; the model's mode is restored."""
-    logits, targets = [], []
-    with evaluating(model):
+def answers_of(
+    models: Mapping[str, nn.Module],
+    batches: Iterable[Batch],
+    runtime: Runtime,
+    see: Callable[[Mapping[str, Output]], None] = lambda outputs: None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The same of several models, which are asked one after the other about each batch, so that it is read once; `see` is shown what they say to it."""
+    logits: dict[str, list[Tensor]] = {name: [] for name in models}
+    targets = []
+    with contextlib.ExitStack() as modes:
+        for model in models.values():
+            modes.enter_context(evaluating(model))
         for batch in batches:
             with runtime.autocast():
-                logits.append(model(batch.inputs).logits.float())
+                outputs = {name: model(batch.inputs) for name, model in models.items()}
+            for name, output in outputs.items():
+                logits[name].append(output.logits.float())
             targets.append(batch.targets)
-    return runtime.gather(torch.cat(logits).cpu()), runtime.gather(torch.cat(targets).cpu())
+            see(outputs)
+    return {name: runtime.gather(torch.cat(parts).cpu()) for name, parts in logits.items()}, runtime.gather(torch.cat(targets).cpu())
