@@ -28,7 +28,7 @@ def asked_names(given: Any) -> tuple[str, ...]:
     if not isinstance(names, Sequence) or not names:
         raise ConfigError(f"corruptions={given}: expected true, or a list as in corruptions=[gaussian_noise,fog]")
     for name in names:
-        if name not in CORRUPTIONS:
+        if not isinstance(name, str) or name not in CORRUPTIONS:
             raise ConfigError(f"corruptions={name}: no such corruption; {did_you_mean(str(name), tuple(CORRUPTIONS))}")
     return tuple(dict.fromkeys(names))
 
