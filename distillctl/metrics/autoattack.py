@@ -40,7 +40,7 @@ def robust_accuracy(model: nn.Module, batches: Iterable[Batch], config: AttackCo
     other draws. Images that it brings further away than eps count as unchanged ones.
     """
     hits, notes = [], _Notes()
-    with evaluating(model):
+    with evaluating(model), _still(model):
         for batch in batches:
             hits.append(left_right(model, batch, config.eps, seed, notes))
     robust = runtime.gather(torch.cat(hits))
@@ -68,6 +68,19 @@ def left_right(model: nn.Module, batch: Batch, eps: float, seed: int, notes: _No
     within = (worst - images).abs().flatten(1).amax(1) <= largest_float32(eps) * (1 + 1e-5)
     with torch.no_grad():
         return quality.right(clean, targets) & (quality.right(logits_of(worst), targets) | ~within.cpu())
+
+
+@contextlib.contextmanager
+def _still(model: nn.Module) -> Iterator[None]:
+    """No gradient reaches the parameters: the package goes back through the whole net."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 class _Notes(logging.Handler):

@@ -81,7 +81,7 @@ def summary(student: Accuracies, teacher: Accuracies | None, image_size: int) ->
     """What evaluation.json holds: accuracies by corruption and severity, each corruption's mean error, and their mean.
 
     `mean_error` is the plain mean of errors, not normalised. With a teacher there is `normalised_error` too: each corruption's errors summed
-    over severities, over the teacher's sum, and the mean of that, eq. of section 4.1 of Hendrycks and Dietterich 2019 with the teacher in
+    over severities, over the teacher's sum, and the mean of that: the mCE of Hendrycks and Dietterich 2019 with the teacher in
     the place of AlexNet; None for a corruption that the teacher makes no error under, which the mean then leaves out.
     """
     errors = {name: error_of(student[name]) for name in student}

@@ -44,7 +44,7 @@ def lost_in_words(lost: Sequence[ClassLoss], most: int = 3) -> str:
 
 
 class LinearCKA:
-    """Linear centred kernel alignment of two nets' features, from batches: eq. 3 and 5 of Kornblith et al. 2019.
+    """Linear centred kernel alignment of two nets' features, from batches: section 3 of Kornblith et al. 2019.
 
     ||Y'X||_F^2 / (||X'X||_F ||Y'Y||_F) of centred X [N, P] and Y [N, Q]; 1 for features that a rotation and a scale bring together, in [0, 1].
     Kept are sums and products in float64, P^2 + Q^2 + P Q numbers however many samples there are. They are of features less

@@ -148,7 +148,7 @@ def kl_to_teacher(student_logits: Tensor, teacher_logits: Tensor) -> float:
 
 
 def flips(student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> tuple[float, float]:
-    """Shares of all samples that flip for the worse (the teacher is right, the student wrong) and for the better; Yan et al. 2021, eq. 1.
+    """Shares of all samples that flip for the worse (the teacher is right, the student wrong) and for the better; Yan et al. 2021.
 
     Their difference is that of the accuracies, so that a student as good as its teacher may still be wrong where that was right.
     """

@@ -139,3 +139,28 @@ def test_evaluate_tells_what_the_file_costs(distillctl, tiny_run: Path, tmp_path
     assert "throughput at batch 7: " in said
     assert "peak memory at batch 7: " in said
     assert "p50 ms" in said
+
+
+NET = """from torch import nn
+
+
+class Mean(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.fc = nn.Linear(3, num_classes)
+
+    def forward(self, images):
+        return self.fc(images.mean((2, 3)))
+"""
+
+
+def test_a_net_of_ones_own_is_found_by_the_fresh_process(distillctl, tiny, tmp_path: Path):
+    (tmp_path / "own_mean.py").write_text(NET)
+    words = [word for word in tiny if not word.startswith(("teacher", "student", "distill", "finetune"))]
+    own = ("teacher=own", "teacher._target_=own_mean.Mean", "--trust", "own_mean")
+    finished = distillctl("pretrain", *words, *own, "dataset.subset=200", "hydra.run.dir=run", cwd=tmp_path)
+    assert finished.code == 0, finished.err
+    words = ("trainer.device=cpu", "cost=true", "split=val", "--trust", "own_mean", "hydra.run.dir=out")
+    finished = distillctl("evaluate", "checkpoint=run", *words, cwd=tmp_path)
+    assert finished.code == 0, finished.err
+    assert json.loads((tmp_path / "out/evaluation.json").read_text())["cost"]["peak_memory_mb"] > 0

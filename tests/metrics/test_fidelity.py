@@ -14,7 +14,7 @@ PLACE = Runtime(torch.device("cpu"), torch.float32)
 
 
 def formula(x: np.ndarray, y: np.ndarray) -> float:
-    """HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) of the centred Gram matrices [N, N]: eq. 2 and 3 of Kornblith et al. 2019."""
+    """HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) of the centred Gram matrices [N, N]; Kornblith et al. 2019, section 3."""
     centre = np.eye(len(x)) - 1 / len(x)
     k, m = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre
     return float((k * m).sum() / np.sqrt((k * k).sum() * (m * m).sum()))
