@@ -150,7 +150,7 @@ TRAIN = {key: (kind, nullable, rules) for key, kind, nullable, rules in scalars(
 # what depends on another key is tested by itself
 LINKED = re.compile(
     r"(teacher|student)\..*|trainer\.(batch_size|accumulate|devices)|(pretrain|distill|finetune)\.epochs|dataset\.(name|shots|labels)|resume"
-    r"|finetune\.(train|stages|adversarial|lora\..*)|generations|ensemble_generations|attack\.(eps|step|name)"
+    r"|finetune\.(train|stages|adversarial|lora\..*)|generations|ensemble_generations|attack\.(eps|step|name)|dataset\.balance"
 )
 FREE = sorted(key for key in TRAIN if not LINKED.fullmatch(key))
 
