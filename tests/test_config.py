@@ -18,7 +18,12 @@ from distillctl.errors import ConfigError, UserError, did_you_mean, nearest, one
 CONF = Path(__file__).parent.parent / "conf"
 RECIPES = CONF.parent / "recipes"
 OPTIONS = sorted(set(CONF.glob("*/*.yaml")) - {CONF / "dataset/recorded.yaml"})  # which needs a record: test_which_data.py
-NEEDED = {"evaluate": ["checkpoint=x", "dataset=digits"], "predict": ["checkpoint=x", "inputs=[x.png]"]}
+NEEDED = {
+    "evaluate": ["checkpoint=x", "dataset=digits"],
+    "predict": ["checkpoint=x", "inputs=[x.png]"],
+    "export": ["checkpoint=x", "dataset=digits"],
+    "compress": ["checkpoint=x", "dataset=digits", "budget.size_mb=1"],
+}
 
 
 def examples(count: int) -> settings:
@@ -150,7 +155,8 @@ TRAIN = {key: (kind, nullable, rules) for key, kind, nullable, rules in scalars(
 # what depends on another key is tested by itself
 LINKED = re.compile(
     r"(teacher|student)\..*|trainer\.(batch_size|accumulate|devices)|(pretrain|distill|finetune)\.epochs|dataset\.(name|shots|labels)|resume"
-    r"|finetune\.(train|stages|adversarial|lora\..*)|generations|ensemble_generations|attack\.(eps|step|name)|dataset\.balance"
+    r"|finetune\.(train|stages|adversarial|lora\..*)|generations|ensemble_generations|(quantize|export|prune)\..*|attack\.(eps|step|name)"
+    r"|dataset\.balance"
 )
 FREE = sorted(key for key in TRAIN if not LINKED.fullmatch(key))
 

@@ -43,6 +43,12 @@ def test_configs_and_recipes_are_inside(installed: Path, tmp_path: Path):
     assert "image_size: 224" in run(installed, tmp_path, "train", "recipe=imagenet_resnet152_mobilenetv2", "--cfg", "job")
 
 
+def test_the_web_page_is_inside(installed: Path):
+    page, shipped = (folder / "distillctl/export/web/page" for folder in (ROOT, installed))
+    assert (shipped / "index.html").is_file()
+    assert {file.name: file.read_bytes() for file in shipped.iterdir()} == {file.name: file.read_bytes() for file in page.iterdir()}
+
+
 def test_a_run_works_from_another_folder(installed: Path, tmp_path: Path):
     budget = ["pretrain.epochs=1", "distill.epochs=1", "finetune.epochs=0", "teacher=resnet8", "baseline=false"]
     assert "distilled" in run(installed, tmp_path, "train", *budget)

@@ -54,6 +54,24 @@ COMMANDS = {
         ),
         home="runs",
     ),
+    "compress": Command(
+        "a student that is ready made smaller: cut, taught again, of small numbers, and what that costs in accuracy",
+        (
+            "distillctl compress checkpoint=RUN prune=magnitude prune.ratio=0.5 teacher.checkpoint=TEACHER",
+            "distillctl compress checkpoint=RUN quantize=auto export.format=onnx",
+            "distillctl compress checkpoint=RUN prune=taylor prune.target_macs=0.5 finetune.epochs=5",
+        ),
+        home="runs",
+    ),
+    "export": Command(
+        "a model that is ready as a file for another runtime, which is run back and compared before it is kept",
+        (
+            "distillctl export checkpoint=outputs/train/20260101-120000-000000",
+            "distillctl export checkpoint=student.safetensors format=onnx quantize=static",
+            "distillctl export checkpoint=student.safetensors verify=student.onnx",
+        ),
+        home="runs",
+    ),
     "evaluate": Command(
         "what a checkpoint is worth: accuracy, F1, NLL, calibration, agreement with a teacher",
         (

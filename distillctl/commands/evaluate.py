@@ -17,10 +17,12 @@ from distillctl.data.balance import shape_of
 from distillctl.data.loader import Place
 from distillctl.data.split import DataSet, Split
 from distillctl.errors import CheckpointError, ConfigError
+from distillctl.formats import by_file
+from distillctl.formats.engine import Engine
 from distillctl.inputs.contract import Contract
 from distillctl.interruption import StopRequest
 from distillctl.invocation import Invocation
-from distillctl.metrics import artifact, autoattack, calibration, corrupted, cost, fidelity, memory, quality, robustness
+from distillctl.metrics import artifact, autoattack, calibration, corrupted, fidelity, memory, quality, robustness
 from distillctl.metrics.answers import answers, answers_of
 from distillctl.metrics.metric import percent
 from distillctl.models.obtain import Obtained, obtain, source_of
@@ -31,6 +33,7 @@ from distillctl.report.evaluation import CLASSES_SHOWN, class_table, corruption_
 from distillctl.report.table import Results, attack_remark
 from distillctl.runs import bundle
 from distillctl.runs.bundle import Bundle, at_once
+from distillctl.runs.measure import costs as runs_cost
 from distillctl.runs.steps import members_of
 from distillctl.runs.teachers import check_is_trained, ready_to_answer
 from distillctl.types import Output
@@ -66,8 +69,13 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
         guide, student_of = guide_of(config, inputs), obtain(model, inputs, "model", seed=0)
         nets: dict[str, nn.Module] = {} if guide is None else {"teacher": guide[0].to(machine.device)}
         nets["model"] = student = student_of.classifier.to(machine.device)
+        if config.attack.name != "none" and isinstance(student_of.net.module, Engine):
+            raise ConfigError(
+                f"attack={config.attack.name} goes by gradients, and {config.checkpoint} has none; attack the checkpoint that it was exported from"
+            )
         alignment = fidelity.LinearCKA(machine) if guide is not None and guide[1] and tap_pooled(student_of, "model") else None
-        logits_of, targets = answers_of(nets, batches, machine, partial(compare, alignment) if alignment else lambda outputs: None)
+        own, targets = answers_of(nets, batches, machine.autocast, partial(compare, alignment) if alignment else lambda outputs: None)
+        logits_of, targets = {key: machine.gather(part) for key, part in own.items()}, machine.gather(targets)
         logits, teacher_logits = logits_of["model"], logits_of.get("teacher")
         measured = {"n": len(targets), **quality.all_measures(logits, targets if split.labelled else None, teacher_logits)}
         if alignment is not None:
@@ -84,7 +92,7 @@ def evaluate(config: EvaluateConfig, folder: Path | None) -> float | None:
             "split": name,
             "fingerprint": data.fingerprint,
             "measured": measured,
-            "parameters": cost.parameters(student),
+            "parameters": runs_cost(student, inputs.example(1, machine.device))["parameters"],
             "classes": quality.per_class(logits, targets, data.classes) if split.labelled else [],
             "confusion": quality.confusion(logits, targets).tolist() if split.labelled else None,
         }
@@ -150,7 +158,9 @@ def guide_of(config: EvaluateConfig, inputs: Contract) -> tuple[nn.Module, bool]
 
 
 def tap_pooled(obtained: Obtained, key: str) -> bool:
-    """Catch what the head is given; False for a net of which nobody knows where that is."""
+    """Catch what the head is given; False for a net of which nobody knows where that is, and for a file that another runtime runs."""
+    if isinstance(obtained.net.module, Engine):
+        return False
     try:
         obtained.classifier.taps = tap(obtained.net.module, (POOLED,), obtained.inputs.net_example, key)
     except ConfigError:
@@ -173,18 +183,22 @@ def scaled(found: Bundle, model: nn.Module, logits: Tensor, targets: Tensor, nam
 
 
 def costs(obtained: Obtained, batch: int, device: torch.device) -> dict[str, Any]:
-    """What the file costs in PyTorch."""
+    """What the file costs in its own runtime."""
     model, inputs, file = obtained.classifier, obtained.inputs, obtained.weights
     assert file is not None
     one, many = inputs.example(1, device), inputs.example(batch, device)
-    found: dict[str, Any] = {"runtime": f"PyTorch on {device.type.upper() if device.type == 'cpu' else torch.cuda.get_device_name(device)}"}
+    found: dict[str, Any] = {"runtime": runtime_of(obtained, device)}
     found |= artifact.runtime_costs({"model": artifact.Timed(model, one, many)})["model"]
     known = obtained.record is not None
-    found["peak_memory_mb"] = memory.peak_memory_mb(memory.prepare_safetensors, file, batch) if known else None
-    found |= {"file_mb": artifact.file_mb(file), "parameters": cost.parameters(model)}
-    with contextlib.suppress(RuntimeError):  # of a net whose path depends on values
-        found["macs"] = cost.macs(model.eval(), one)
-    return found
+    found["peak_memory_mb"] = memory.peak_memory_mb(memory.prepare_recorded, file, batch) if known else None
+    return {**found, "file_mb": artifact.file_mb(file), **(runs_cost(model, one) | {"size_mb": artifact.file_mb(file)})}
+
+
+def runtime_of(obtained: Obtained, device: torch.device) -> str:
+    form = by_file(obtained.weights) if obtained.weights is not None else None
+    if form is not None:
+        return form.runtime
+    return f"PyTorch on {'CPU' if device.type == 'cpu' else torch.cuda.get_device_name(device)}"
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from distillctl import ranks
-from distillctl.config import FitConfig
+from distillctl.config import RunConfig
 from distillctl.interruption import StopRequest
 from distillctl.invocation import Invocation
 from distillctl.runs.check import check_settings
@@ -15,20 +15,20 @@ from distillctl.runs.preview import preview
 from distillctl.runs.session import session
 
 
-def run(config: FitConfig, folder: Path | None, asked: Invocation | None = None) -> ranks.Figures | None:
+def run(config: RunConfig, folder: Path | None, asked: Invocation | None = None) -> ranks.Figures | None:
     """What a sweeper is told: the figures of `objective`, of the validation split. asked: what is written down of it in the folder."""
     check_settings(config)
     return ranks.launch(partial(train_rank, asked=asked), config, folder)
 
 
-def show_plan(config: FitConfig) -> None:
+def show_plan(config: RunConfig) -> None:
     """`--plan`: the steps, what is there already, and what the others will take. By one process; nothing is trained or written."""
     check_settings(config)
     with StopRequest() as stop, session(config, None, stop) as running:
         preview(running)
 
 
-def train_rank(config: FitConfig, folder: Path | None, asked: Invocation | None = None) -> ranks.Figures:
+def train_rank(config: RunConfig, folder: Path | None, asked: Invocation | None = None) -> ranks.Figures:
     """One process's part."""
     with StopRequest() as stop, session(config, folder, stop, asked) as running:
         return execute(running)

@@ -101,7 +101,7 @@ def known_values(recorded: Mapping[str, Any], schema: type) -> dict[str, Any]:
 
 def checkpoints(composed: DictConfig) -> Iterator[tuple[str, str]]:
     """The checkpoints that a config names, the teacher's first: (key, path)."""
-    if "checkpoint" in composed:
+    if composed.get("checkpoint"):
         yield "checkpoint", str(composed.checkpoint)
     for role in ("teacher", "student"):
         if role not in composed:

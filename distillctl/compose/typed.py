@@ -37,6 +37,7 @@ def typed(composed: DictConfig) -> Any:
     plain = OmegaConf.to_object(filled(composed) if of_record else composed)
     read_counts(plain)
     teachers = [node for node in vars(plain).values() if isinstance(node, config.TeacherConfig)]
+    config.spell_out(plain)
     problems = [problem for teacher in teachers for problem in read_members(teacher)] or config.check(plain)
     if problems:
         raise ConfigError(*problems)

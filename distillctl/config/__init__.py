@@ -1,6 +1,7 @@
 """The typed configuration: schemas, the keys they have and what each decides, and what must hold of a config. No torch here."""
 
 from distillctl.config.data import DATA_KINDS, AugmentConfig, DatasetConfig, ImageSetConfig
+from distillctl.config.deploy import BudgetConfig, ExportStepConfig, PruneConfig, QuantizeConfig
 from distillctl.config.environment import SECRET_FREE_VARIABLES, read_variable
 from distillctl.config.fields import AUTO, DECISIONS, Count, branch, chosen, count, number, option, value
 from distillctl.config.keys import (
@@ -20,10 +21,13 @@ from distillctl.config.rules import broken_rule, check, check_attack, check_part
 from distillctl.config.schema import (
     SCHEMAS,
     CachesConfig,
+    CompressConfig,
+    Deploys,
     DistillConfig,
     Distils,
     DoctorConfig,
     EvaluateConfig,
+    ExportConfig,
     FinetuneConfig,
     Finetunes,
     FitConfig,
@@ -34,8 +38,10 @@ from distillctl.config.schema import (
     PredictConfig,
     PretrainConfig,
     Pretrains,
+    RunConfig,
     TrainConfig,
 )
+from distillctl.config.short import spell_out
 from distillctl.config.training import (
     AttackConfig,
     FinetuneStageConfig,

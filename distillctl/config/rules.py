@@ -9,11 +9,26 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from distillctl.config.data import DatasetConfig, ImageSetConfig
+from distillctl.config.deploy import BudgetConfig
 from distillctl.config.fields import AUTO
 from distillctl.config.keys import leaves
 from distillctl.config.models import ENSEMBLE, ModelConfig, TeacherConfig
-from distillctl.config.schema import DistillConfig, Distils, EvaluateConfig, Finetunes, FitConfig, PretrainConfig, TrainConfig
+from distillctl.config.schema import (
+    CompressConfig,
+    Deploys,
+    DistillConfig,
+    Distils,
+    EvaluateConfig,
+    Finetunes,
+    FitConfig,
+    PretrainConfig,
+    RunConfig,
+    TrainConfig,
+)
 from distillctl.config.training import AttackConfig, FinetuneStageConfig, LoraConfig, StageConfig, TrainerConfig
+
+ONNX_NUMBERS = ("auto", "static", "dynamic", "qat", "fp16", "bf16", "int8_weights", "int4_weights")
+OF_FORMAT = {"onnx": ONNX_NUMBERS, "web": ONNX_NUMBERS, "openvino": ("openvino",), "litert": ("litert",)}  # which quantisers a format has
 
 
 def check(config: Any) -> list[str]:
@@ -63,7 +78,7 @@ def broken_rule(key: str, value: Any, rules: Mapping[str, Any]) -> str | None:
 
 def check_epochs(_: str, config: FitConfig) -> list[str]:
     stages = {key: node for key, node in nodes(config) if isinstance(node, StageConfig)}
-    if not stages or any(stage.epochs for stage in stages.values()):
+    if isinstance(config, CompressConfig) or not stages or any(stage.epochs for stage in stages.values()):
         return []
     return [f"{' '.join(f'{key}.epochs=0' for key in stages)}: nothing to train; give one of them epochs"]
 
@@ -189,17 +204,54 @@ def check_parts(key: str, trainer: TrainerConfig) -> list[str]:
     ]
 
 
-def check_subset(_: str, config: FitConfig) -> list[str]:
+def check_subset(_: str, config: RunConfig) -> list[str]:
     size, subset = config.trainer.batch_size, config.dataset.subset
     if not isinstance(size, int) or subset is None or size <= subset:
         return []
     return [f"trainer.batch_size={size} is more than dataset.subset={subset}; lower it"]
 
 
+def check_deployment(_: str, config: Deploys) -> list[str]:
+    numbers, file, problems = config.quantize, config.export, []
+    kept = numbers.keep_float
+    if not (kept in ("auto", "none") or isinstance(kept, list) and all(isinstance(name, str) for name in kept)):
+        problems.append(f"quantize.keep_float={kept}: expected auto, none, or a list of layers, as in quantize.keep_float=[/head/Gemm]")
+    if numbers.name not in (*OF_FORMAT.get(file.format, ()), "none") and file.format != "none":
+        homes = [name for name, known in OF_FORMAT.items() if numbers.name in known]
+        problems.append(f"quantize={numbers.name} does not go with export.format={file.format}; take export.format={homes[0]}")
+    if file.format == "web" and file.web_runtime is None:
+        problems.append(
+            "export.format=web: export.web_runtime is not set: npm install onnxruntime-web, and pass export.web_runtime=node_modules/onnxruntime-web"
+        )
+    if file.opset is not None and file.format not in ("onnx", "web"):
+        problems.append(f"export.opset={file.opset} is about ONNX, and export.format={file.format}; leave it out")
+    return problems
+
+
+def check_pruning(_: str, config: TrainConfig | CompressConfig) -> list[str]:
+    keys, problems = config.prune, []
+    changed = [entry.name for entry in fields(keys) if entry.name != "name" and getattr(keys, entry.name) != entry.default]
+    if keys.name == "none" and changed:
+        problems.append(f"prune.{changed[0]}={getattr(keys, changed[0])}: nothing is cut here; choose by what, as in prune=magnitude")
+    if keys.name == "unstructured" and keys.target_macs is not None:
+        problems.append(
+            f"prune.target_macs={keys.target_macs:g}: single weights that are zero save no MACs; take prune=magnitude, or prune.ratio"
+        )
+    if isinstance(config, CompressConfig):
+        for key, given, usual in (("assistants", config.assistants, []), ("generations", config.generations, 1)):
+            if given != usual:
+                problems.append(
+                    f"{key}={given}: compress teaches the student that is there; distillctl distill has assistants and generations"
+                )
+        if keys.name == "none" and config.quantize.name == "none" and config.export.format == "none" and config.budget == BudgetConfig():
+            problems.append("nothing to do: choose prune=magnitude, quantize=auto, export.format=onnx, or a budget, as in budget.size_mb=2")
+    return problems
+
+
 # what is checked of which nodes, in the order in which problems are told
 RULES: tuple[tuple[type | tuple[type, ...], Callable[[str, Any], list[str]]], ...] = (
     (FitConfig, check_epochs),
-    (FitConfig, check_subset),
+    (RunConfig, check_subset),
     (Finetunes, check_finetuning),
     (DatasetConfig, check_shots),
     (ModelConfig, check_model),
@@ -210,4 +262,6 @@ RULES: tuple[tuple[type | tuple[type, ...], Callable[[str, Any], list[str]]], ..
     (FitConfig, check_attack_trains),
     (DatasetConfig, check_balance),
     (TrainerConfig, check_parts),
+    (Deploys, check_deployment),
+    ((TrainConfig, CompressConfig), check_pruning),
 )

@@ -8,24 +8,19 @@ from typing import Any, Optional
 from omegaconf import MISSING
 
 from distillctl.config.data import DatasetConfig
+from distillctl.config.deploy import FORMATS, BudgetConfig, ExportStepConfig, PruneConfig, QuantizeConfig
 from distillctl.config.fields import branch, number, option, value
 from distillctl.config.models import ModelConfig, TeacherConfig
 from distillctl.config.training import AttackConfig, FinetuneStageConfig, PretrainStageConfig, StageConfig, TrackerConfig, TrainerConfig
 
 
 @dataclass
-class FitConfig:
-    """What every command that trains reads."""
+class RunConfig:
+    """What every command reads that leaves models, and measures them."""
 
     seed: int = number(0, decides="answers", low=0, high=2**32 - 1)
     """of weights, order, augmentation and dropout"""
     dataset: DatasetConfig = branch(DatasetConfig, decides="answers")
-    loss: dict[str, Any] = branch(dict, decides="weights")
-    """the terms that are minimised, a name each: loss.kd.weight, loss.kd.temperature; options: distillctl losses"""
-    optimizer: dict[str, Any] = branch(dict, decides="weights")
-    """its class and arguments: optimizer.lr, optimizer.weight_decay"""
-    schedule: dict[str, Any] = branch(dict, decides="weights")
-    """how the learning rate moves over a stage: schedule.warmup_epochs"""
     trainer: TrainerConfig = branch(TrainerConfig, decides="weights")
     tracker: TrackerConfig = branch(TrackerConfig, decides="words")
     objective: Any = value(None, decides="words")
@@ -34,6 +29,18 @@ class FitConfig:
     """the folder of a run to go on with"""
     debug: bool = value(False, decides="words")
     """show tracebacks"""
+
+
+@dataclass
+class FitConfig(RunConfig):
+    """What every command that trains reads."""
+
+    loss: dict[str, Any] = branch(dict, decides="weights")
+    """the terms that are minimised, a name each: loss.kd.weight, loss.kd.temperature; options: distillctl losses"""
+    optimizer: dict[str, Any] = branch(dict, decides="weights")
+    """its class and arguments: optimizer.lr, optimizer.weight_decay"""
+    schedule: dict[str, Any] = branch(dict, decides="weights")
+    """how the learning rate moves over a stage: schedule.warmup_epochs"""
 
 
 @dataclass
@@ -72,6 +79,14 @@ class Finetunes:
 
 
 @dataclass
+class Deploys:
+    """What a command reads that makes a file of a student that runs elsewhere."""
+
+    quantize: QuantizeConfig = branch(QuantizeConfig, decides="weights")
+    export: ExportStepConfig = branch(ExportStepConfig, decides="weights")
+
+
+@dataclass
 class PretrainConfig(Pretrains, FitConfig):
     """`distillctl pretrain`: a teacher, by labels."""
 
@@ -87,12 +102,38 @@ class FinetuneConfig(Finetunes, FitConfig):
 
 
 @dataclass
-class TrainConfig(Finetunes, Distils, Pretrains, FitConfig):
+class TrainConfig(Deploys, Finetunes, Distils, Pretrains, FitConfig):
     """`distillctl train`: all stages in a row, and the same student alone beside them."""
 
     pretrain: PretrainStageConfig = branch(PretrainStageConfig, decides="weights")
+    prune: PruneConfig = branch(PruneConfig, decides="weights")
     baseline: bool = value(True, decides="weights")
     """train the same student without a teacher too, as the row alone"""
+
+
+@dataclass
+class CompressConfig(Deploys, Finetunes, Distils, FitConfig):
+    """`distillctl compress`: a student that is ready made smaller, and trained again by a teacher or by labels."""
+
+    checkpoint: Optional[str] = value(None, decides="weights", path=True)
+    """short for student.checkpoint"""
+    prune: PruneConfig = branch(PruneConfig, decides="weights")
+    budget: BudgetConfig = branch(BudgetConfig, decides="weights")
+    baseline: bool = value(False, decides="weights")
+    """train the net that is left from fresh weights too, as the row pruned alone"""
+
+
+@dataclass
+class ExportConfig(Deploys, RunConfig):
+    """`distillctl export`: a model that is ready as a file for another runtime."""
+
+    checkpoint: str = value(MISSING, decides="weights", path=True)
+    """what is exported: a run's folder, a stage's folder, or a file"""
+    format: Optional[str] = option(None, *FORMATS, decides="weights")
+    """short for export.format"""
+    verify: Optional[str] = value(None, decides="weights", path=True)
+    """a file that is there already, which is compared with the checkpoint; nothing is written"""
+    model: ModelConfig = branch(ModelConfig, decides="weights")
 
 
 @dataclass
@@ -211,6 +252,8 @@ SCHEMAS: dict[str, type] = {
     "pretrain": PretrainConfig,
     "distill": DistillConfig,
     "finetune": FinetuneConfig,
+    "compress": CompressConfig,
+    "export": ExportConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "models": ModelsConfig,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor, nn
 
 from distillctl.config import AttackConfig, DatasetConfig, ModelConfig, PredictConfig
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
@@ -112,6 +113,14 @@ class Contract(ABC):
     def seen_by(self, model: Adapter | Net) -> Contract:
         """The contract as one model has it, which may see samples at a size or by statistics of its own."""
         return self
+
+    def before_net(self, model: Adapter, fixed: bool) -> nn.Module:
+        """What makes of samples as a file takes them what a model's net takes, for a file that holds it. fixed: of samples of one size. Raises ConfigError where there is no such thing."""
+        raise ConfigError(f"export.format: files for other runtimes are made of nets that see images, and the data set has {self.noun}")
+
+    def file_example(self, model: Adapter, inside: bool, fixed: bool) -> Tensor:
+        """Two samples as a file takes them, whose values do not matter. Raises as `before_net`."""
+        raise ConfigError(f"export.format: files for other runtimes are made of nets that see images, and the data set has {self.noun}")
 
     def check_attack(self, attack: AttackConfig) -> None:
         """Raises ConfigError where there is an attack, and what it would change has no small changes."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor, nn
 
 from distillctl.config import DatasetConfig, ImageSetConfig, ModelConfig, PredictConfig
 from distillctl.data.image import files, sets, upright
@@ -17,6 +18,8 @@ from distillctl.data.image.loader import ImageLoader, PlainImages, ReadOptions
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
 from distillctl.data.split import DataSet, Excused, Split
 from distillctl.entries import numbers
+from distillctl.formats.engine import Whole, is_whole
+from distillctl.formats.program import Preprocess
 from distillctl.inputs.contract import Contract
 from distillctl.models.adapter import Adapter, Classifier
 from distillctl.models.net import Net, build_net, plan_net
@@ -130,15 +133,31 @@ class Images(Contract):
         return plan_net(config, len(self.classes), self.image_size, key)
 
     def adapt(self, net: Net) -> Adapter:
+        if is_whole(net.module):
+            return Whole(net.module)
         seen = self.seen_by(net)
         return Classifier(net.module, seen.mean, seen.std, None if seen.image_size == self.image_size else seen.image_size)
 
     def seen_by(self, model: Adapter | Net) -> Images:
         if isinstance(model, Net):
             return replace(self, image_size=model.input_size or self.image_size, mean=model.mean or self.mean, std=model.std or self.std)
+        if isinstance(model, Whole):
+            return self
         assert isinstance(model, Classifier), type(model).__name__
         mean, std = model.mean.flatten().tolist(), model.std.flatten().tolist()
         return replace(self, image_size=model.resolution or self.image_size, mean=mean, std=std)
+
+    def before_net(self, model: Adapter, fixed: bool) -> nn.Module:
+        assert isinstance(model, Classifier), type(model).__name__
+        seen = self.seen_by(model)
+        return Preprocess(self.image_size, round(self.image_size / self.crop), seen.mean, seen.std, seen.image_size, fixed)
+
+    def file_example(self, model: Adapter, inside: bool, fixed: bool) -> Tensor:
+        side = self.seen_by(model).image_size
+        if not inside:
+            return torch.zeros(2, 3, side, side)
+        height, width = (self.image_size, self.image_size) if fixed else (self.image_size + 5, self.image_size + 9)
+        return torch.zeros(2, height, width, 3, dtype=torch.uint8)
 
     @property
     def size(self) -> int:

@@ -53,21 +53,23 @@ def report(module: str, name: str, file: str, batch: str) -> None:
     say(json.dumps({"bytes": max(peak_bytes() - before, 0)}))
 
 
-def prepare_safetensors(file: Path, batch: int) -> Callable[[], Any]:
-    """Of a `.safetensors` with its record, by PyTorch on one thread of the CPU."""
+def prepare_recorded(file: Path, batch: int) -> Callable[[], Any]:
+    """Of a file with its record, as this package loads it: weights by PyTorch, exported files by their runtime; on one thread of the CPU."""
     import torch
 
     from distillctl import inputs
     from distillctl.config import ModelConfig
+    from distillctl.formats import by_file
     from distillctl.models.obtain import obtain
     from distillctl.models.shipping import read_record
 
     torch.set_num_threads(1)
     record = read_record(file, "checkpoint")
     assert record is not None, file
-    contract = inputs.from_record(record)
-    if record.architecture.source in ("timm", "torchvision"):
-        importlib.import_module(record.architecture.source)
+    contract, form = inputs.from_record(record), by_file(file)
+    source = (record.architecture.source,) if record.architecture.source in ("timm", "torchvision") else ()
+    for library in source if form is None else form.runs_by:
+        importlib.import_module(library)
 
     def answer() -> None:
         model = obtain(ModelConfig(name="recorded", checkpoint=str(file)), contract, "model", seed=0).classifier.eval()

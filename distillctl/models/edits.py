@@ -1,19 +1,16 @@
-"""What can become of a net's modules: done to a net, spelled in its record, and written as Python for its loading script."""
+"""What can become of a net's modules, read from how it is spelled and done to a net; what becomes of their widths is in `pruned.py`."""
 
 from __future__ import annotations
 
-import json
-import re
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import nn
 
 from distillctl.errors import CheckpointError
-
-SIZE = re.compile(r"[1-9][0-9]{0,4}")
+from distillctl.models.change import Change, convolution, linear, quoted, replaced
+from distillctl.models.pruned import PRUNED
 
 
 class Edit(NamedTuple):
@@ -21,28 +18,6 @@ class Edit(NamedTuple):
 
     module: str
     became: str  # a Change as it is spelled: "stride 1", "bottleneck 64 128 256"
-
-
-class Change(ABC):
-    """One kind of edit. Its spelling is its name and its sizes."""
-
-    name: ClassVar[str]
-    needs: ClassVar[str] = ""  # what the loading script has to define for it
-
-    def __str__(self) -> str:
-        return " ".join([self.name, *(str(size) for size in self.sizes)])
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        return tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
-
-    @abstractmethod
-    def apply(self, part: nn.Module) -> nn.Module:
-        """What the module becomes. Raises TypeError for a kind of module that cannot be edited so."""
-
-    @abstractmethod
-    def source(self, module: nn.Module, path: str) -> str:
-        """The same as lines of Python, for `path` in the edited net `module`."""
 
 
 @dataclass(frozen=True)
@@ -152,17 +127,15 @@ class OtherFeatures(Change):
         return replaced(path, f"torch.nn.Linear({self.features}, {linear(module.get_submodule(path)).out_features})")
 
 
-CHANGES: tuple[type[Change], ...] = (NoStride, NoStrideSamePadding, ThreeByThree, Removed, BehindBottleneck, OtherFeatures)
+CHANGES: tuple[type[Change], ...] = (NoStride, NoStrideSamePadding, ThreeByThree, Removed, BehindBottleneck, OtherFeatures, *PRUNED)
 
 
 def change_of(became: str) -> Change:
     """The change that is spelled so. Raises CheckpointError for a spelling that none has."""
     for kind in CHANGES:
-        sizes = became.removeprefix(kind.name).split() if became.startswith(kind.name) else ["unlike"]
-        if len(sizes) == len(fields(kind)) and all(SIZE.fullmatch(size) for size in sizes):  # type: ignore[arg-type]
-            change = kind(*map(int, sizes))
-            if str(change) == became:
-                return change
+        change = kind.read(became)
+        if change is not None and str(change) == became:
+            return change
     raise CheckpointError(f"unknown edit {became[:60]!r}")
 
 
@@ -170,34 +143,9 @@ def apply_edits(module: nn.Module, edits: Iterable[Sequence[str]]) -> None:
     """Do what edits say, from whoever made them or from their JSON. Raises CheckpointError where one does not fit the net."""
     for name, became in edits:
         change = change_of(became)
-        parent, _, child = name.rpartition(".")
         try:
-            if not child:
-                raise AttributeError("the net itself is no part of it")
-            setattr(module.get_submodule(parent), child, change.apply(module.get_submodule(name)))
+            change.do(module, name)
         except CheckpointError:
             raise
         except Exception:  # it is no part of the net, or of another kind, or memory has no room for what it becomes
             raise CheckpointError(f"the edit {became[:60]!r} does not fit {name[:60]!r} of this net") from None
-
-
-def replaced(path: str, made: str) -> str:
-    """A line of the loading script."""
-    return f"    replace(net, {quoted(path)}, {made})"
-
-
-def quoted(path: str) -> str:
-    """As a text of Python, whatever is in it."""
-    return json.dumps(path)
-
-
-def convolution(part: nn.Module) -> nn.Conv2d:
-    if not isinstance(part, nn.Conv2d):
-        raise TypeError(f"{type(part).__name__} is no convolution")
-    return part
-
-
-def linear(part: nn.Module) -> nn.Linear:
-    if not isinstance(part, nn.Linear):
-        raise TypeError(f"{type(part).__name__} is no linear layer")
-    return part

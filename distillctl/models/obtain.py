@@ -18,13 +18,15 @@ from distillctl.config import ModelConfig
 from distillctl.data.split import one_form
 from distillctl.draws import seed_of
 from distillctl.errors import CheckpointError, ConfigError, first_line
+from distillctl.formats.engine import engine
 from distillctl.inputs.contract import Contract
 from distillctl.models import catalogue
 from distillctl.models.adapter import Adapter
-from distillctl.models.edits import apply_edits
+from distillctl.models.edits import apply_edits, change_of
 from distillctl.models.fitting import left_over, load_weights, match_names
 from distillctl.models.locate import locate
 from distillctl.models.net import SMALL, Net, rebuild
+from distillctl.models.pruned import PRUNED
 from distillctl.models.published import triple
 from distillctl.models.record import Record
 from distillctl.models.shipping import read_record
@@ -34,6 +36,7 @@ from distillctl.models.weights import read_weights
 from distillctl.types import Inputs, count
 
 SPARE = 2**20  # weights that a net may make besides those that its file holds
+UNCUT = 2**28  # and one that was pruned, which is built whole before it is cut: a gigabyte
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ def obtain(config: ModelConfig, inputs: Contract, key: str, seed: int, *, weight
     if file is not None and weights:
         if record is not None and not config.new_head:
             check_classes(record, inputs.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
-        fill(net, file, config, key)
+        if record is None or record.exported is None:
+            fill(net, file, config, key)
     classifier = inputs.adapt(net)
     classifier.outputs = len(inputs.classes)
     seen = inputs.seen_by(classifier)
@@ -80,6 +84,11 @@ def check_obtainable(config: ModelConfig, inputs: Contract, key: str, taps: Sequ
             check_classes(record, inputs.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
         if not taps:
             return ""
+        if record.exported is not None:
+            raise ConfigError(
+                f"{key}.checkpoint={config.checkpoint}: an exported file answers with logits alone, and {', '.join(taps)} of it is read; "
+                "give the .safetensors that it was made from, or a loss on logits"
+            )
     net = planned(config, record, inputs, key)
     tap(net.module, taps, inputs.seen_by(net).net_example, key)
     if record is not None or file is None:
@@ -188,9 +197,14 @@ def from_record(record: Record, config: ModelConfig, inputs: Contract, key: str)
     source, name, edits = architecture.source, config._target_ or architecture.name, architecture.edits
     args = {**architecture.args, **config.args}
     where = f"{key}.checkpoint={config.checkpoint}"
+    file = locate(str(config.checkpoint), key, f"{key}.checkpoint")
     try:
-        with parameters_within(weights_in(locate(str(config.checkpoint), key, f"{key}.checkpoint"))):
-            if source == "own":
+        spare = UNCUT if any(isinstance(change_of(edit.became), PRUNED) for edit in edits) else SPARE
+        with parameters_within(weights_in(file), spare):
+            module: nn.Module
+            if record.exported is not None:
+                module = engine(file, record.sha256, record.exported.parameters, record.exported.macs)
+            elif source == "own":
                 module = own_of_record(name, args, config, len(inputs.classes), key)
                 apply_edits(module, edits)
             else:
@@ -215,12 +229,12 @@ def weights_in(file: Path) -> int:
 
 
 @contextlib.contextmanager
-def parameters_within(count: int) -> Iterator[None]:
+def parameters_within(count: int, spare: int = SPARE) -> Iterator[None]:
     """Refuse to make a net of many more than so: a record may ask for more layers, or wider ones, than any machine has room for.
 
     Nets make some that they drop again, so four times as many may be made. Raises CheckpointError, within the builder of the net.
     """
-    made, most = 0, 4 * count + SPARE
+    made, most = 0, 4 * count + spare
 
     def weigh(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         nonlocal made

@@ -19,6 +19,8 @@ STEMS = ("small", "large")
 LARGEST_SIZE = 2**13  # px
 LARGEST_ARGUMENT = 2**20
 MOST_EDITS = 1000
+PREPROCESS = ("inside", "beside")
+ESSENTIAL = ("format_version", "role", "architecture", "classes", "preprocessing", "temperature", "exported")
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,54 @@ class Parents:
 
 
 @dataclass(frozen=True)
+class Exported:
+    """A model as a file that another runtime runs. preprocess: inside of the file, or beside it. precision: of its weights, as fp32 or int8.
+
+    parameters, macs: of the net that was exported; MACs are None where a net's path depends on values.
+    """
+
+    format: str
+    preprocess: str = "inside"
+    precision: str = "fp32"
+    parameters: int = 0
+    macs: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": self.format,
+            "preprocess": self.preprocess,
+            "precision": self.precision,
+            "parameters": self.parameters,
+            "macs": self.macs,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], inside: str = "exported.") -> Exported:
+        preprocess = text(content, "preprocess", inside=inside)
+        if preprocess not in PREPROCESS:
+            raise Malformed(f"{inside}preprocess={preprocess[:60]!r} is none of {', '.join(PREPROCESS)}")
+        return cls(
+            text(content, "format", inside=inside),
+            preprocess,
+            text(content, "precision", "fp32", inside),
+            integer(content, "parameters", 0, inside, low=0),
+            integer(content, "macs", None, inside, low=0),
+        )
+
+
+@dataclass(frozen=True)
 class Record:
-    """A shipped model. preprocessing: what the kind of its inputs says of them. dataset: where it learned, as a config."""
+    """A shipped model. preprocessing: what the kind of its inputs says of them. dataset: where it learned, as a config.
+
+    temperature: what its logits are divided by before they are probabilities, fitted on the validation split; None where nobody has.
+    exported: of a file that runs elsewhere; None of weights.
+    """
 
     architecture: Architecture
     classes: tuple[str, ...]
     preprocessing: Mapping[str, Any]
+    temperature: float | None = None
+    exported: Exported | None = None
     role: str = "student"
     stage: str | None = None
     dataset: Mapping[str, Any] | None = None
@@ -101,6 +145,8 @@ class Record:
             "architecture": self.architecture.to_json(),
             "classes": list(self.classes),
             "preprocessing": dict(self.preprocessing),
+            **({} if self.temperature is None else {"temperature": self.temperature}),
+            **({} if self.exported is None else {"exported": self.exported.to_json()}),
             "dataset": dict(self.dataset) if self.dataset is not None else None,
             "metrics": dict(self.metrics),
             "epoch": self.epoch,
@@ -114,7 +160,7 @@ class Record:
     def essence(self) -> dict[str, Any]:
         """What is needed to use the weights: it rides in their file too. Nothing in it tells one run from another that trains the same."""
         whole = self.to_json()
-        return {name: whole[name] for name in ("format_version", "role", "architecture", "classes", "preprocessing")}
+        return {name: whole[name] for name in ESSENTIAL if name in whole}
 
     @classmethod
     def from_json(cls, content: Any) -> Record:
@@ -126,6 +172,8 @@ class Record:
             architecture=Architecture.from_json(mapping(content, "architecture")),
             classes=classes_of(content),
             preprocessing=open_mapping(content, "preprocessing"),
+            temperature=temperature_of(content),
+            exported=Exported.from_json(mapping(content, "exported")) if content.get("exported") is not None else None,
             role=text(content, "role", "student"),
             stage=text(content, "stage", None),
             dataset=dataset_of(content),
@@ -137,6 +185,13 @@ class Record:
             versions=open_mapping(content, "versions", {}),
             sha256=text(content, "sha256", ""),
         )
+
+
+def temperature_of(content: Mapping[str, Any]) -> float | None:
+    found = entry(content, "temperature", (int, float), "a number", None)
+    if found is not None and not 1e-3 <= found <= 1e3:
+        raise Malformed("temperature has to be from 0.001 to 1000")
+    return None if found is None else float(found)
 
 
 def dataset_of(content: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from distillctl import inputs, state
 from distillctl.entries import Malformed
-from distillctl.errors import CheckpointError
+from distillctl.errors import CheckpointError, UserError
 from distillctl.files import exists, open_file, parse_json, read_json
+from distillctl.formats import by_file
 from distillctl.models.record import Record
 
 METADATA = "distillctl"  # the entry of a file's metadata that its record rides in
@@ -34,10 +35,18 @@ def ship(folder: Path, role: str, weights: Mapping[str, Tensor], record: Record,
     return complete
 
 
+def describe(file: Path, record: Record) -> Record:
+    """Write the record of an exported file beside it. Returns it with the file's checksum."""
+    seen = file.stat()
+    complete = replace(record, sha256=checksum(file, seen.st_mtime_ns, seen.st_size))
+    state.write_json(file.with_suffix(".json"), complete.to_json())
+    return complete
+
+
 def read_record(weights: Path, key: str) -> Record | None:
     """The record beside a file of weights, else the one in it; None where there is none. Raises CheckpointError where file and record differ."""
     file = weights.with_suffix(".json")
-    if weights.suffix != ".safetensors":
+    if weights.suffix != ".safetensors" and by_file(weights) is None:
         return None
     if not exists(file):
         return riding_record(weights, key) if weights.is_file() else None
@@ -68,10 +77,16 @@ def parsed(file: Path) -> Any:
 
 
 def riding_record(weights: Path, key: str) -> Record | None:
-    """The record in the metadata of a file that came without its .json; None where there is none, or the file is no whole safetensors."""
+    """The record in the metadata of a file that came without its .json; None where there is none, or the file is not whole."""
+    form = by_file(weights)
     try:
-        with safe_open(weights, "pt") as file:
-            told = (file.metadata() or {}).get(METADATA)
+        if form is not None:
+            told = form.metadata(weights).get(METADATA)
+        else:
+            with safe_open(weights, "pt") as file:
+                told = (file.metadata() or {}).get(METADATA)
+    except UserError:
+        raise
     except Exception:  # whoever reads the weights says what is wrong with them
         return None
     if told is None:

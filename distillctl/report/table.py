@@ -97,7 +97,7 @@ class Results:
 
     def remarks(self) -> list[str]:
         """What the figures mean, in a line or two."""
-        final, found = self.final_row, [self.why] if self.why else []
+        final, found = self.final_row, self.why.splitlines()
         teacher, alone = self.row(TEACHER), self.row(ALONE)
         if self.few:
             return [*found, self.few]

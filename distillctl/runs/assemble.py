@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from distillctl.build import build, find_class
+from distillctl.compress.sparsity import keep_zeros
 from distillctl.config import Distils, Finetunes, TeacherConfig, TrainerConfig
 from distillctl.data.loader import TrainLoader
 from distillctl.draws import seed_of
@@ -114,7 +115,7 @@ def pupils_of(bundle: Bundle, step: Step, teacher: Frozen | None) -> dict[str, O
     """The students, as the method wants them."""
     assert isinstance(step.model, Given), step.model
     taps = step.taps("student")
-    pupils = {"student": obtain(step.model.model, bundle.inputs, step.role, step.seed, taps=taps)}
+    pupils = {"student": obtain(step.model.model, bundle.inputs, step.role, step.seed, weights=not step.fresh, taps=taps)}
     for number, (name, model) in enumerate(step.peers().items()):
         pupils[name] = obtain(model, bundle.inputs, f"method.peers.{number}", step.seed, taps=taps)
     if step.method:
@@ -179,6 +180,9 @@ def make_training(session: Session, step: Step, method: Method, teacher: Frozen 
             teacher.compile()
     scale, factors = step.budget.lr_scale, part.lr_factors
     optimizers = {player: make_optimizer(config.optimizer, method.trainable(player), scale, factors) for player in method.players}
+    if step.keeps_zeros:
+        for optimizer in optimizers.values():
+            keep_zeros(method.students()["student"], optimizer)
     decay = config.trainer.ema_decay
     return Training(method, optimizers, machine.scaler(), Ema(method.averaged(), decay) if decay else None)
 

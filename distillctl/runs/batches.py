@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from distillctl.build import find_class
-from distillctl.config import FinetuneStageConfig, FitConfig, check_parts, chosen
+from distillctl.config import FinetuneStageConfig, RunConfig, check_parts, chosen
 from distillctl.errors import ConfigError
 from distillctl.inputs import kind_of
 from distillctl.inputs.contract import Contract
@@ -31,7 +31,7 @@ def check_batches(session: Session, bundle: Bundle) -> None:
         raise ConfigError(problems[0])
 
 
-def check_before_reading(config: FitConfig) -> None:
+def check_before_reading(config: RunConfig) -> None:
     """Whether there can be a whole batch, as far as names and numbers of files tell: nothing is fetched, decoded or built."""
     size = config.trainer.batch_size
     if not isinstance(size, int):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from distillctl.build import build, find_class
-from distillctl.config import Distils, Finetunes, ModelConfig, Pretrains, check_named
+from distillctl.config import Distils, ExportConfig, Finetunes, FitConfig, ModelConfig, Pretrains, check_named
 from distillctl.errors import ConfigError, UserError
 from distillctl.inputs.image import Images
 from distillctl.losses.weighted import build_loss
@@ -23,7 +23,8 @@ from distillctl.optimizers import make_optimizer
 from distillctl.runs import keeping, objective, unlabelled
 from distillctl.runs.assemble import training_attack
 from distillctl.runs.batches import check_before_reading
-from distillctl.runs.plan import labels_only, plan, teacher_is_read
+from distillctl.runs.draft import labels_only
+from distillctl.runs.plan import plan, teacher_is_read
 from distillctl.runs.steps import members_of, peer_models
 from distillctl.runs.teachers import check_is_trained
 from distillctl.schedules import Schedule
@@ -64,13 +65,15 @@ def check_settings(config: Any) -> None:
 
 def check_components(config: Any, problems: Problems) -> None:
     """Everything that is built from a `_target_`."""
+    problems.attempt(lambda: check_selection(config))
+    problems.attempt(lambda: objective.names_of(config.objective))
+    if not isinstance(config, FitConfig):
+        return
     problems.attempt(lambda: build_loss(config.loss))
     problems.attempt(lambda: build_loss(labels_only(config.loss)))
     problems.attempt(lambda: unlabelled.check_without_labels(config))
     problems.attempt(lambda: make_optimizer(config.optimizer, [torch.nn.Parameter(torch.zeros(1))], 1.0))
     problems.attempt(lambda: build(config.schedule, Schedule, "schedule"))  # type: ignore[type-abstract]
-    problems.attempt(lambda: check_selection(config))
-    problems.attempt(lambda: objective.names_of(config.objective))
     problems.attempt(lambda: check_weighing(config))
     if isinstance(config, Distils):
         problems.attempt(lambda: find_class(config.method, Method, "method").check_loss(build_loss(unlabelled.loss_of(config))))
@@ -169,7 +172,8 @@ def given_models(config: Any) -> dict[str, ModelConfig]:
     """The models that a config describes, by their keys: the teacher or its members, the student."""
     teachers = members_of(config.teacher) if isinstance(config, (Pretrains, Distils)) else {}
     students = {"student": config.student} if isinstance(config, (Distils, Finetunes)) else {}
-    return {**teachers, **students}
+    models = {"model": config.model} if isinstance(config, ExportConfig) else {}
+    return {**teachers, **students, **models}
 
 
 def check_model(model: ModelConfig, role: str) -> None:

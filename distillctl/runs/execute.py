@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distillctl.ranks import Figures
 from distillctl.report import table
-from distillctl.runs import choose, objective
-from distillctl.runs.bundle import Bundle
+from distillctl.runs import objective
+from distillctl.runs.beside import write_cards
+from distillctl.runs.decide import Decision, decide, deployed, last_accepted
 from distillctl.runs.excuse import same_data_as_before
 from distillctl.runs.lengths import announce, cut_in_words, too_few_in_words
 from distillctl.runs.measure import measure_rows
@@ -18,9 +18,9 @@ from distillctl.runs.plan import plan
 from distillctl.runs.preflight import preflight
 from distillctl.runs.reuse import train_once
 from distillctl.runs.session import Session
-from distillctl.runs.ship import ship_given
-from distillctl.runs.steps import Plan
+from distillctl.runs.steps import CHOICE, FILE, MadeBy, Plan, Transform
 from distillctl.runs.train import train
+from distillctl.runs.transform import transform
 
 
 def execute(session: Session, planned: Plan | None = None) -> Figures:
@@ -47,13 +47,21 @@ def prepare(session: Session, plan: Plan) -> None:
 
 
 def train_steps(session: Session, plan: Plan) -> dict[str, Path]:
-    """The files of every step that is not skipped, by its name."""
+    """The files of every step that is not skipped and leaves one, by its name; and that of the student before or after fine-tuning, once it is needed."""
     made: dict[str, Path] = {}
     for step in plan.steps:
         if step.skipped:
             session.console.say(step.skipped)
             continue
-        made[step.name] = (train_once if step.reuse else train)(session, plan.ready(step, made))
+        if isinstance(step, Transform):
+            if step.model == MadeBy(CHOICE) and CHOICE not in made:
+                made[CHOICE] = session.runtime.from_main(decide(session, plan, made).file)
+            if step.model == MadeBy(FILE):
+                made[FILE] = made[last_accepted(session, plan)]
+            file = transform(session, plan.ready_to_transform(step, made))
+            made |= {} if file is None else {step.name: file}
+        else:
+            made[step.name] = (train_once if step.reuse else train)(session, plan.ready(step, made))
     return made
 
 
@@ -61,9 +69,11 @@ def conclude(session: Session, plan: Plan, made: dict[str, Path]) -> Figures:
     """Measure, choose what is final, print the table, close the run."""
     bundle = session.bundle(plan.test)
     rows = measure_rows(session, plan, bundle, made)
-    final, why = final_row(session, plan, rows, bundle)
+    decision = decide(session, plan, made, rows)
+    final, why = deployed(session, plan, decision)
     figures = objective.told(next(row for row in rows if row["model"] == final), session.config.objective)
     if session.run is not None:
+        record_final(session, plan, final, decision)
         results = table.Results(
             rows,
             final,
@@ -76,27 +86,20 @@ def conclude(session: Session, plan: Plan, made: dict[str, Path]) -> Figures:
         print_results(session, results, bundle.data)
         if line := cut_in_words(session, plan):
             session.console.say(line)
+        write_cards(session, plan, made, rows)
         session.run.finish(results.summary(session.config.seed) | {"objective": figures})
         session.console.say(f"results: {session.folder / 'summary.json'}")
     return objective.as_returned(figures)
 
 
-def final_row(session: Session, plan: Plan, rows: Sequence[Mapping[str, Any]], bundle: Bundle) -> tuple[str, str]:
-    """The row that the run is about by now, and why; its file is what the run's folder stands for."""
-    choice = plan.choice
-    if choice is None or not bundle.data.val.labelled:
-        return plan.final, ""
-    ranked = choose.ranking(session.config.trainer, labelled=True, taught=False)
-    before, after = (next(row for row in rows if row["model"] == name) for name in (choice.before, choice.after))
-    final, why = choose.final_of(ranked, before, after, choice.kept, bundle.inputs.noun)
-    if session.run is not None:
-        recorded = plan.record() | {"final": final}
-        if plan.file(plan.row(final).model) is None:  # as it was given, from another place
-            file = ship_given(session, plan, plan.row(final), before)
-            recorded["rows"] = [row | {"file": file} if row["name"] == final else row for row in recorded["rows"]]
-        session.run.record["plan"] = recorded
-        session.run.write()
-    return final, why
+def record_final(session: Session, plan: Plan, final: str, decision: Decision) -> None:
+    """Which row is final, and where its file lies."""
+    assert session.run is not None
+    recorded = plan.record() | {"final": final}
+    if decision.shipped:
+        recorded["rows"] = [row | {"file": decision.shipped} if row["name"] == decision.row else row for row in recorded["rows"]]
+    session.run.record["plan"] = recorded
+    session.run.write()
 
 
 def print_results(session: Session, results: table.Results, data: Any) -> None:

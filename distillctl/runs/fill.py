@@ -93,7 +93,7 @@ def check_can_fill(config: CachesConfig) -> None:
             f"teacher.cache.mode={config.teacher.cache.mode}: nothing may be kept, and action={config.action} is to keep; leave it out"
         )
     check_settings(config)
-    if not any(step.asks_teacher() for step in plan(config).steps):
+    if not any(step.asks_teacher() for step in plan(config).todo):
         raise ConfigError(
             f"action={config.action}: no loss reads a teacher here, so there is nothing to keep; choose one that does, as loss=kd"
         )
@@ -120,7 +120,7 @@ def prepared(session: Session) -> Work:
     config, views = session.config, views_of(session.config)
     assert views is not None
     todo = plan(config)
-    step = next(step for step in todo.steps if step.teacher is not None)
+    step = next(step for step in todo.todo if step.teacher is not None)
     bundle = session.bundle(step.data)
     check_batches(session, bundle)
     step = todo.ready(step, {})

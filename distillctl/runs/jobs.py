@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from omegaconf import DictConfig, OmegaConf
 
 from distillctl import compose
-from distillctl.config import FitConfig
+from distillctl.config import RunConfig
 from distillctl.errors import ConfigError
 
 
@@ -31,7 +31,7 @@ def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
         problems = Problems([])
         try:
             config = compose.typed(hydra_compose(command, list(overrides)))
-            if isinstance(config, FitConfig):
+            if isinstance(config, RunConfig):
                 check_components(config, problems)
                 if not problems.found:
                     plan(config)

@@ -45,7 +45,7 @@ def lengths(session: Session, plan: Plan) -> dict[str, Length]:
 
 def choice_in_words(session: Session, plan: Plan) -> str:
     """What was chosen, and how one chooses otherwise; empty where nothing was."""
-    if not session.chosen:
+    if not session.chosen or not plan.todo:
         return ""
     bundle, found = session.bundle(plan.test), lengths(session, plan)
     told, keys = [], []

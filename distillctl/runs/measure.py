@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from distillctl.config import Distils, Finetunes, Pretrains
 from distillctl.data.balance import shape_of
+from distillctl.formats.engine import Engine
 from distillctl.metrics import calibration, cost, latency, quality, robustness
 from distillctl.metrics.answers import answers
 from distillctl.metrics.chance import is_near_chance
 from distillctl.metrics.metric import VALIDATION
 from distillctl.metrics.stopwatch import Stopwatch
 from distillctl.runs.bundle import Bundle
-from distillctl.runs.choose import Ranking
+from distillctl.runs.choose import BY_TEACHER, Ranking
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Plan
+from distillctl.runs.steps import MadeBy, Plan, Row
 from distillctl.runs.teachers import ready_to_answer
 from distillctl.teachers.frozen import Frozen
 from distillctl.types import Inputs
@@ -69,7 +70,7 @@ def doubt(made_by: str) -> str:
     return f"{made_by} has taught it little; train it longer ({stage}.epochs=N), or at another rate (optimizer.lr, {stage}.lr_scale)"
 
 
-def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: dict[str, Path]) -> list[dict[str, Any]]:
+def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: Mapping[str, Path]) -> list[dict[str, Any]]:
     """The rows of a plan, the teacher first if there is one: the others are compared with its answers."""
     config, machine, rows = session.config, session.runtime, []
     teacher_logits = teacher_val = None
@@ -78,6 +79,8 @@ def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: dict[str, P
     test, val = bundle.data.test, bundle.data.val
     batches = bundle.plain_batches(test)
     for row in plan.rows:
+        if isinstance(row.model, MadeBy) and row.model.step not in made:
+            continue  # its step has left nothing
         if machine.highest(int(session.stop())):
             raise session.interrupted()
         model, architecture = ready_to_answer(plan.resolved(row.model, made), bundle.inputs, row.role, config.seed)
@@ -111,6 +114,21 @@ def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: dict[str, P
     return rows
 
 
+def validated(session: Session, plan: Plan, row: Row, made: Mapping[str, Path]) -> dict[str, Any]:
+    """What the validation split says of a row's model, by labels; as `measure_rows` has it."""
+    bundle, machine = session.bundle(plan.test), session.runtime
+    model, _ = ready_to_answer(plan.resolved(row.model, made), bundle.inputs, row.role, session.config.seed)
+    model = model.to(machine.device)
+    if session.config.trainer.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    teacher = None
+    if any(other.name == "teacher" for other in plan.rows) and session.config.trainer.select_by in BY_TEACHER:
+        guide, _ = ready_to_answer(plan.resolved(plan.row("teacher").model, made), bundle.inputs, "teacher", session.config.seed)
+        teacher, _ = answers(guide.to(machine.device), bundle.plain_batches(bundle.data.val), machine)
+    logits, targets = answers(model, bundle.plain_batches(bundle.data.val), machine)
+    return {"model": row.name, **on_validation(logits, targets, teacher)}
+
+
 def on_validation(logits: Tensor, targets: Tensor | None, teacher: Tensor | None) -> dict[str, Any]:
     """All that the validation split says of a model, by keys that say so: choices are made by it."""
     return {VALIDATION + key: value for key, value in {"n": len(logits), **quality.all_measures(logits, targets, teacher)}.items()}
@@ -118,6 +136,9 @@ def on_validation(logits: Tensor, targets: Tensor | None, teacher: Tensor | None
 
 def costs(model: nn.Module, example: Inputs) -> dict[str, float]:
     """Parameters, MB on disk and MACs of one sample, in fp32 as it ships; no MACs of a net whose path depends on values."""
+    if isinstance(net := getattr(model, "net", None), Engine):
+        known = {} if net.macs is None else {"macs": float(net.macs)}
+        return {"parameters": net.count, "size_mb": net.file.stat().st_size / 1e6, **known}
     found: dict[str, float] = {"parameters": cost.parameters(model), "size_mb": cost.size_mb(model)}
     with contextlib.suppress(RuntimeError):
         found["macs"] = cost.macs(model.eval(), example)
@@ -126,6 +147,8 @@ def costs(model: nn.Module, example: Inputs) -> dict[str, float]:
 
 def architecture_of(row: dict[str, Any], model: nn.Module) -> Hashable:
     """What nets share that take the same time: rows of one student at several stages are one net to a clock."""
+    if isinstance(net := getattr(model, "net", None), Engine):
+        return row["architecture"], str(net.file)
     return row["architecture"], row.get("macs"), tuple((name, value.shape) for name, value in model.state_dict().items())
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from distillctl.build import find_class
 from distillctl.config import (
-    AUTO,
     ENSEMBLE,
-    Count,
+    CompressConfig,
     Distils,
+    ExportConfig,
     Finetunes,
-    FitConfig,
     ModelConfig,
     Pretrains,
-    StageConfig,
     TeacherConfig,
     TrainConfig,
 )
@@ -24,35 +22,11 @@ from distillctl.draws import seed_of
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
 from distillctl.runs import unlabelled
-from distillctl.runs.steps import Choice, Given, MadeBy, Plan, Row, Several, Source, Step, is_ready, peer_models
+from distillctl.runs.draft import Draft
+from distillctl.runs.smaller import EAGER, has_teacher, keeps_zeros, pruned, pruned_alone, together, written
+from distillctl.runs.steps import CHOICE, Choice, Given, MadeBy, Plan, Row, Several, Source, Verify, is_ready, peer_models, start_from
 
 ATTACKED = {"_target_": "distillctl.methods.adversarial.Adversarial", "attacked": ["ce"], "objective": "ce"}  # Madry et al. 2018
-
-
-@dataclass
-class Draft:
-    """A plan that is being written."""
-
-    config: FitConfig
-    steps: list[Step] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    choice: Choice | None = None
-
-    def train(self, name: str, role: str, model: Source, budget: StageConfig, **more: Any) -> MadeBy:
-        """Add a step; by labels alone, where no other loss is given."""
-        given = {"data": self.config.dataset, "loss": labels_only(self.config.loss), "seed": self.config.seed, **more}
-        self.steps.append(Step(name, role, model, budget=budget, **given))
-        return MadeBy(name)
-
-    def needs_labels(self, name: str) -> str:
-        """Why a step that learns from labels is left out; empty where it is not."""
-        return "" if self.config.dataset.labels else f"{name}: skipped, it learns from labels ({unlabelled.OFF})"
-
-    def done(self, final: str | None = None) -> Plan:
-        names = [row.name for row in self.rows]
-        about = next((name for name in (final, "fine-tuned", "distilled", "teacher") if name in names), names[-1] if names else "")
-        return Plan(tuple(self.steps), tuple(self.rows), about, self.config.dataset, tuple(self.notes), self.choice)
 
 
 def plan(config: Any) -> Plan:
@@ -60,6 +34,10 @@ def plan(config: Any) -> Plan:
     draft = Draft(config)
     if isinstance(config, TrainConfig):
         return whole_plan(draft, config)
+    if isinstance(config, CompressConfig):
+        return compressed(draft, config)
+    if isinstance(config, ExportConfig):
+        return exported(draft, config)
     if isinstance(config, Pretrains):
         add_teacher(draft, pretrained(draft, config, again=True))
     elif isinstance(config, Distils):
@@ -89,19 +67,42 @@ def whole_plan(draft: Draft, config: TrainConfig) -> Plan:
         student, before = distilled(draft, config, teacher), "distilled"
     elif config.finetune.epochs and is_ready(config.student):
         before = add_before(draft, student)
+    student, before = pruned(draft, config, student, teacher, before)
     if config.finetune.epochs:
-        finetuned(draft, config, student, before)
+        student = finetuned(draft, config, student, before)
     budget = replace(config.distill, epochs=together(config.distill.epochs, config.finetune.epochs))
     if config.baseline and budget.epochs:
         skipped = draft.needs_labels("alone")
         alone = draft.train("alone", "student", Given(config.student, "student"), budget, skipped=skipped)
         draft.rows += [] if skipped else [Row("alone", "student", alone)]
-    return draft.done()
+        pruned_alone(draft, config)
+    return draft.done(written(draft, config, student))
 
 
-def together(first: Count, second: Count) -> Count:
-    """Epochs of two stages; `auto` until both are chosen."""
-    return first + second if isinstance(first, int) and isinstance(second, int) else AUTO
+def compressed(draft: Draft, config: CompressConfig) -> Plan:
+    """A student that is ready: cut and taught again, then written as the file that runs."""
+    teacher = given(config.teacher) if has_teacher(config) else None
+    if teacher is not None:
+        add_teacher(draft, teacher)
+    student: Given | MadeBy = Given(config.student, "student")
+    student, before = pruned(draft, config, student, teacher, add_before(draft, student))
+    if config.finetune.epochs:
+        student = finetuned(draft, config, student, before)
+    if config.baseline:
+        pruned_alone(draft, config)
+    return draft.done(written(draft, config, student))
+
+
+def exported(draft: Draft, config: ExportConfig) -> Plan:
+    """A model that is ready, as a file for another runtime."""
+    model = Given(config.model, "model")
+    draft.rows.append(Row(EAGER, "student", model, own=True))
+    if config.verify is not None:
+        file = Given(start_from(config.model, Path(config.verify)), "verify")
+        draft.transform("verify", "verify", model, Verify(config.verify, config.export), suffix="")
+        draft.rows.append(Row("the file", "student", file, own=True))
+        return draft.done("the file")
+    return draft.done(written(draft, config, model))
 
 
 def pretrained(draft: Draft, config: Pretrains, again: bool = False) -> Source:
@@ -157,13 +158,18 @@ def add_before(draft: Draft, student: Given | MadeBy) -> str:
     return "before"
 
 
-def finetuned(draft: Draft, config: Finetunes, student: Given | MadeBy, before: str) -> None:
-    """A student that is ready, by labels. before: the row of what it was; empty where that was worth nothing."""
+def finetuned(draft: Draft, config: Finetunes, student: Given | MadeBy, before: str) -> Given | MadeBy:
+    """A student that is ready, by labels. before: the row of what it was; empty where that was worth nothing. Returns what is final of both."""
     skipped = draft.needs_labels("finetune")
     method = ATTACKED if config.finetune.adversarial else None
-    made = draft.train("finetune", "student", student, config.finetune, method=method, skipped=skipped)
+    made = draft.train("finetune", "student", student, config.finetune, method=method, skipped=skipped, keeps_zeros=keeps_zeros(config))
     draft.rows += [] if skipped else [Row("fine-tuned", "student", made, own=True)]
-    draft.choice = None if skipped or not before else Choice(before, "fine-tuned", kept_by(draft.config))
+    if skipped:
+        return student
+    if not before:
+        return made
+    draft.choice = Choice(before, "fine-tuned", kept_by(draft.config))
+    return MadeBy(CHOICE)
 
 
 def kept_by(config: Any) -> str:
@@ -193,15 +199,7 @@ def given(teacher: TeacherConfig) -> Given | Several:
 
 def teacher_is_read(config: Distils) -> bool:
     """Whether the method or a loss looks at the teacher at all."""
+    if isinstance(config, CompressConfig) and not has_teacher(config):
+        return False
     needed = find_class(config.method, Method, "method").needs_teacher
     return build_loss(config.loss).needs_teacher if needed is None else needed  # type: ignore[attr-defined]
-
-
-def labels_only(loss: Mapping[str, Any]) -> dict[str, Any]:
-    """The loss of supervised training: cross-entropy alone, smoothed as `loss.ce` says."""
-    return {"ce": {"_target_": "distillctl.losses.logits.CrossEntropy", **label_term(loss)}}
-
-
-def label_term(loss: Mapping[str, Any]) -> dict[str, Any]:
-    """What `loss.ce` says, its weight aside."""
-    return {key: value for key, value in loss.get("ce", {}).items() if key != "weight"}

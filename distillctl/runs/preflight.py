@@ -53,6 +53,8 @@ def preflight(session: Session, plan: Plan) -> None:
     problems.report()
     for line in filter(None, left_out):
         session.console.say(line)
+    if not plan.todo:
+        return
     for data in plan.data:
         bundle = session.bundle(data)
         if line := balance.remark(bundle.data.train, bundle.data.classes, bundle.inputs.noun, data.balance):
@@ -82,8 +84,8 @@ def nets_of(plan: Plan) -> list[NetToCome]:
             for name, member in source.members.items():
                 note(member, data, of_members[name], method)
         elif isinstance(source, MadeBy):
-            step = plan.step(source.step)
-            note(Given(step.peers()[source.peer], "") if source.peer else step.model, data, taps, method)
+            made = plan.step(source.step)
+            note(Given(plan.base(source), "") if source.peer else made.model, data, taps, method)
         elif source.key:
             net = found.setdefault(source.key, NetToCome(source.model, source.key, data, {}, []))
             net.taps.update(dict.fromkeys(taps))

@@ -11,7 +11,7 @@ from distillctl.runs.outlook import TIMED, outlook
 from distillctl.runs.plan import plan
 from distillctl.runs.preflight import preflight
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Given, Plan, Several, Source
+from distillctl.runs.steps import Given, Plan, Several, Source, Transform
 
 
 def preview(session: Session) -> None:
@@ -24,9 +24,14 @@ def preview(session: Session) -> None:
     announce(session, todo)
     table = Table()
     for heading in ("stage", "model", "taught by", "epochs", "steps", "time", ""):
-        table.add_column(heading, justify="right" if heading in ("epochs", "steps", "time") else "left", overflow="fold")
+        table.add_column(
+            heading, justify="right" if heading in ("epochs", "steps", "time") else "left", overflow="fold", no_wrap=heading == "stage"
+        )
     total, unknown = 0.0, False
     for step in todo.steps:
+        if isinstance(step, Transform):
+            table.add_row(step.name, named(todo, step.model), "", "", "", "", about_transform(step))
+            continue
         found = outlook(session, todo, step)
         total, unknown = total + (found.seconds or 0.0), unknown or (found.steps > 0 and found.seconds is None)
         shown = in_time(found.seconds) if found.seconds else "-" if found.steps else ""
@@ -39,6 +44,11 @@ def preview(session: Session) -> None:
             f"about {in_time(total)} of training{' and more' if unknown else ''}, from {TIMED - 1} steps of each that were timed here"
         )
         say(f"{measured}; measuring, and a teacher whose answers are kept, not counted")
+
+
+def about_transform(step: Transform) -> str:
+    """By what a step works that trains nothing."""
+    return str(getattr(step.settings, "name", "") or getattr(step.settings, "format", ""))
 
 
 def about(todo: Plan) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl import outputs, runtime
-from distillctl.config import AUTO, DatasetConfig, Distils, FitConfig, Pretrains, TrainerConfig
+from distillctl.config import AUTO, DatasetConfig, Distils, Pretrains, RunConfig, TrainerConfig
 from distillctl.data.loader import Place
 from distillctl.data.split import Excused
 from distillctl.errors import BadSample, DataError, Interrupted, UserError
@@ -42,6 +42,7 @@ class Session:
     clock: Clock = field(default_factory=Clock)
     chosen: dict[str, Any] = field(default_factory=dict)  # what the config left open, by full keys
     excused: Excused | None = None  # the samples that earlier attempts ended by
+    decision: Any = None  # which student is final, once that was chosen
 
     def bundle(self, data: DatasetConfig) -> Bundle:
         """A data set, loaded once, the same on every rank. Says what is to be said of it."""
@@ -95,7 +96,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(config: FitConfig, folder: Path | None, stop: StopRequest, asked: Invocation | None = None) -> Iterator[Session]:
+def session(config: RunConfig, folder: Path | None, stop: StopRequest, asked: Invocation | None = None) -> Iterator[Session]:
     """Everything a command needs, from the cheapest check to the loaded data set. Without a folder nothing is written."""
     asked = asked or Invocation(command_of(config))
     with runtime.open_runtime(config.trainer) as machine:
@@ -152,12 +153,12 @@ def taught_classes(config: Any, data: DatasetConfig) -> list[str] | None:
     return None
 
 
-def claim(config: FitConfig, folder: Path, asked: Invocation) -> outputs.RunFolder:
+def claim(config: RunConfig, folder: Path, asked: Invocation) -> outputs.RunFolder:
     """The run's folder, locked, on a disk that has room for it. A run that is there already is gone on with by resume alone."""
     return outputs.RunFolder(folder, command_of(config), config.seed, asked, new=config.resume is None)
 
 
-def command_of(config: FitConfig) -> str:
+def command_of(config: RunConfig) -> str:
     return type(config).__name__.removesuffix("Config").lower()
 
 

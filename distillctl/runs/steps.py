@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.build import find_class
-from distillctl.config import ENSEMBLE, DatasetConfig, ModelConfig, StageConfig, TeacherConfig
+from distillctl.config import ENSEMBLE, DatasetConfig, ExportStepConfig, ModelConfig, StageConfig, TeacherConfig
 from distillctl.errors import ConfigError
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
@@ -39,6 +39,8 @@ class Several:
 
 
 Source = Given | MadeBy | Several
+# what `MadeBy` says of the student before or after fine-tuning, whichever is the better, and of the last file that was accepted
+CHOICE, FILE = "choice", "file"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Step:
 
     name: of its folder. role: "teacher" or "student", what the shipped files are called. loss, method: their nodes of the config.
     seed: of fresh weights, order and views. shares_teacher: whether its teacher is the config's own, which other runs may have too, and no
-    student of this run. reuse: whether an equal training of another run may stand for it. skipped: why it is left out. taught_by: the step that has made its teacher, once that is ready.
+    student of this run. reuse: whether an equal training of another run may stand for it. fresh: of its model the architecture alone is
+    taken, with new weights. keeps_zeros: weights that are zero in it stay so. skipped: why it is left out. taught_by: the step that has made its teacher, once that is ready.
     """
 
     name: str
@@ -61,8 +64,12 @@ class Step:
     method: Mapping[str, Any] | None = None
     shares_teacher: bool = False
     reuse: bool = False
+    fresh: bool = False
+    keeps_zeros: bool = False
     skipped: str = ""
     taught_by: str = ""
+
+    suffix = ".safetensors"
 
     def peers(self) -> dict[str, ModelConfig]:
         """The students that train beside the first, by the names of their folders."""
@@ -79,6 +86,34 @@ class Step:
         if self.teacher is None or self.method and find_class(self.method, Method, "method").needs_teacher is False:
             return False
         return build_loss(self.loss).needs_teacher or bool(reads(self.method, "teacher"))
+
+
+@dataclass(frozen=True)
+class Verify:
+    """What is to be compared: a file that is there already, by the keys of `export`."""
+
+    file: str
+    keys: ExportStepConfig
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A model made of another without training it: cut, written for another runtime, of smaller numbers.
+
+    does: what, a name of `runs/transform.py`. settings: what the config says of that. part: which of how many steps towards it.
+    suffix: of the file that it leaves. teacher: what is told of it on a card.
+    """
+
+    name: str
+    does: str
+    role: str
+    model: Given | MadeBy
+    data: DatasetConfig
+    settings: Any
+    seed: int
+    suffix: str = ".safetensors"
+    part: tuple[int, int] = (1, 1)
+    skipped: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +142,7 @@ class Choice:
 class Plan:
     """final: the name of the row that the run is about; where there is a `choice`, until it is made. test: the data whose test split the rows are measured on. notes: what is said first."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[Step | Transform, ...]
     rows: tuple[Row, ...]
     final: str
     test: DatasetConfig
@@ -117,12 +152,24 @@ class Plan:
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)
 
-    def step(self, name: str) -> Step:
+    def step(self, name: str) -> Step | Transform:
+        if name == CHOICE:
+            assert self.choice is not None
+            after = self.row(self.choice.after).model
+            assert isinstance(after, MadeBy)
+            name = after.step
+        if name == FILE:
+            name = "export"
         return next(step for step in self.steps if step.name == name)
 
     @property
     def todo(self) -> tuple[Step, ...]:
-        return tuple(step for step in self.steps if not step.skipped)
+        """The trainings that are not skipped."""
+        return tuple(step for step in self.steps if isinstance(step, Step) and not step.skipped)
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        return tuple(step for step in self.steps if isinstance(step, Transform))
 
     @property
     def data(self) -> tuple[DatasetConfig, ...]:
@@ -138,7 +185,8 @@ class Plan:
             [source] = source.members.values()
         if not isinstance(source, MadeBy):
             return None
-        return "/".join(filter(None, (source.step, source.peer, f"{self.step(source.step).role}.safetensors")))
+        step = self.step(source.step)
+        return "/".join(filter(None, (step.name, source.peer, f"{step.role}{step.suffix}")))
 
     def base(self, source: Given | MadeBy) -> ModelConfig:
         """The architecture of a model as the config describes it, whoever trains it on the way."""
@@ -146,6 +194,7 @@ class Plan:
             return source.model
         step = self.step(source.step)
         if source.peer:
+            assert isinstance(step, Step), f"{step.name} has no peers"
             return step.peers()[source.peer]
         assert not isinstance(step.model, Several), f"{step.name} trains one model"
         return self.base(step.model)
@@ -156,6 +205,10 @@ class Plan:
         makers = [part.step for part in parts(step.teacher) if isinstance(part, MadeBy)]
         model = Given(self.resolved(step.model, made), step.role)
         return replace(step, model=model, teacher=teacher, taught_by=next(iter(makers), ""))
+
+    def ready_to_transform(self, step: Transform, made: Mapping[str, Path]) -> Transform:
+        """The same for a step that trains nothing."""
+        return replace(step, model=Given(self.resolved(step.model, made), step.role))
 
     def resolved(self, source: Source, made: Mapping[str, Path]) -> ModelConfig:
         """The model that a source has come to be."""
@@ -171,7 +224,12 @@ class Plan:
         """What run.json says of it."""
         return {
             "steps": [
-                {"name": step.name, "role": step.role, "epochs": step.budget.epochs, **({"skipped": step.skipped} if step.skipped else {})}
+                {
+                    "name": step.name,
+                    "role": step.role,
+                    **({"epochs": step.budget.epochs} if isinstance(step, Step) else {"does": step.does}),
+                    **({"skipped": step.skipped} if step.skipped else {}),
+                }
                 for step in self.steps
             ],
             "rows": [{"name": row.name, "role": row.role, "own": row.own, "file": self.file(row.model)} for row in self.rows],

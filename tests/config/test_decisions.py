@@ -136,7 +136,7 @@ MAY_CHANGE = [
     "trainer.timeout_s",
 ]
 OWN = {
-    "train": ["teacher.cache.dir", "teacher.cache.trust_group", "pretrain.reuse"],
+    "train": ["teacher.cache.dir", "teacher.cache.trust_group", "pretrain.reuse", "export.web_runtime"],
     "pretrain": ["teacher.cache.dir", "teacher.cache.trust_group"],
     "distill": ["teacher.cache.dir", "teacher.cache.trust_group"],
     "finetune": [],

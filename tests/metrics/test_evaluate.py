@@ -123,6 +123,29 @@ def test_what_cannot_be_measured_is_one_line(words, said, distillctl, tiny_run: 
     assert not (tmp_path / "out/evaluation.json").exists()
 
 
+# an exported file
+
+
+def test_an_exported_file_is_measured_in_its_own_runtime(distillctl, tiny_run: Path, tmp_path: Path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    exported = distillctl("export", f"checkpoint={tiny_run}", "format=onnx", *WORDS, "hydra.run.dir=exported", cwd=tmp_path)
+    assert exported.code == 0, exported.err
+    file = tmp_path / "exported/export/student.onnx"
+    words = ("cost=true", "cost_batch=9", "corruptions=fog", "corruption_severities=[3]", f"teacher.checkpoint={tiny_run}/pretrain")
+    finished = distillctl("evaluate", f"checkpoint={file}", *words, *WORDS, "hydra.run.dir=out", cwd=tmp_path)
+    assert finished.code == 0, finished.err
+    report = json.loads((tmp_path / "out/evaluation.json").read_text())
+    assert report["cost"]["runtime"] == "ONNX Runtime"
+    assert report["cost"]["file_mb"] == file.stat().st_size / 1e6
+    assert report["cost"]["peak_memory_mb"] > 1
+    assert report["cost"]["parameters"] == report["parameters"] > 10_000
+    assert "cka" not in report["measured"]  # nobody looks into it
+    assert report["corruptions"]["mean_error"] > 0
+    refused = distillctl("evaluate", f"checkpoint={file}", "attack=pgd", *WORDS, "hydra.run.dir=attacked", cwd=tmp_path)
+    assert (refused.code, "attack=pgd goes by gradients" in refused.err) == (2, True), refused.err
+
+
 # AutoAttack
 
 

@@ -103,7 +103,7 @@ def test_several_models_read_each_batch_once():
             read.append(len(rows))
             yield Batch(torch.randn(10, 3, generator=torch.Generator().manual_seed(0))[rows], rows % 3, rows, -1)
 
-    logits, targets = answers_of(models, batches(), PLACE, lambda outputs: shown.append(sorted(outputs)))
+    logits, targets = answers_of(models, batches(), see=lambda outputs: shown.append(sorted(outputs)))
     assert read == [4, 4, 2]
     assert shown == [["a", "b"]] * 3
     assert torch.equal(logits["a"], -logits["b"])

@@ -179,6 +179,9 @@ def test_a_newer_format_says_who_wrote_it_and_what_is_read_here(tmp_path, versio
         ),
         ({"edits": [["nowhere", "identity"]]}, "the edit 'identity' does not fit 'nowhere'"),
         ({"edits": [["classifier", "stride 1"]]}, "the edit 'stride 1' does not fit 'classifier'"),
+        ({"edits": [["classifier", "inputs 99999"]]}, "the edit 'inputs 99999' does not fit 'classifier'"),
+        ({"edits": [["stage1.0.conv1", "channels 99999 16 1"]]}, "the edit 'channels 99999 16 1' does not fit 'stage1.0.conv1'"),
+        ({"edits": [["classifier", "inputs 8"], ["classifier", "inputs 9"]]}, "the edit 'inputs 9' does not fit 'classifier'"),
     ],
 )
 def test_an_architecture_that_cannot_be_built_is_one_line(tmp_path, architecture, said):

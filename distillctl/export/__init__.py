@@ -1,0 +1,1 @@
+"""What lies beside an exported file, and whether the file is right."""

@@ -1,0 +1,94 @@
+"""What every format of exported files has to say of itself. No torch here: a file is run without it where its runtime needs none."""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+from distillctl.errors import MachineError
+
+if TYPE_CHECKING:
+    from distillctl.formats.program import Program
+
+IMAGE, PIXELS = "image", "pixels"  # what a file takes: upright images uint8 [N, H, W, 3], or what its net takes, float32 [N, 3, S, S]
+
+
+@dataclass(frozen=True)
+class Takes:
+    """The input of a file. kind: IMAGE or PIXELS. batch: how many samples it takes at once; None: any number. size: in px, None: any."""
+
+    kind: str
+    batch: int | None = None
+    size: int | None = None
+
+
+class Runner(Protocol):
+    """A file in its own runtime, on one thread unless told otherwise."""
+
+    takes: Takes
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Logits float32 [N, K] for inputs as the file takes them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a file is written. opset: of ONNX; None: the format's own choice."""
+
+    preprocess: str = "inside"
+    opset: int | None = None
+
+
+class Format(ABC):
+    """One kind of file. runtime: what people call the library that runs it. extra: the pip extra with all that it needs, by import names.
+
+    inside: whether it can hold preprocessing; flexible: for images of any size.
+    """
+
+    name: ClassVar[str]
+    suffix: ClassVar[str]
+    runtime: ClassVar[str]
+    extra: ClassVar[str]
+    writes_by: ClassVar[tuple[str, ...]]
+    runs_by: ClassVar[tuple[str, ...]]
+    inside: ClassVar[bool] = True
+    flexible: ClassVar[bool] = True
+
+    @abstractmethod
+    def write(self, program: Program, example: Any, file: Path, form: Form, metadata: Mapping[str, str]) -> None:
+        """Write a program in eval mode. example: one batch of its inputs. Raises ConfigError where the net cannot be exported, which names what of it."""
+
+    @abstractmethod
+    def open(self, file: Path, threads: int = 1) -> Runner:
+        """Raises CheckpointError where the file is damaged or of another kind."""
+
+    @abstractmethod
+    def metadata(self, file: Path) -> Mapping[str, str]:
+        """What `write` was given, read without running anything; empty of a file from elsewhere."""
+
+    def check_can_write(self, asked: str) -> None:
+        self.check_installed(self.writes_by, asked)
+
+    def check_can_run(self, asked: str) -> None:
+        self.check_installed(self.runs_by, asked)
+
+    def check_installed(self, modules: tuple[str, ...], asked: str) -> None:
+        """asked: the key and the value that want it. Raises MachineError with the line that installs what lacks."""
+        lacking = [name for name in modules if not is_installed(name)]
+        if lacking:
+            needs = " and ".join(lacking)
+            raise MachineError(f"{asked} needs {needs}: pip install 'distillctl[{self.extra}]'")
+
+
+def is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False

@@ -1,0 +1,211 @@
+"""ONNX: written by torch's exporter in one file, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distillctl import state
+from distillctl.errors import CheckpointError, ConfigError, first_line
+from distillctl.files import open_file
+from distillctl.formats.format import IMAGE, PIXELS, Form, Format, Runner, Takes
+
+if TYPE_CHECKING:
+    from distillctl.formats.program import Program
+
+OPSET = 20  # GELU is an operator from here on
+OPSETS = (18, 23)  # of the exporter, and what runtimes in use read
+OUTPUTS = ("probabilities", "logits")
+BIGGEST = 2**31 - 1  # bytes of a file of this format
+QUIET = 3  # of ONNX Runtime: errors alone
+OPERATOR = re.compile(r"(?:aten|torchvision|prims|torch\.ops\.\w+|_higher_order_ops)[.:]+\w+(?:\.\w+)?")
+
+
+class Onnx(Format):
+    name, suffix, runtime, extra = "onnx", ".onnx", "ONNX Runtime", "onnx"
+    writes_by = ("onnx", "onnxscript")
+    runs_by = ("onnxruntime",)
+
+    def write(self, program: Program, example: Any, file: Path, form: Form, metadata: Mapping[str, str]) -> None:
+        self.check_can_write(f"export.format={self.name}")
+        import onnx
+        import torch
+
+        opset = form.opset or OPSET
+        if not OPSETS[0] <= opset <= OPSETS[1]:
+            raise ConfigError(
+                f"export.opset={opset}: opsets {OPSETS[0]} to {OPSETS[1]} are written here; leave export.opset out for {OPSET}"
+            )
+        kind = IMAGE if form.preprocess == "inside" else PIXELS
+        sizes = {0: torch.export.Dim("n", min=1)}
+        if kind == IMAGE:
+            sizes |= {1: torch.export.Dim("h", min=2), 2: torch.export.Dim("w", min=2)}
+        try:
+            with silenced(), torch.no_grad():
+                exported = torch.onnx.export(
+                    program,
+                    (example,),
+                    dynamo=True,
+                    external_data=False,
+                    opset_version=opset,
+                    input_names=[kind],
+                    output_names=list(OUTPUTS),
+                    dynamic_shapes=(sizes,),
+                    verbose=False,
+                )
+                assert exported is not None
+                model = exported.model_proto
+        except Exception as error:  # an exporter may object to a net in any way it likes
+            raise ConfigError(f"export.format={self.name}: {reason_of(error)}") from None
+        strip(model.graph)
+        for function in model.functions:
+            strip(function)
+        del model.metadata_props[:]
+        onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
+        model.producer_name, model.producer_version = "distillctl", ""
+        content = model.SerializeToString(deterministic=True)
+        if len(content) > BIGGEST:
+            raise ConfigError(
+                f"export.format={self.name}: {len(content) / 1e9:.1f} GB are more than a file of this format holds; take export.format=torch_export"
+            )
+        state.write_atomically(file, [content])
+
+    def open(self, file: Path, threads: int = 1) -> OnnxFile:
+        self.check_can_run(str(file))
+        return OnnxFile(file, threads)
+
+    def metadata(self, file: Path) -> Mapping[str, str]:
+        self.check_can_run(str(file))
+        found: Mapping[str, str] = opened(file, threads=1, optimised=False).get_modelmeta().custom_metadata_map
+        return found
+
+
+class OnnxFile(Runner):
+    """In ONNX Runtime, of any exporter: one input, and logits by that name, else the only output that is [N, K]."""
+
+    def __init__(self, file: Path, threads: int = 1):
+        self.file, self.session = file, opened(file, threads)
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        if len(inputs) != 1:
+            raise CheckpointError(
+                f"{file}: it takes {len(inputs)} inputs ({', '.join(each.name for each in inputs)}), and a classifier takes one"
+            )
+        self.input = inputs[0]
+        self.output = output_of(file, outputs)
+        self.dtype = np.uint8 if self.input.type == "tensor(uint8)" else np.float16 if self.input.type == "tensor(float16)" else np.float32
+        self.takes = takes_of(file, self.input)
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self.run((self.output,), inputs)[0]
+        return found.astype(np.float32, copy=False)
+
+    def run(self, outputs: tuple[str, ...], inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs of these names. A file for one number of samples is given so many at a time."""
+        batch = self.takes.batch
+        if batch in (None, len(inputs)):
+            return self.once(outputs, inputs)
+        assert batch is not None
+        padded = np.concatenate([inputs, np.repeat(inputs[-1:], -len(inputs) % batch, axis=0)])
+        parts = [self.once(outputs, padded[start : start + batch]) for start in range(0, len(padded), batch)]
+        return [np.concatenate(columns)[: len(inputs)] for columns in zip(*parts, strict=True)]
+
+    def once(self, outputs: tuple[str, ...], inputs: np.ndarray) -> list[np.ndarray]:
+        try:
+            found: list[np.ndarray] = self.session.run(list(outputs), {self.input.name: np.ascontiguousarray(inputs, self.dtype)})
+        except Exception as error:
+            raise CheckpointError(f"{self.file}: ONNX Runtime cannot run it on {list(inputs.shape)} ({first_line(error)[:300]})") from None
+        return found
+
+
+def opened(file: Path, threads: int, optimised: bool = True) -> Any:
+    """A session. From bytes: what lies in other files is no part of a model here, and no path in it is followed."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, QUIET
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        with open_file(file) as source:
+            content = source.read()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own kinds of exceptions are not exported
+        reason = first_line(error)[:300]
+        if "external" in reason.lower():
+            raise CheckpointError(
+                f"{file}: its weights lie in another file, and half a model is none; export it into one file (external_data=False)"
+            ) from None
+        raise CheckpointError(f"{file}: no ONNX model that can be run here ({reason})") from None
+
+
+def output_of(file: Path, outputs: Any) -> str:
+    """The name of the logits."""
+    flat = [each for each in outputs if each.type in ("tensor(float)", "tensor(float16)") and len(each.shape) == 2]
+    named = [each for each in flat if each.name == "logits"]
+    if len(named or flat) != 1:
+        shapes = ", ".join(f"{each.name} {each.shape}" for each in outputs)
+        raise CheckpointError(f"{file}: which of its outputs are logits [N, K]? It has {shapes}; call one of them logits")
+    return str((named or flat)[0].name)
+
+
+def takes_of(file: Path, given: Any) -> Takes:
+    shape = [edge if isinstance(edge, int) else None for edge in given.shape]
+    if len(shape) == 4 and given.type == "tensor(uint8)" and shape[3] == 3:
+        return Takes(IMAGE, shape[0], shape[1])
+    if len(shape) == 4 and given.type in ("tensor(float)", "tensor(float16)") and shape[1] == 3:
+        return Takes(PIXELS, shape[0], shape[2])
+    raise CheckpointError(
+        f"{file}: its input {given.name} is {given.type} {given.shape}; images are uint8 [N, H, W, 3] or float [N, 3, H, W]"
+    )
+
+
+def strip(graph: Any) -> None:
+    """Take away what the exporter says of where each node came from: paths of this machine among it, and a third of a small file."""
+    graph.ClearField("doc_string")
+    graph.ClearField("metadata_props")
+    for node in graph.node:
+        node.ClearField("doc_string")
+        node.ClearField("metadata_props")
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.ByteSize():
+                    strip(inner)
+    for values in (graph.value_info, getattr(graph, "initializer", ()), graph.input, graph.output):
+        for value in values:
+            if hasattr(value, "metadata_props"):
+                value.ClearField("metadata_props")
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """What the exporter prints and warns of is for who works on it; what goes wrong it raises."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a net cannot be exported: the operator that has no counterpart, else what the exporter says first."""
+    chain: list[BaseException] = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain and len(chain) < 12:
+        chain.append(inner)
+    for each in reversed(chain):
+        text = str(each)
+        if found := OPERATOR.search(text):
+            return f"the net cannot be exported: {found.group()} ({first_line(each)[:200]})"
+    return f"the net cannot be exported ({type(chain[-1]).__name__}: {first_line(chain[-1])[:250]})"

@@ -1,0 +1,107 @@
+"""The step that writes a model for another runtime, and sees whether the file is right."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillctl.config import ExportStepConfig
+from distillctl.errors import UserError
+from distillctl.export import verify as verifying
+from distillctl.formats import format_of
+from distillctl.formats.format import Form, Format
+from distillctl.formats.program import Program
+from distillctl.metrics import cost
+from distillctl.models.obtain import obtain
+from distillctl.models.record import Exported, Parents, Record
+from distillctl.models.shipping import METADATA, describe
+from distillctl.paths import as_path
+from distillctl.runs.artifact import Work
+from distillctl.runs.beside import write_beside
+from distillctl.runs.ship import first_record
+from distillctl.runs.steps import Verify, start_from
+
+
+def export(work: Work) -> dict[str, Any]:
+    """Write the file, run it back on validation samples, and leave it with its record; refused it is taken away again."""
+    keys: ExportStepConfig = work.step.settings
+    kind = format_of("onnx" if keys.format == "web" else keys.format)
+    say = work.session.console.say
+    record = record_of(work, kind, keys)
+    write(work, kind, keys, record)
+    try:
+        complete = describe(work.file, record)
+        found = check(work, kind, keys)
+    except UserError:
+        work.file.unlink(missing_ok=True)
+        work.file.with_suffix(".json").unlink(missing_ok=True)
+        raise
+    write_beside(work.file, record.classes)
+    say(f"{work.step.name}: {work.file}, {work.file.stat().st_size / 1e6:.2f} MB; {found.in_words()}")
+    why = f"the file answers as the student does (a logit differs by {found.max_error:.1g} at most, on {found.n:,} validation samples)"
+    return {"sha256": complete.sha256, "format": kind.name, "verified": found.to_json(), "why": why}
+
+
+def record_of(work: Work, kind: Format, keys: ExportStepConfig) -> Record:
+    """What is known of the file before there is one: of the model all that its own record says."""
+    model = work.model
+    plain = first_record(work.session, work.bundle, model, work.step.role, work.step.name)
+    known = model.record
+    exported = Exported(kind.name, keys.preprocess if kind.inside else "beside", "fp32", cost.parameters(model.classifier), macs_of(work))
+    start = known.sha256 if known is not None else None
+    teacher = known.parents.teacher if known is not None else None
+    found = replace(plain, exported=exported, temperature=temperature_of(work), parents=Parents(teacher, start))
+    return found if known is None else replace(found, epoch=known.epoch, epochs=known.epochs, seed=known.seed)
+
+
+def macs_of(work: Work) -> int | None:
+    try:
+        return cost.macs(work.model.classifier, work.bundle.inputs.example(1, torch.device("cpu")))
+    except RuntimeError:  # its path depends on values
+        return None
+
+
+def temperature_of(work: Work) -> float | None:
+    """What makes its probabilities true on the validation split; None where that has no labels."""
+    return None
+
+
+def write(work: Work, kind: Format, keys: ExportStepConfig, record: Record) -> None:
+    model, inputs = work.model.classifier, work.bundle.inputs
+    assert record.exported is not None
+    inside, fixed = record.exported.preprocess == "inside", not kind.flexible
+    before = inputs.before_net(model, fixed) if inside else None
+    program = Program(copy.deepcopy(model.net), before, record.temperature or 1.0).eval()
+    metadata = {METADATA: json.dumps(record.essence(), sort_keys=True)}
+    kind.write(program, inputs.file_example(model, inside, fixed), work.file, Form(record.exported.preprocess, keys.opset), metadata)
+
+
+def check(work: Work, kind: Format, keys: ExportStepConfig) -> verifying.Verification:
+    """Run it back in its own runtime."""
+    assert keys.samples
+    return verified(work, work.file, keys, str(work.file))
+
+
+def verify(work: Work) -> dict[str, Any]:
+    """Compare a file that is there already; it is left as it is."""
+    asked: Verify = work.step.settings
+    found = verified(work, as_path(asked.file), asked.keys, f"verify={asked.file}")
+    work.session.console.say(f"{asked.file}: right; {found.in_words()}")
+    return {"file": False, "verified": found.to_json()}
+
+
+def verified(work: Work, file: Path, keys: ExportStepConfig, where: str) -> verifying.Verification:
+    """Compare any file with the step's model. Raises CheckpointError where it is not what it should be."""
+    given = work.step.model
+    model = start_from(given.model, file)  # type: ignore[union-attr]
+    written = obtain(model, work.bundle.inputs, work.step.role, work.step.seed)
+    if written.record is not None:
+        verifying.check_classes(work.bundle.inputs.classes, written.record.classes, where)
+    return verifying.verify(
+        work.model.classifier, written.classifier.eval(), work.validation(keys.samples), work.labelled, keys.tolerance, where
+    )
