@@ -187,6 +187,13 @@ def check_attack(key: str, attack: AttackConfig) -> list[str]:
     return []
 
 
+def check_attack_trains(_: str, config: FitConfig) -> list[str]:
+    attack = getattr(config, "attack", None)
+    if attack is None or attack.name != "autoattack":
+        return []
+    return ["attack=autoattack measures and does not train: train with attack=pgd, then distillctl evaluate attack=autoattack"]
+
+
 def check_parts(key: str, trainer: TrainerConfig) -> list[str]:
     if not isinstance(trainer.batch_size, int) or trainer.batch_size < 1:
         return []
@@ -252,6 +259,7 @@ RULES: tuple[tuple[type | tuple[type, ...], Callable[[str, Any], list[str]]], ..
     ((PretrainConfig, DistillConfig, TrainConfig, EvaluateConfig), check_confidence),
     (Distils, check_generations),
     (AttackConfig, check_attack),
+    (FitConfig, check_attack_trains),
     (DatasetConfig, check_balance),
     (TrainerConfig, check_parts),
     (Deploys, check_deployment),

@@ -148,6 +148,14 @@ class EvaluateConfig:
     teacher: TeacherConfig = branch(TeacherConfig, decides="answers")
     dataset: DatasetConfig = branch(DatasetConfig, decides="answers")
     attack: AttackConfig = branch(AttackConfig, decides="answers")
+    corruptions: Any = value(False, decides="answers")
+    """accuracy on corrupted images too: true for all ten kinds, or a list, as in corruptions=[gaussian_noise,fog]"""
+    corruption_severities: Optional[list[int]] = value(None, decides="answers")
+    """which of the severities 1 to 5; null: all five"""
+    cost: bool = value(False, decides="cost")
+    """measure the file: latency, throughput, peak memory, size"""
+    cost_batch: int = number(32, decides="cost", low=1)
+    """samples at once, of which throughput and peak memory are measured"""
     trainer: TrainerConfig = branch(TrainerConfig, decides="weights")
     debug: bool = value(False, decides="words")
     """show tracebacks"""

@@ -12,7 +12,7 @@ from distillctl.config.fields import Count, branch, count, number, option, value
 class AttackConfig:
     """The worst small change of an image: what a method trains against, and what robust accuracy is measured under."""
 
-    name: str = option("none", "none", "pgd", decides="weights")
+    name: str = option("none", "none", "pgd", "autoattack", decides="weights")
     """the attack, which the group sets"""
     eps: float = number(8 / 255, decides="weights", above=0, high=1, unit="images are in [0, 1], where 8 of 255 is 0.0314")
     """the largest change of a value; images are in [0, 1]"""

@@ -1,9 +1,9 @@
-"""What a model answers to a whole split."""
+"""What models answer to a whole split."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -11,25 +11,41 @@ from torch import Tensor, nn
 
 from distillctl.modes import evaluating
 from distillctl.runtime import Runtime
-from distillctl.types import Batch
+from distillctl.types import Batch, Output
 
 
-@torch.inference_mode()
 def answers(model: nn.Module, batches: Iterable[Batch], runtime: Runtime) -> tuple[Tensor, Tensor]:
     """Logits float32 [N, K] and targets int64 [N] on the CPU, of all ranks' batches; the model's mode is restored."""
     logits, targets = own_answers(model, batches, runtime.autocast)
     return runtime.gather(logits), runtime.gather(targets)
 
 
-@torch.inference_mode()
 def own_answers(
     model: nn.Module, batches: Iterable[Batch], precision: Callable[[], AbstractContextManager[Any]] = nullcontext
 ) -> tuple[Tensor, Tensor]:
     """The same of this process's batches alone, in fp32 unless told otherwise."""
-    logits, targets = [], []
-    with evaluating(model):
+    logits, targets = answers_of({"model": model}, batches, precision)
+    return logits["model"], targets
+
+
+@torch.inference_mode()
+def answers_of(
+    models: Mapping[str, nn.Module],
+    batches: Iterable[Batch],
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    see: Callable[[Mapping[str, Output]], None] = lambda outputs: None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The same of several models, which are asked one after the other about each batch, so that it is read once; `see` is shown what they say to it."""
+    logits: dict[str, list[Tensor]] = {name: [] for name in models}
+    targets = []
+    with ExitStack() as modes:
+        for model in models.values():
+            modes.enter_context(evaluating(model))
         for batch in batches:
             with precision():
-                logits.append(model(batch.inputs).logits.float())
+                outputs = {name: model(batch.inputs) for name, model in models.items()}
+            for name, output in outputs.items():
+                logits[name].append(output.logits.float())
             targets.append(batch.targets)
-    return torch.cat(logits).cpu(), torch.cat(targets).cpu()
+            see(outputs)
+    return {name: torch.cat(parts).cpu() for name, parts in logits.items()}, torch.cat(targets).cpu()

@@ -19,6 +19,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from distillctl.metrics.metric import REPEATS
 from distillctl.modes import evaluating
 from distillctl.types import Inputs, device_of, first_sample
 
@@ -45,7 +46,13 @@ class Spread:
         return (self.high - self.low) / 2 / self.middle
 
     @property
+    def repeats(self) -> bool:
+        """Whether rounds agree within 10 %: else there is no figure to tell."""
+        return self.relative <= REPEATS
+
+    @property
     def stable(self) -> bool:
+        """Whether a comparison of nets is one."""
         return self.high <= STABLE * self.low
 
     def in_words(self, unit: str) -> str:
@@ -87,17 +94,22 @@ def latencies(nets: Mapping[Name, nn.Module], example: Inputs) -> dict[Name, lis
 
 def in_turn(passes: Mapping[Name, Callable[[], None]]) -> dict[Name, list[float]]:
     """Milliseconds of each pass, the median of a burst in each round; the first passes of all warm up."""
+    return {name: [statistics.median(burst) for burst in rounds] for name, rounds in bursts_in_turn(passes).items()}
+
+
+def bursts_in_turn(passes: Mapping[Name, Callable[[], None]], burst_s: float = BURST_S) -> dict[Name, list[list[float]]]:
+    """Milliseconds of every pass, a burst of about `burst_s` a round; the first passes of all warm up."""
     bursts: dict[Name, int] = {}
     for name, run in passes.items():
         timed_ms(run)
-        bursts[name] = min(max(int(1e3 * BURST_S / max(timed_ms(run), 1e-3)), 1), 100)
+        bursts[name] = min(max(int(1e3 * burst_s / max(timed_ms(run), 1e-3)), 1), 100)
     began, rounds = time.perf_counter(), 0
-    found: dict[Name, list[float]] = {name: [] for name in passes}
+    found: dict[Name, list[list[float]]] = {name: [] for name in passes}
     while rounds < FEWEST_ROUNDS or rounds < ROUNDS and time.perf_counter() - began < BUDGET_S:
         for name, run in passes.items():
             if bursts[name] > 1:
                 run()  # the others have had the caches
-            found[name].append(statistics.median(timed_ms(run) for _ in range(bursts[name])))
+            found[name].append([timed_ms(run) for _ in range(bursts[name])])
         rounds += 1
     return found
 

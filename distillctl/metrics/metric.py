@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+REPEATS = 0.10  # the share of a figure up to which its rounds may lie apart
+WITHHELD = "not stable"  # in the place of one whose rounds lie further apart
 VALIDATION = "val_"  # before a metric's key: as it was on the validation split
 
 
@@ -34,7 +36,8 @@ def classes_are_uneven(rows: Sequence[Row]) -> bool:
 class Metric:
     """better: "high" or "low", or empty of what costs rather than counts. over_seeds: whether a sweep gives its mean and spread.
 
-    spread: the key of how far the measurements lay apart, as a share of the value. matters: whether a table of these rows is better with it.
+    on_validation: whether the validation split says it too, so that choices may be made by it.
+    spread: the key of how far the measurements lay apart, as a share of the value, which is withheld where that is more than 10 %. matters: whether a table of these rows is better with it.
     """
 
     key: str
@@ -42,6 +45,7 @@ class Metric:
     show: Callable[[float], str]
     better: str = ""
     over_seeds: bool = False
+    on_validation: bool = True
     spread: str = ""
     matters: Callable[[Sequence[Row]], bool] = always
 
@@ -50,6 +54,8 @@ class Metric:
         value, around = row.get(self.key), row.get(self.spread)
         if value is None:
             return ""
+        if around is not None and around > REPEATS:
+            return WITHHELD
         return self.show(value) + (f" ±{around:.0%}" if around is not None else "")
 
 
@@ -73,23 +79,31 @@ METRICS = (  # in the order of a table's columns
     Metric("top1", "top-1 %", percent, better="high", over_seeds=True),
     Metric("top5", "top-5 %", percent, better="high", over_seeds=True, matters=tells_nets_apart),
     Metric("macro_f1", "macro-F1", percent, better="high", over_seeds=True, matters=classes_are_uneven),
-    Metric("robust_top1", "robust %", percent, better="high"),
+    Metric("macro_precision", "precision", percent, better="high", matters=never),
+    Metric("macro_recall", "recall", percent, better="high", matters=never),
+    Metric("robust_top1", "robust %", percent, better="high", on_validation=False),  # an attack costs many times what plain answers do
     Metric("agreement", "agree %", percent, better="high", over_seeds=True),
     Metric("nll", "NLL", decimals(3), better="low", over_seeds=True),
     Metric("ece", "ECE", decimals(3), better="low", over_seeds=True),
+    Metric("brier", "Brier", decimals(4), better="low", matters=never),
+    # the temperature is fitted on the validation split: what that then says of it is nothing to choose by
+    Metric("nll_scaled", "NLL scaled", decimals(3), better="low", on_validation=False, matters=never),
+    Metric("ece_scaled", "ECE scaled", decimals(3), better="low", on_validation=False, matters=never),
     Metric("kl", "KL", decimals(4), better="low", matters=never),
+    Metric("cka", "CKA", decimals(3), better="high", on_validation=False, matters=never),
+    Metric("negative_flips", "flips %", percent, better="low", on_validation=False, matters=never),
+    Metric("positive_flips", "gains %", percent, better="high", on_validation=False, matters=never),
     Metric("parameters", "params", count),
     Metric("macs", "MACs", count),
     Metric("size_mb", "MB", decimals(2)),
     Metric("latency_p50_ms", "p50 ms", decimals(2), spread="latency_spread"),
 )
-UNDER_ATTACK = "robust_top1"  # measured on the test split alone: an attack costs many times what plain answers do
 FIRST_TO_GO = ("size_mb", "ece", "macs", "nll", "agreement")  # where a table would be wider than a terminal
 
 
 def on_validation() -> tuple[str, ...]:
     """The keys of what the validation split says: what choices may be made by."""
-    return tuple(VALIDATION + metric.key for metric in METRICS if metric.better and metric.key != UNDER_ATTACK)
+    return tuple(VALIDATION + metric.key for metric in METRICS if metric.better and metric.on_validation)
 
 
 def costs() -> tuple[str, ...]:

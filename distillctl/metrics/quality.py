@@ -6,7 +6,7 @@ Every function reads logits [N, K] of any float dtype and computes in float64 on
 - The answer is the class with the largest logit; of equal ones the lowest index. Half-precision logits tie often, and a rule that looked
   at the target would favour or punish them.
 - A row with a NaN or +inf, or of nothing but -inf, has no softmax and is no answer: wrong in every accuracy, in agreement with nothing,
-  a fully confident error in the calibration, infinite in negative log-likelihood and KL. Every measure gets worse, none hides it.
+  a fully confident error in the calibration and in the Brier score, infinite in negative log-likelihood and KL. Every measure gets worse, none hides it.
 - A -inf among finite logits is a class ruled out: its probability is 0.
 
 What cannot be measured (no samples, shapes that do not fit, targets outside 0..K-1) is a ValueError.
@@ -24,6 +24,12 @@ ELEMENTS_AT_ONCE = 2**21  # held in float64: 16 MiB a temporary, where 50,000 sa
 NO_ANSWER = -1
 
 ClassQuality = TypedDict("ClassQuality", {"class": str, "n": int, "precision": float, "recall": float, "f1": float})
+
+
+def right(logits: Tensor, targets: Tensor) -> Tensor:
+    """bool [N] on the CPU: which samples are answered with their target."""
+    _check(logits, targets)
+    return _answers(logits) == targets.cpu()
 
 
 def top_k_accuracy(logits: Tensor, targets: Tensor, k: int) -> float:
@@ -52,6 +58,19 @@ def negative_log_likelihood(logits: Tensor, targets: Tensor) -> float:
     return _per_sample(surprise, logits, targets).mean().item()
 
 
+def brier_score(logits: Tensor, targets: Tensor) -> float:
+    """Brier 1950: the squared distance of the probabilities from the target's one-hot row, summed over classes, mean over samples; in [0, 2]."""
+    _check(logits, targets)
+
+    def distance(scores: Tensor, target: Tensor) -> Tensor:
+        p = scores.softmax(1)
+        # sum_k p_k^2 - 2 p_target + 1, which is 0 to the last bits of an answer that is sure and right
+        found = p.square().sum(1) - 2 * p.gather(1, target[:, None]).squeeze(1) + 1
+        return torch.where(_answered(scores), found.clamp(min=0), 2.0)
+
+    return _per_sample(distance, logits, targets).mean().item()
+
+
 def expected_calibration_error(logits: Tensor, targets: Tensor, bins: int = 15) -> float:
     """Eq. 3 of Guo et al. 2017: the gap of accuracy and confidence in equal-width bins (low, high], weighted by the samples in each."""
     _check(logits, targets)
@@ -62,7 +81,7 @@ def expected_calibration_error(logits: Tensor, targets: Tensor, bins: int = 15) 
         return torch.where(_answered(scores), scores.softmax(1).amax(1), 1.0)
 
     confidence = _per_sample(confidences, logits)
-    correct = (_answers(logits) == targets.cpu()).double()
+    correct = right(logits, targets).double()
     inner_edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
     # n_b / N * |accuracy_b - confidence_b| is |sum of (correct - confidence) in b| / N: no empty bin to divide by
     gaps = torch.bincount(torch.bucketize(confidence, inner_edges), weights=correct - confidence, minlength=bins)
@@ -96,9 +115,15 @@ def per_class(logits: Tensor, targets: Tensor, classes: Sequence[str]) -> list[C
 
 def macro_f1(logits: Tensor, targets: Tensor) -> float:
     """Plain mean of F1 over the classes that are a target or an answer at least once; the others have no F1 and would only dilute it."""
+    return macro_scores(logits, targets)[2]
+
+
+def macro_scores(logits: Tensor, targets: Tensor) -> tuple[float, float, float]:
+    """Plain means of precision, recall and F1 over the same classes: those that are a target or an answer at least once."""
     _check(logits, targets)
-    n, answered, _, _, f1 = _class_scores(logits, targets)
-    return f1[(n + answered) > 0].mean().item()
+    n, answered, *scores = _class_scores(logits, targets)
+    precision, recall, f1 = (score[(n + answered) > 0].mean().item() for score in scores)
+    return precision, recall, f1
 
 
 def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
@@ -122,8 +147,19 @@ def kl_to_teacher(student_logits: Tensor, teacher_logits: Tensor) -> float:
     return _per_sample(divergence, student_logits, teacher_logits).mean().item()
 
 
+def flips(student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> tuple[float, float]:
+    """Shares of all samples that flip for the worse (the teacher is right, the student wrong) and for the better; Yan et al. 2021.
+
+    Their difference is that of the accuracies, so that a student as good as its teacher may still be wrong where that was right.
+    """
+    _check_pair(student_logits, teacher_logits)
+    student, teacher = right(student_logits, targets), right(teacher_logits, targets)
+    return (teacher & ~student).double().mean().item(), (student & ~teacher).double().mean().item()
+
+
 def all_measures(logits: Tensor, targets: Tensor | None, teacher_logits: Tensor | None = None) -> dict[str, float | None]:
-    """All of it in one dict: top1, top5 (only of more than 5 classes), nll, ece, macro_f1, and with a teacher agreement and kl.
+    """All of it in one dict: top1, top5 (only of more than 5 classes), nll, ece, brier, macro_precision, macro_recall, macro_f1, with a
+    teacher agreement and kl, and with both labels and a teacher negative_flips and positive_flips.
 
     Of images without labels (`targets` is None) top1 is None, and only what compares with the teacher is measured.
     """
@@ -134,10 +170,13 @@ def all_measures(logits: Tensor, targets: Tensor | None, teacher_logits: Tensor 
             result["top5"] = top_k_accuracy(logits, targets, 5)
         result["nll"] = negative_log_likelihood(logits, targets)
         result["ece"] = expected_calibration_error(logits, targets)
-        result["macro_f1"] = macro_f1(logits, targets)
+        result["brier"] = brier_score(logits, targets)
+        result["macro_precision"], result["macro_recall"], result["macro_f1"] = macro_scores(logits, targets)
     if teacher_logits is not None:
         result["agreement"] = agreement(logits, teacher_logits)
         result["kl"] = kl_to_teacher(logits, teacher_logits)
+        if targets is not None:
+            result["negative_flips"], result["positive_flips"] = flips(logits, teacher_logits, targets)
     return result
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distillctl.config import AttackConfig
 from distillctl.losses.logits import cross_entropy
 from distillctl.methods.attack import Pgd, pixels_of
+from distillctl.metrics import autoattack
 from distillctl.metrics.quality import top_k_accuracy
 from distillctl.modes import evaluating
 from distillctl.runtime import Runtime
@@ -19,10 +20,12 @@ from distillctl.types import Batch
 
 
 def robust_accuracy(model: nn.Module, batches: Iterable[Batch], config: AttackConfig, seed: int, runtime: Runtime) -> dict[str, Any]:
-    """`robust_top1`, the accuracy under `config.eval_steps` steps against the labels, and the attack that it was measured by.
+    """`robust_top1`, the accuracy under an attack against the labels, and the attack: PGD of `config.eval_steps` steps, or AutoAttack.
 
     An upper bound of what a stronger attack would leave.
     """
+    if config.name == autoattack.NAME:
+        return autoattack.robust_accuracy(model, batches, config, seed, runtime)
     attack = Pgd.for_measuring(config, seed)
     logits, targets = attacked_answers(model, batches, attack, runtime)
     return {"robust_top1": top_k_accuracy(logits, targets, 1), "attack": {"name": config.name, **asdict(attack)}}

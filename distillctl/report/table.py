@@ -159,6 +159,8 @@ def speed(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str:
 def attack_remark(row: dict[str, Any]) -> str:
     """By what attack `robust_top1` was measured."""
     attack = row["attack"]
+    if attack["name"] == "autoattack":
+        return f"robust: top-1 under AutoAttack's standard version, no value of [0, 1] changed by more than {attack['eps']:.3g}"
     return (
         f"robust: top-1 under {attack['name'].upper()} of {attack['steps']} steps of {attack['step']:.3g}, "
         f"no value of [0, 1] changed by more than {attack['eps']:.3g}; a stronger attack may leave less"

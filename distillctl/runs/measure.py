@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distillctl.config import Distils, Finetunes, Pretrains
 from distillctl.data.balance import shape_of
 from distillctl.formats.engine import Engine
-from distillctl.metrics import cost, latency, quality, robustness
+from distillctl.metrics import calibration, cost, latency, quality, robustness
 from distillctl.metrics.answers import answers
 from distillctl.metrics.chance import is_near_chance
 from distillctl.metrics.metric import VALIDATION
@@ -93,6 +93,8 @@ def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: Mapping[str
         found |= quality.all_measures(logits, targets if test.labelled else None, teacher_logits)
         val_logits, val_targets = answers(model, bundle.plain_batches(val, at_once), machine)
         found |= on_validation(val_logits, val_targets if val.labelled else None, teacher_val)
+        if test.labelled and val.labelled:
+            found |= calibration.scaled_measures(logits, targets, val_logits, val_targets)
         found |= shape_of(targets, len(bundle.data.classes)) if test.labelled else {}
         if isinstance(config, (Distils, Finetunes)) and config.attack.name != "none" and test.labelled:
             found |= robustness.robust_accuracy(model, batches, config.attack, session.config.seed, machine)
@@ -153,4 +155,5 @@ def architecture_of(row: dict[str, Any], model: nn.Module) -> Hashable:
 def in_milliseconds(rounds: list[float]) -> dict[str, Any]:
     """What a row says of latency."""
     found = latency.spread(rounds)
-    return {"latency_p50_ms": found.middle, "latency_spread": found.relative, "latency_rounds_ms": rounds}
+    told = {"latency_p50_ms": found.middle, "latency_spread": found.relative, "latency_stable": found.repeats}
+    return {**told, "latency_rounds_ms": rounds}

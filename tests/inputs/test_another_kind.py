@@ -189,6 +189,14 @@ def test_what_is_for_images_alone_is_one_line(words, line, command, tmp_path):
     assert line in refused.err
 
 
+def test_corruptions_are_for_images_alone(run, command, tmp_path):
+    folder, _ = run
+    for words, line in (("corruptions=true", "corruptions=true"), ("corruptions=[fog,contrast]", "corruptions=[fog,contrast]")):
+        refused = command("evaluate", f"checkpoint={folder}", words, "trainer.precision=fp32", "hydra.run.dir=corrupted", cwd=tmp_path)
+        assert refused.code == 2, refused.out
+        assert f"{line} changes images, and the data set has pairs; leave corruptions out" in refused.err
+
+
 def test_a_teacher_of_images_is_refused_in_one_line(tiny_run, command, tmp_path):
     words = [word for word in WORDS if not word.startswith(("teacher", "+teacher", "pretrain", "finetune"))]
     refused = command("distill", *words, f"teacher.checkpoint={tiny_run / 'pretrain'}", "teacher.ignore_class_names=true", cwd=tmp_path)

@@ -6,7 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_recall_fscore_support, top_k_accuracy_score
+from sklearn.metrics import (
+    brier_score_loss,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    precision_recall_fscore_support,
+    top_k_accuracy_score,
+)
 
 from distillctl.metrics import quality
 
@@ -130,7 +137,9 @@ def test_a_row_without_a_softmax_is_as_bad_as_can_be(row):
     for target in range(3):
         targets = torch.tensor([target])
         result = quality.all_measures(logits, targets, teacher_logits=logits)
-        assert result == {"top1": 0.0, "nll": INF, "ece": 1.0, "macro_f1": 0.0, "agreement": 0.0, "kl": INF}
+        scores = {"macro_precision": 0.0, "macro_recall": 0.0, "macro_f1": 0.0}
+        flips = {"negative_flips": 0.0, "positive_flips": 0.0}
+        assert result == {"top1": 0.0, "nll": INF, "ece": 1.0, "brier": 2.0, **scores, "agreement": 0.0, "kl": INF, **flips}
         assert quality.top_k_accuracy(logits, targets, 3) == 0.0
         assert quality.confusion(logits, targets).sum() == 0
         assert quality.per_class(logits, targets, "abc")[target]["n"] == 1
@@ -180,6 +189,48 @@ def test_confusion_and_f1_as_scikit_learn(n):
     assert quality.macro_f1(logits, targets) == pytest.approx(f1_score(targets, answers, average="macro", zero_division=0))
 
 
+@pytest.mark.parametrize("n", [500, 6])
+def test_macro_precision_and_recall_as_scikit_learn(n):
+    logits, targets = sample(n)
+    precision, recall, f1, _ = precision_recall_fscore_support(targets, logits.argmax(1), average="macro", zero_division=0)
+    assert quality.macro_scores(logits, targets) == pytest.approx((precision, recall, f1))
+
+
+@pytest.mark.parametrize("k", [2, 7])
+def test_the_brier_score_as_scikit_learn(k):
+    logits, targets = sample(k=k)
+    p = logits.double().softmax(1)
+    # its binary score is of one class: what both classes add up to is twice that
+    by_class = [brier_score_loss((targets == number).int(), p[:, number]) for number in range(k)]
+    assert quality.brier_score(logits, targets) == pytest.approx(sum(by_class))
+    if k == 2:
+        assert quality.brier_score(logits, targets) == pytest.approx(2 * brier_score_loss(targets, p[:, 1]))
+
+
+def test_the_brier_score_of_what_is_sure():
+    assert quality.brier_score(torch.tensor([[0.0, -INF]]), torch.tensor([0])) == 0.0
+    assert quality.brier_score(torch.tensor([[0.0, -INF]]), torch.tensor([1])) == 2.0
+    assert quality.brier_score(torch.zeros(1, 4), torch.tensor([2])) == pytest.approx(0.75**2 + 3 * 0.25**2)
+
+
+def test_flips_by_hand():
+    eye = torch.eye(3)
+    targets = torch.tensor([0, 0, 0, 1, 2])
+    teacher, student = eye[[0, 0, 1, 0, 2]], eye[[0, 1, 0, 2, 2]]
+    assert quality.flips(student, teacher, targets) == (pytest.approx(1 / 5), pytest.approx(1 / 5))
+    assert quality.flips(teacher, teacher, targets) == (0.0, 0.0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(any_logits())
+def test_flips_differ_by_what_accuracies_differ_by(drawn):
+    logits, teacher, targets = drawn
+    worse, better = quality.flips(logits, teacher, targets)
+    gain = quality.top_k_accuracy(logits, targets, 1) - quality.top_k_accuracy(teacher, targets, 1)
+    assert better - worse == pytest.approx(gain, abs=1e-12)
+    assert worse + better <= 1 - quality.agreement(logits, teacher) + 1e-12
+
+
 def test_calibration_error_as_a_loop_over_the_bins():
     logits, targets = sample()
     confidence, answers = logits.softmax(1).max(1)
@@ -202,7 +253,8 @@ def test_measures_stay_within_their_bounds(drawn):
     logits, teacher_logits, targets = drawn
     result = quality.all_measures(logits, targets, teacher_logits)
     assert all(type(value) is float for value in result.values())
-    assert all(0 <= result[key] <= 1 + 1e-12 for key in result.keys() - {"nll", "kl"})
+    assert all(0 <= result[key] <= 1 + 1e-12 for key in result.keys() - {"nll", "kl", "brier"})
+    assert 0 <= result["brier"] <= 2 + 1e-12
     assert result["nll"] >= -1e-12
     assert math.isfinite(result["nll"])
     assert result["kl"] >= 0
@@ -261,10 +313,12 @@ def test_inputs_are_left_alone():
 
 
 def test_top_5_is_named_only_where_it_says_something():
-    assert list(quality.all_measures(*sample(k=5))) == ["top1", "nll", "ece", "macro_f1"]
-    assert list(quality.all_measures(*sample(k=6))) == ["top1", "top5", "nll", "ece", "macro_f1"]
+    rest = ["nll", "ece", "brier", "macro_precision", "macro_recall", "macro_f1"]
+    assert list(quality.all_measures(*sample(k=5))) == ["top1", *rest]
+    assert list(quality.all_measures(*sample(k=6))) == ["top1", "top5", *rest]
     logits, targets = sample(k=6)
-    assert list(quality.all_measures(logits, targets, logits))[-2:] == ["agreement", "kl"]
+    assert list(quality.all_measures(logits, targets, logits))[-4:] == ["agreement", "kl", "negative_flips", "positive_flips"]
+    assert list(quality.all_measures(logits, None, logits)) == ["top1", "agreement", "kl"]
 
 
 @pytest.mark.parametrize(
@@ -287,6 +341,8 @@ def test_what_cannot_be_measured_is_refused(logits, targets, message):
         lambda: quality.confusion(logits, targets),
         lambda: quality.per_class(logits, targets, "abc"),
         lambda: quality.macro_f1(logits, targets),
+        lambda: quality.brier_score(logits, targets),
+        lambda: quality.right(logits, targets),
         lambda: quality.all_measures(logits, targets),
     ]
     for function in functions:
