@@ -129,7 +129,7 @@ def check_file(role: str, model: ModelConfig) -> list[str]:
         return [f"{role}.file={model.file} is a whole net, and {role}={model.name} names another; pass {role}={FILE}"]
     if model.name != FILE and model.file is None:
         return []
-    if model.file is None and model.checkpoint is None:
+    if model.file is None and model.checkpoint is None and role != "model":  # of which `checkpoint` is the short way
         return [f"{role}.file is not set: pass {role}.file=<file.onnx>"]
     changes = {"pretrained": model.pretrained, "new_head": model.new_head, "args": model.args, "stem": model.stem != "auto"}
     changes["source"] = model.source != "auto"

@@ -46,8 +46,8 @@ def check_known(config: ModelConfig, file: Path, key: str) -> None:
         raise CheckpointError(
             f"{setting}={given}: {key}={FILE} runs .onnx files; of weights name the net: {key}=<model> {key}.checkpoint=..."
         )
-    if not file.exists():
-        raise CheckpointError(f"{setting}={given}: no such file")
+    if not file.is_file():
+        raise CheckpointError(f"{setting}={given}: {'no file, but a folder or a device' if file.exists() else 'no such file'}")
 
 
 def file_net(config: ModelConfig, file: Path, record: Record | None, inputs: Contract, key: str) -> Net:
@@ -79,7 +79,10 @@ def opened(file: Path, record: Record | None) -> Engine:
         return engine(file, record.sha256, record.exported.parameters, record.exported.macs, threads=None)
     seen = file.stat()
     state = file, seen.st_mtime_ns, seen.st_size
-    return engine(file, checksum(*state), parameters_of(*state), threads=None)
+    try:
+        return engine(file, checksum(*state), parameters_of(*state), threads=None)
+    except OSError as error:
+        raise CheckpointError(f"cannot be read ({error.strerror})") from None
 
 
 @lru_cache(maxsize=16)

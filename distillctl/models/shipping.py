@@ -94,8 +94,8 @@ def riding_record(weights: Path, key: str) -> Record | None:
         else:
             with safe_open(weights, "numpy") as file:
                 told = (file.metadata() or {}).get(METADATA)
-    except UserError:
-        raise
+    except UserError as error:
+        raise type(error)(f"{key}={weights}: {str(error).removeprefix(f'{weights}: ')}") from None
     except Exception:  # whoever reads the weights says what is wrong with them
         return None
     if told is None:
