@@ -122,6 +122,7 @@ def test_an_ensemble_has_files_among_its_members(place):
     members = (
         "teacher.members.a=onnx",
         "teacher.members.a.file=net.onnx",
+        "teacher.members.b=resnet20",
         "teacher.members.b.checkpoint=run",
         "teacher.members.c.checkpoint=ours/teacher.onnx",
     )
