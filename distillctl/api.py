@@ -16,8 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from distillctl import compose, outputs, runtime
 from distillctl.commands import COMMANDS, runs
-from distillctl.commands.evaluate import named_as_given
-from distillctl.commands.predict import recorded
+from distillctl.commands.given import named_as_given, recorded
 from distillctl.compose import resume as resuming
 from distillctl.config import SCHEMAS, ModelConfig
 from distillctl.errors import INTERNAL_ERROR, CheckpointError, ConfigError, MachineError, UserError, did_you_mean, first_line

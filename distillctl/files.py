@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -53,6 +54,15 @@ def read_bytes(path: Name, limit: int | None = None, links: bool = True, at: int
     """What a file holds, and no more than its size says. Raises OSError."""
     with open_file(path, limit, links, at) as file:
         return file.read(os.fstat(file.fileno()).st_size)
+
+
+def hash_of(path: Name) -> str:
+    """SHA-256 of a file. Raises OSError."""
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def read_text(path: Name, limit: int = TEXT_LIMIT) -> str:

@@ -1,7 +1,8 @@
-"""`distillctl predict`: class names and probabilities for images, as a table, as JSON lines or as CSV."""
+"""`distillctl predict`: class names and probabilities for images, as a table, as JSON lines or as CSV. Torch is imported where a net is built alone."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -9,25 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
-from distillctl import runtime
-from distillctl.commands.evaluate import named_as_given, with_checkpoint
+from distillctl.commands.given import named_as_given, recorded, with_checkpoint
+from distillctl.commands.predictor import FilePredictor, Predictor, answers_alone
 from distillctl.config import PredictConfig
+from distillctl.config.training import at_once
 from distillctl.data.image.files import shown
-from distillctl.errors import CheckpointError, ConfigError, DataError
-from distillctl.inputs import from_record
-from distillctl.inputs.contract import Contract
-from distillctl.models.locate import locate
-from distillctl.models.obtain import obtain
+from distillctl.errors import ConfigError, DataError
 from distillctl.models.record import Record
-from distillctl.models.shipping import read_record
-from distillctl.models.weights import read_weights
 from distillctl.paths import as_path
 from distillctl.report.console import Console, Table
-from distillctl.runs.bundle import at_once
 from distillctl.terminal import cell, say
-from distillctl.types import Inputs, concatenated, to
 
 
 def run(config: PredictConfig, folder: Path | None) -> None:
@@ -38,41 +32,54 @@ def run(config: PredictConfig, folder: Path | None) -> None:
 
 def predict(config: PredictConfig) -> None:
     model = with_checkpoint(config.model, config.checkpoint)
-    _, record = recorded(config.checkpoint, "names its classes; train with distillctl, or keep its .json")
-    inputs = from_record(record)
-    files = list(expand(config.inputs, inputs))
-    with runtime.open_runtime(config.trainer) as machine:
-        classes = record.classes
-        classifier = obtain(model, inputs, "model", seed=0).classifier.to(machine.device).eval()
-        found = []
-        size = at_once(config.trainer)
-        for start in range(0, len(files), size):
-            chunk = files[start : start + size]
-            readable, problems = read(chunk, inputs, config)
-            rows = dict(problems)
-            if readable is not None:
-                with torch.inference_mode(), machine.autocast():
-                    probabilities = classifier(to(readable, machine.device)).logits.float().softmax(-1).cpu()
-                best = probabilities.topk(min(config.top_k, len(classes)))
-                answered = [path for path in chunk if path not in problems]
-                for path, values, positions in zip(answered, best.values.tolist(), best.indices.tolist(), strict=True):
-                    rows[path] = {"answers": [{"class": classes[p], "p": v} for p, v in zip(positions, values, strict=True)]}
-            found += [{inputs.noun.removesuffix("s"): str(path), **rows[path]} for path in chunk]
-    print_found(found, config.format, inputs.noun)
+    file, record = recorded(config.checkpoint, "names its classes; train with distillctl, or keep its .json")
+    with contextlib.ExitStack() as stack:
+        predictor: Predictor
+        if answers_alone(record, model):
+            predictor = FilePredictor(file, record, config)
+        else:
+            from distillctl.commands.net_predictor import NetPredictor
+            from distillctl.runtime import open_runtime
+
+            predictor = NetPredictor(record, model, config, stack.enter_context(open_runtime(config.trainer)))
+        files = list(expand(config.inputs, predictor))
+        predictor.prepare()
+        found = list(answered(files, predictor, record, config))
+    print_found(found, config.format, predictor.noun)
 
 
-def read(files: list[Path], inputs: Contract, config: PredictConfig) -> tuple[Inputs | None, dict[Path, dict[str, Any]]]:
+def answered(files: list[Path], predictor: Predictor, record: Record, config: PredictConfig) -> Iterator[dict[str, Any]]:
+    """A row for each file, in their order."""
+    size, noun = at_once(config.trainer), predictor.noun.removesuffix("s")
+    for start in range(0, len(files), size):
+        chunk = files[start : start + size]
+        samples, problems = read(chunk, predictor)
+        rows = dict(problems)
+        if samples is not None:
+            readable = [path for path in chunk if path not in problems]
+            rows |= zip(readable, best(predictor.probabilities(samples), record.classes, config.top_k), strict=True)
+        yield from ({noun: str(path), **rows[path]} for path in chunk)
+
+
+def best(probabilities: np.ndarray, classes: tuple[str, ...], count: int) -> Iterator[dict[str, Any]]:
+    """The likeliest classes of each row [N, K], the first of equals first."""
+    for row in probabilities:
+        order = np.argsort(-row, kind="stable")[:count]
+        yield {"answers": [{"class": classes[place], "p": float(row[place])} for place in order]}
+
+
+def read(files: list[Path], predictor: Predictor) -> tuple[Any, dict[Path, dict[str, Any]]]:
     """The samples of those files that can be read, None where none can, and the rows of the others."""
     try:
-        return inputs.read(files, config), {}
+        return predictor.read(files), {}
     except DataError:  # one by one, to see which
         samples, problems = [], {}
     for file in files:
         try:
-            samples.append(inputs.read([file], config))
+            samples.append(predictor.read([file]))
         except DataError as problem:
             problems[file] = {"answers": [], "error": str(problem).removeprefix(f"{shown(file)}: ")}
-    return concatenated(samples) if samples else None, problems
+    return predictor.joined(samples) if samples else None, problems
 
 
 def print_found(found: list[dict[str, Any]], form: str, noun: str) -> None:
@@ -89,26 +96,16 @@ def print_found(found: list[dict[str, Any]], form: str, noun: str) -> None:
         )
 
 
-def recorded(checkpoint: str, lacking: str) -> tuple[Path, Record]:
-    """The file of weights that a path names, and its record. Raises CheckpointError; `lacking` ends what is said where there is no record."""
-    file = locate(checkpoint, "model", "checkpoint")
-    record = read_record(file, "checkpoint")
-    if record is None:
-        read_weights(file, "checkpoint")  # what is wrong with the file itself comes before what it lacks
-        raise CheckpointError(f"checkpoint={checkpoint}: no record beside it {lacking}")
-    return file, record
-
-
-def expand(given: list[str], inputs: Contract) -> Iterator[Path]:
+def expand(given: list[str], predictor: Predictor) -> Iterator[Path]:
     """Files as given, folders as the samples below them, in a stable order."""
     if not given:
         raise ConfigError("inputs is empty: pass inputs=[image.png] or inputs=[folder]")
     for name in given:
         path = as_path(name)
         if path.is_dir():
-            inside, others = inputs.files_below(path)
+            inside, others = predictor.files_below(path)
             if not inside:
-                raise DataError(f"inputs={name}: no {inputs.noun} in this folder{others}")
+                raise DataError(f"inputs={name}: no {predictor.noun} in this folder{others}")
             yield from inside
         elif path.exists():
             yield path

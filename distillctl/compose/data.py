@@ -13,7 +13,7 @@ from distillctl.config.keys import flat
 from distillctl.config.recorded import RECORDED
 from distillctl.errors import ConfigError
 
-CHECKPOINT = re.compile(r"(teacher|student)(\.members\.[\w-]+)?\.checkpoint")
+CHECKPOINT = re.compile(r"((?:teacher|student)(?:\.members\.[\w-]+)?\.)(?:checkpoint|file)")
 NOTHING = ("", "null", "''", '""')
 
 
@@ -36,9 +36,10 @@ def with_data(command: str, words: list[str], config_dirs: Sequence[str | Path] 
     checkpoints = [key for key in given if CHECKPOINT.fullmatch(key)]
     if not checkpoints:
         return words
-    if all(given.get(f"{key.removesuffix('checkpoint')}new_head", "").lower() == "true" for key in checkpoints):
+    roles = [found[1] for key in checkpoints if (found := CHECKPOINT.fullmatch(key))]
+    if all(given.get(f"{role}new_head", "").lower() == "true" for role in roles):
         raise ConfigError(
-            f"{checkpoints[0].removesuffix('checkpoint')}new_head=true: a new head is for other classes, and no data set has been named; "
+            f"{roles[0]}new_head=true: a new head is for other classes, and no data set has been named; "
             "pass dataset=<name>, or dataset.root=<folder of images>"
         )
     return [f"dataset={RECORDED}", *words]

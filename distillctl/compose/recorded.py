@@ -83,7 +83,7 @@ def records(composed: DictConfig) -> Iterator[tuple[str, type[config.DatasetConf
     from distillctl.models.shipping import read_record
 
     for key, given in checkpoints(composed):
-        role = "model" if key == "checkpoint" else key.removesuffix(".checkpoint")
+        role = "model" if key == "checkpoint" else key.rpartition(".")[0]
         with suppress(CheckpointError):
             record = read_record(locate(given, role, key), key)
             if record is not None and record.dataset is not None:
@@ -107,11 +107,10 @@ def checkpoints(composed: DictConfig) -> Iterator[tuple[str, str]]:
         if role not in composed:
             continue
         node = composed[role]
-        if node.get("checkpoint") and not node.get("new_head"):
-            yield f"{role}.checkpoint", str(node.checkpoint)
-        for name, member in (node.get("members") or {}).items():
-            if isinstance(member, DictConfig) and member.get("checkpoint") and not member.get("new_head"):
-                yield f"{role}.members.{name}.checkpoint", str(member.checkpoint)
+        models = {role: node, **{f"{role}.members.{name}": member for name, member in (node.get("members") or {}).items()}}
+        for key, model in models.items():
+            if isinstance(model, DictConfig) and not model.get("new_head"):
+                yield from ((f"{key}.{entry}", str(model[entry])) for entry in ("checkpoint", "file") if model.get(entry))
 
 
 def holds(name: str, root: str) -> bool:

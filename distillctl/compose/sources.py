@@ -17,11 +17,12 @@ from omegaconf import MISSING, OmegaConf
 from distillctl import config
 from distillctl.compose.own import OwnConfigs
 from distillctl.compose.places import recipes_dir
-from distillctl.errors import UserError
+from distillctl.errors import ConfigError, UserError
 from distillctl.models import catalogue
 
 ROLES = ("teacher", "student", "model")
 EXTRA_NAMES = ("own", "recorded")
+TEACHES = ("teacher", "model")  # what an exported file can be
 KIND_GROUP = "dataset/kind"
 # As this file is imported, since a job that another process composes has no other sign of us than the sources that are handed to it.
 OmegaConf.register_new_resolver("oc.env", config.read_variable, replace=True)
@@ -95,7 +96,11 @@ class ModelNames(InMemory):
         role, name = split_path(config_path)
         if name == "own":
             return self.result(OmegaConf.create({"name": "own", "source": "own"}))
-        if name != "recorded":
+        if name == config.FILE and role not in TEACHES:
+            raise ConfigError(
+                f"{role}={name}: an exported file cannot learn; name a net, as in {role}=resnet8, and let it learn by teacher={name}"
+            )
+        if name not in ("recorded", config.FILE):
             catalogue.resolve(name, key=role)
         return self.result(OmegaConf.create({"name": name}))
 
@@ -106,7 +111,7 @@ class ModelNames(InMemory):
         role, name = split_path(config_path)
         if role not in ROLES:
             return False
-        if name in EXTRA_NAMES:
+        if name in (*EXTRA_NAMES, config.FILE):
             return True
         try:
             catalogue.resolve(name, key=role)
@@ -118,7 +123,7 @@ class ModelNames(InMemory):
         if config_path == "":
             return sorted(ROLES) if results_filter in (None, ObjectType.GROUP) else []
         if config_path in ROLES and results_filter in (None, ObjectType.CONFIG):
-            return sorted((*catalogue.FEATURED, *EXTRA_NAMES))
+            return sorted((*catalogue.FEATURED, *EXTRA_NAMES, *([config.FILE] if config_path in TEACHES else [])))
         return []
 
 

@@ -15,7 +15,7 @@ from distillctl.config.keys import (
     strangers,
     values_that_decide,
 )
-from distillctl.config.models import ENSEMBLE, CacheConfig, MemberConfig, ModelConfig, TeacherConfig
+from distillctl.config.models import ENSEMBLE, FILE, CacheConfig, MemberConfig, ModelConfig, TeacherConfig
 from distillctl.config.recorded import RECORDED, RecordedSetConfig, check_named, recorded_schema
 from distillctl.config.rules import broken_rule, check, check_attack, check_parts, nodes
 from distillctl.config.schema import (

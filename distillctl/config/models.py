@@ -24,6 +24,8 @@ class ModelConfig:
     """begin with the weights that torchvision or timm publish"""
     checkpoint: Optional[str] = value(None, decides="weights", path=True)
     """begin with these weights: a run's folder, a stage's folder, or a file"""
+    file: Optional[str] = value(None, decides="weights", path=True)
+    """a net that another framework exported, as it is: an ONNX file, which can teach and be measured, and cannot learn"""
     new_head: bool = value(False, decides="weights")
     """take all but the classifier from the weights, for other classes"""
     stem: str = option("auto", "auto", "small", "large", decides="weights")
@@ -41,6 +43,7 @@ class ModelConfig:
 
 
 ENSEMBLE = "ensemble"  # the teacher that is several
+FILE = "onnx"  # the model that is a file, whoever exported it
 
 
 @dataclass

@@ -12,7 +12,7 @@ from distillctl.config.data import DatasetConfig, ImageSetConfig
 from distillctl.config.deploy import BudgetConfig
 from distillctl.config.fields import AUTO
 from distillctl.config.keys import leaves
-from distillctl.config.models import ENSEMBLE, ModelConfig, TeacherConfig
+from distillctl.config.models import ENSEMBLE, FILE, ModelConfig, TeacherConfig
 from distillctl.config.schema import (
     CompressConfig,
     Deploys,
@@ -125,7 +125,8 @@ def check_model(role: str, model: ModelConfig) -> list[str]:
         problems.append(f"{role}={model.name} needs {role}._target_=package.Class, and --trust package on the command line")
     if model._target_ and model.source != "own":
         problems.append(f"{role}._target_={model._target_} works with {role}=own only")
-    if model.new_head and not (model.pretrained or model.checkpoint):
+    problems += check_file(role, model)
+    if model.new_head and not (model.pretrained or model.checkpoint or model.file):
         problems.append(f"{role}.new_head=true needs weights to start from: {role}.pretrained=true or {role}.checkpoint=<file>")
     for name, low in (("mean", "at least 0"), ("std", "more than 0")):
         values = getattr(model, name)
@@ -133,6 +134,23 @@ def check_model(role: str, model: ModelConfig) -> list[str]:
             way_out = "; divide by 255" if any(each > 1 for each in values) else ""
             problems.append(f"{role}.{name}={values}: three numbers, a channel each, {low} and at most 1, of images in [0, 1]{way_out}")
     return problems
+
+
+def check_file(role: str, model: ModelConfig) -> list[str]:
+    """What goes with a file that another framework exported: it is a whole net, and stays as it is."""
+    if model.file is not None and model.checkpoint is not None:
+        return [f"{role}.file={model.file} and {role}.checkpoint={model.checkpoint} are two models; give one of them"]
+    if model.file is not None and model.name not in (FILE, "recorded"):
+        return [f"{role}.file={model.file} is a whole net, and {role}={model.name} names another; pass {role}={FILE}"]
+    if model.name != FILE and model.file is None:
+        return []
+    if model.file is None and model.checkpoint is None and role != "model":  # of which `checkpoint` is the short way
+        return [f"{role}.file is not set: pass {role}.file=<file.onnx>"]
+    changes = {"pretrained": model.pretrained, "new_head": model.new_head, "args": model.args, "stem": model.stem != "auto"}
+    changes["source"] = model.source != "auto"
+    return [
+        f"{role}.{name}: a file that another framework exported stays as it is; leave it out" for name, given in changes.items() if given
+    ]
 
 
 def check_ensemble(key: str, teacher: TeacherConfig) -> list[str]:

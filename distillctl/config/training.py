@@ -125,3 +125,11 @@ class TrackerConfig:
     """where metrics go besides metrics.jsonl"""
     project: str = value("distillctl", decides="words")
     """the name under which a tracker files the run"""
+
+
+LEAST_AT_ONCE = 128  # samples that are measured together, however small the batches of training are
+
+
+def at_once(trainer: TrainerConfig) -> int:
+    """Samples that a command answers together that trains nothing."""
+    return trainer.batch_size if isinstance(trainer.batch_size, int) else LEAST_AT_ONCE

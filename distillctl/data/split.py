@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from distillctl.config import DatasetConfig
+from distillctl.data.forms import one_form as one_form
 from distillctl.errors import DataError
 from distillctl.types import Inputs, concatenated, rows
 
@@ -121,11 +121,6 @@ class Split:
     def sizes(self, classes: int) -> list[int]:
         """How many samples each class has; `classes` numbers or more."""
         return torch.bincount(self.strata, minlength=classes).tolist()
-
-
-def one_form(name: str) -> str:
-    """A class name in the form that is compared: an accent is a character of its own on one system, a part of its letter on another."""
-    return unicodedata.normalize("NFC", name)
 
 
 def whole(inputs: Inputs | list[Path], targets: Tensor) -> Split:

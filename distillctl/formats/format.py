@@ -73,6 +73,10 @@ class Format(ABC):
     def metadata(self, file: Path) -> Mapping[str, str]:
         """What `write` was given, read without running anything; empty of a file from elsewhere."""
 
+    def parameters(self, file: Path) -> int:
+        """How many a file from elsewhere has; 0 where that cannot be told."""
+        return 0
+
     def check_can_write(self, asked: str) -> None:
         self.check_installed(self.writes_by, asked)
 

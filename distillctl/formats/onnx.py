@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,8 @@ import numpy as np
 from distillctl import state
 from distillctl.errors import CheckpointError, ConfigError, first_line
 from distillctl.files import open_file
-from distillctl.formats.format import IMAGE, PIXELS, Form, Format, Runner, Takes
+from distillctl.formats.format import IMAGE, PIXELS, Form, Format, Runner, is_installed
+from distillctl.formats.layout import layout_of
 
 if TYPE_CHECKING:
     from distillctl.formats.program import Program
@@ -86,9 +88,23 @@ class Onnx(Format):
         found: Mapping[str, str] = opened(file, threads=1, optimised=False).get_modelmeta().custom_metadata_map
         return found
 
+    def parameters(self, file: Path) -> int:
+        if not is_installed("onnx"):
+            return 0
+        import onnx
+
+        try:
+            graph = onnx.load_model_from_string(file.read_bytes()).graph
+        except Exception:  # whoever runs it says what is wrong with it
+            return 0
+        return sum(math.prod(values.dims) for values in graph.initializer if values.data_type in (1, 10, 11, 16))  # the kinds of floats
+
 
 class OnnxFile(Runner):
-    """In ONNX Runtime, of any exporter: one input, and logits by that name, else the only output that is [N, K]."""
+    """In ONNX Runtime, of any exporter: one input, and logits by that name, else the only output that is [N, K].
+
+    smallest: positive number that its output tells from zero.
+    """
 
     def __init__(self, file: Path, threads: int = 1):
         self.file, self.session = file, opened(file, threads)
@@ -98,9 +114,10 @@ class OnnxFile(Runner):
                 f"{file}: it takes {len(inputs)} inputs ({', '.join(each.name for each in inputs)}), and a classifier takes one"
             )
         self.input = inputs[0]
-        self.output = output_of(file, outputs)
-        self.dtype = np.uint8 if self.input.type == "tensor(uint8)" else np.float16 if self.input.type == "tensor(float16)" else np.float32
-        self.takes = takes_of(file, self.input)
+        self.output, kind = output_of(file, outputs)
+        self.smallest = float(np.finfo(np.float16 if kind == "tensor(float16)" else np.float32).smallest_normal)
+        self.layout = layout_of(file, self.input.name, self.input.type, self.input.shape)
+        self.takes = self.layout.takes
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         found: np.ndarray = self.run((self.output,), inputs)[0]
@@ -118,7 +135,7 @@ class OnnxFile(Runner):
 
     def once(self, outputs: tuple[str, ...], inputs: np.ndarray) -> list[np.ndarray]:
         try:
-            found: list[np.ndarray] = self.session.run(list(outputs), {self.input.name: np.ascontiguousarray(inputs, self.dtype)})
+            found: list[np.ndarray] = self.session.run(list(outputs), {self.input.name: self.layout.laid(inputs)})
         except Exception as error:
             raise CheckpointError(f"{self.file}: ONNX Runtime cannot run it on {list(inputs.shape)} ({first_line(error)[:300]})") from None
         return found
@@ -130,6 +147,9 @@ def opened(file: Path, threads: int, optimised: bool = True) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, QUIET
+    if threads > 1:
+        # they would take the cores from torch, which works in turn
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
@@ -148,25 +168,15 @@ def opened(file: Path, threads: int, optimised: bool = True) -> Any:
         raise CheckpointError(f"{file}: no ONNX model that can be run here ({reason})") from None
 
 
-def output_of(file: Path, outputs: Any) -> str:
-    """The name of the logits."""
-    flat = [each for each in outputs if each.type in ("tensor(float)", "tensor(float16)") and len(each.shape) == 2]
+def output_of(file: Path, outputs: Any) -> tuple[str, str]:
+    """The name of the logits, and what they are made of."""
+    flat = [each for each in outputs if each.type in ("tensor(float)", "tensor(float16)", "tensor(double)") and len(each.shape) == 2]
     named = [each for each in flat if each.name == "logits"]
     if len(named or flat) != 1:
         shapes = ", ".join(f"{each.name} {each.shape}" for each in outputs)
         raise CheckpointError(f"{file}: which of its outputs are logits [N, K]? It has {shapes}; call one of them logits")
-    return str((named or flat)[0].name)
-
-
-def takes_of(file: Path, given: Any) -> Takes:
-    shape = [edge if isinstance(edge, int) else None for edge in given.shape]
-    if len(shape) == 4 and given.type == "tensor(uint8)" and shape[3] == 3:
-        return Takes(IMAGE, shape[0], shape[1])
-    if len(shape) == 4 and given.type in ("tensor(float)", "tensor(float16)") and shape[1] == 3:
-        return Takes(PIXELS, shape[0], shape[2])
-    raise CheckpointError(
-        f"{file}: its input {given.name} is {given.type} {given.shape}; images are uint8 [N, H, W, 3] or float [N, 3, H, W]"
-    )
+    [found] = named or flat
+    return str(found.name), str(found.type)
 
 
 def strip(graph: Any) -> None:

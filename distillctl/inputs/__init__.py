@@ -6,10 +6,11 @@ A kind is a `Contract` in `KINDS` and its schema of `dataset` in `config.DATA_KI
 from __future__ import annotations
 
 from distillctl.config import DATA_KINDS, DatasetConfig
-from distillctl.entries import Malformed, text
+from distillctl.entries import Malformed
 from distillctl.inputs.contract import Contract
 from distillctl.inputs.image import Images
 from distillctl.models.record import Record
+from distillctl.models.seen import kind_in
 
 KINDS: dict[str, type[Contract]] = {"images": Images}
 
@@ -21,7 +22,7 @@ def kind_of(config: DatasetConfig) -> type[Contract]:
 
 def from_record(record: Record) -> Contract:
     """What a shipped model's inputs were. Raises Malformed where that is not known here."""
-    kind = text(record.preprocessing, "kind", "images", "preprocessing.")  # images came first, and say nothing of it
+    kind = kind_in(record)
     if kind not in KINDS:
-        raise Malformed(f"its inputs are {str(kind)[:40]!r}, which is not known here; known: {', '.join(KINDS)}")
+        raise Malformed(f"its inputs are {kind[:40]!r}, which is not known here; known: {', '.join(KINDS)}")
     return KINDS[kind].from_record(record)

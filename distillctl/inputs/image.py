@@ -17,14 +17,14 @@ from distillctl.data.image.folder import images_below
 from distillctl.data.image.loader import ImageLoader, PlainImages, ReadOptions
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
 from distillctl.data.split import DataSet, Excused, Split
-from distillctl.entries import numbers
-from distillctl.formats.engine import Whole, is_whole
+from distillctl.formats.engine import Engine, Whole, is_whole
 from distillctl.formats.program import Preprocess
 from distillctl.inputs.contract import Contract
 from distillctl.models.adapter import Adapter, Classifier
 from distillctl.models.net import Net, build_net, plan_net
-from distillctl.models.record import Record, size
+from distillctl.models.record import Record
 from distillctl.models.script import Reading
+from distillctl.models.seen import KIND, seen_in
 from distillctl.models.trace import pixels
 from distillctl.rank import own_processors
 from distillctl.types import Inputs
@@ -41,7 +41,7 @@ class Images(Contract):
     std: Sequence[float]
     crop: float = 1.0
 
-    kind: ClassVar[str] = "images"
+    kind: ClassVar[str] = KIND
     noun: ClassVar[str] = "images"
     rate: ClassVar[str] = "img/s"
     attackable: ClassVar[bool] = True
@@ -75,10 +75,8 @@ class Images(Contract):
 
     @classmethod
     def from_record(cls, record: Record) -> Images:
-        told = record.preprocessing
-        side, edge = (size(told, key, inside="preprocessing.") for key in ("image_size", "resize"))
-        mean, std = numbers(told, "mean", 3, "preprocessing."), numbers(told, "std", 3, "preprocessing.", above=0)
-        return cls(record.classes, side, mean, std, side / edge)
+        seen = seen_in(record)
+        return cls(record.classes, seen.side, seen.mean, seen.std, seen.crop)
 
     def record(self) -> dict[str, Any]:
         return {
@@ -133,16 +131,17 @@ class Images(Contract):
         return plan_net(config, len(self.classes), self.image_size, key)
 
     def adapt(self, net: Net) -> Adapter:
-        if is_whole(net.module):
-            return Whole(net.module)
         seen = self.seen_by(net)
+        if is_whole(net.module):
+            assert isinstance(net.module, Engine)
+            return Whole(net.module, None if seen.image_size == self.image_size else seen.image_size)
         return Classifier(net.module, seen.mean, seen.std, None if seen.image_size == self.image_size else seen.image_size)
 
     def seen_by(self, model: Adapter | Net) -> Images:
         if isinstance(model, Net):
             return replace(self, image_size=model.input_size or self.image_size, mean=model.mean or self.mean, std=model.std or self.std)
         if isinstance(model, Whole):
-            return self
+            return replace(self, image_size=model.resolution or self.image_size)
         assert isinstance(model, Classifier), type(model).__name__
         mean, std = model.mean.flatten().tolist(), model.std.flatten().tolist()
         return replace(self, image_size=model.resolution or self.image_size, mean=mean, std=std)

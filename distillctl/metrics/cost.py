@@ -12,18 +12,20 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from distillctl.formats.engine import Engine
 from distillctl.types import Inputs, first_sample, mapped
 
 
 def parameters(module: nn.Module) -> int:
-    """Every parameter once, trained or frozen, tied ones too; buffers are not parameters."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    """Every parameter once, trained or frozen, tied ones too; buffers are not parameters. Of an exported file what is told of it."""
+    return sum(parameter.numel() for parameter in module.parameters()) + sum(engine.count for engine in engines(module))
 
 
 def size_mb(module: nn.Module) -> float:
-    """Megabytes (1e6 bytes) of the state dict at its own dtypes, tied tensors once: a safetensors file less its header of some kB."""
+    """Megabytes (1e6 bytes) of the state dict at its own dtypes, tied tensors once: a safetensors file less its header of some kB; of an exported file all of it."""
     stored = {id(value): value for value in module.state_dict(keep_vars=True).values() if isinstance(value, Tensor)}
-    return sum(tensor.numel() * tensor.element_size() for tensor in stored.values()) / 1e6
+    files = sum(engine.file.stat().st_size for engine in engines(module))
+    return (sum(tensor.numel() * tensor.element_size() for tensor in stored.values()) + files) / 1e6
 
 
 def macs(module: nn.Module, example: Inputs) -> int:
@@ -32,8 +34,12 @@ def macs(module: nn.Module, example: Inputs) -> int:
     Counted on a copy made of fake tensors, which have shapes and no values: no weights in memory, no arithmetic, `module` stays as it is.
     A hook comes along where deepcopy copies it (a bound method, a callable object such as that of pruning); a plain function is left
     behind, because it could only write into what belongs to the original.
-    A model whose path depends on values (`.item()`, early exits) has no one count and raises a RuntimeError.
+    A model whose path depends on values (`.item()`, early exits) has no one count and raises a RuntimeError. Of an exported file nothing
+    is computed, what is told of it counts; where nothing is, that is a RuntimeError too.
     """
+    files = engines(module)
+    if files:
+        return macs_of_files(module, files)
     fake = FakeTensorMode(allow_non_fake_inputs=True)  # some models keep constants outside of themselves
     with FakeCopyMode(fake):
         copied = copy.deepcopy(module)
@@ -45,6 +51,18 @@ def macs(module: nn.Module, example: Inputs) -> int:
     with fake, torch.no_grad(), _countable_kernels(), counter:
         copied.eval()(first_sample(mapped(example, fake.from_tensor)))
     return counter.get_total_flops() // 2
+
+
+def engines(module: nn.Module) -> list[Engine]:
+    """The exported files that take part in a model."""
+    return [part for part in module.modules() if isinstance(part, Engine)]
+
+
+def macs_of_files(module: nn.Module, files: list[Engine]) -> int:
+    counts = [engine.macs for engine in files if engine.macs is not None]
+    if len(counts) < len(files) or any(True for _ in module.parameters()):
+        raise RuntimeError("what an exported file computes is not told")
+    return sum(counts)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Which file of weights a path names."""
+"""Which file a path names, of weights or exported. No torch here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from distillctl import state
 from distillctl.errors import CheckpointError
 from distillctl.files import read_json
+from distillctl.formats import by_file
 from distillctl.paths import as_path
 
 # the rows of runs whose record has no plan: those of the versions before plans were recorded
@@ -22,13 +23,13 @@ BEFORE_PLANS = (
 
 
 def locate(given: str, role: str, key: str) -> Path:
-    """The file of weights that a path names: itself, or the one in a stage's or a run's folder."""
+    """The file of weights, or the exported one, that a path names: itself, or the one in a stage's or a run's folder."""
     path = as_path(given)
-    if not path.is_dir():
+    if not path.is_dir() or by_file(path) is not None:
         if path.name in (state.NEWEST, state.BEFORE) and (path.parent / "metrics.jsonl").exists():
             raise CheckpointError(f"{key}={given}: made for resuming a run (resume=<run folder>); give the .safetensors beside it")
         return path
-    in_stage = sorted(path.glob("*.safetensors"))
+    in_stage = sorted(path.glob("*.safetensors")) or sorted(file for file in path.glob("*") if by_file(file) is not None)
     if len(in_stage) == 1:
         return in_stage[0]
     for file in candidates(path, role):
@@ -43,7 +44,7 @@ def candidates(folder: Path, role: str) -> Iterator[Path]:
     """The files of a run's folder that a role may mean, the most finished first: as the plan in its record has them."""
     kind, _, member = role.partition(".members.")
     rows, final = recorded_rows(folder)
-    own = [row["name"] for row in rows if row["own"]][::-1]
+    own = [row["name"] for row in rows if row["own"] or is_exported(row["file"])][::-1]
     own.sort(key=lambda name: name != final)
     own += [row["name"] for row in rows if row["name"].startswith("generation ")][::-1]
     if member:
@@ -51,6 +52,10 @@ def candidates(folder: Path, role: str) -> Iterator[Path]:
     names = {"teacher": ["teacher", *own], "student": [*own, "alone", "teacher"], "model": [*own, "teacher", "alone"]}[kind]
     files = {row["name"]: row["file"] for row in rows}
     yield from (folder / files[name] for name in names if files.get(name))
+
+
+def is_exported(file: str | None) -> bool:
+    return file is not None and by_file(Path(file)) is not None
 
 
 def recorded_rows(folder: Path) -> tuple[list[dict[str, Any]], str]:

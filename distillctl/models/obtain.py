@@ -14,15 +14,15 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from distillctl import inputs as kinds
 from distillctl.build import build, find_class
-from distillctl.config import ModelConfig
-from distillctl.data.split import one_form
+from distillctl.config import FILE, ModelConfig
+from distillctl.data.forms import one_form
 from distillctl.draws import seed_of
 from distillctl.errors import CheckpointError, ConfigError, first_line
-from distillctl.formats.engine import engine
 from distillctl.inputs.contract import Contract
 from distillctl.models import catalogue
 from distillctl.models.adapter import Adapter
 from distillctl.models.edits import apply_edits, change_of
+from distillctl.models.file_net import WEIGHTS, check_known, file_net, is_meant, is_run, named, remark
 from distillctl.models.fitting import left_over, load_weights, match_names
 from distillctl.models.locate import locate
 from distillctl.models.net import SMALL, Net, rebuild
@@ -30,7 +30,7 @@ from distillctl.models.pruned import PRUNED
 from distillctl.models.published import triple
 from distillctl.models.record import Record
 from distillctl.models.shipping import read_record
-from distillctl.models.taps import tap
+from distillctl.models.taps import LOGITS, tap
 from distillctl.models.trace import trace
 from distillctl.models.weights import read_weights
 from distillctl.types import Inputs, count
@@ -58,7 +58,9 @@ def obtain(config: ModelConfig, inputs: Contract, key: str, seed: int, *, weight
     """
     file, record = source_of(config, key)
     torch.manual_seed(seed_of(seed, "initialisation", key))
-    if record is not None:
+    if file is not None and is_run(file):
+        net = file_net(config, file, record, inputs, key)
+    elif record is not None:
         net = from_record(record, config, inputs, key)
     elif config.source == "own":
         net = own_net(config, inputs, key)
@@ -66,13 +68,15 @@ def obtain(config: ModelConfig, inputs: Contract, key: str, seed: int, *, weight
         net = inputs.build(with_stem(config, file, inputs, key), key)
     if file is not None and weights:
         if record is not None and not config.new_head:
-            check_classes(record, inputs.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
-        if record is None or record.exported is None:
+            check_classes(record, inputs.classes, config, "{}={}".format(*named(config, key)), key)
+        if not is_run(file):
             fill(net, file, config, key)
     classifier = inputs.adapt(net)
     classifier.outputs = len(inputs.classes)
     seen = inputs.seen_by(classifier)
-    classifier.taps = tap(net.module, taps, seen.net_example, key) if taps else None
+    if is_run(file):
+        check_no_taps(config, taps, key)
+    classifier.taps = tap(net.module, taps, seen.net_example, key) if taps and not is_run(file) else None
     return Obtained(classifier, net, seen, record, file)
 
 
@@ -81,15 +85,13 @@ def check_obtainable(config: ModelConfig, inputs: Contract, key: str, taps: Sequ
     file, record = source_of(config, key)
     if record is not None:
         if not config.new_head:
-            check_classes(record, inputs.classes, config, f"{key}.checkpoint={config.checkpoint}", key)
-        if not taps:
+            check_classes(record, inputs.classes, config, "{}={}".format(*named(config, key)), key)
+        if not taps and not is_run(file):
             return ""
-        if record.exported is not None:
-            raise ConfigError(
-                f"{key}.checkpoint={config.checkpoint}: an exported file answers with logits alone, and {', '.join(taps)} of it is read; "
-                "give the .safetensors that it was made from, or a loss on logits"
-            )
     net = planned(config, record, inputs, key)
+    if is_run(file):
+        check_no_taps(config, taps, key)
+        return remark(net, config, key)
     tap(net.module, taps, inputs.seen_by(net).net_example, key)
     if record is not None or file is None:
         return ""
@@ -99,6 +101,16 @@ def check_obtainable(config: ModelConfig, inputs: Contract, key: str, taps: Sequ
         else ""
     )
     return "; ".join(filter(None, (stem, fill(net, file, config, key))))
+
+
+def check_no_taps(config: ModelConfig, taps: Sequence[str], key: str) -> None:
+    """Nothing can be read within a file. Raises ConfigError."""
+    within = [name for name in taps if name != LOGITS]
+    if within:
+        setting, given = named(config, key)
+        raise ConfigError(
+            f"{setting}={given}: an exported file answers with logits alone, and {', '.join(within)} of it is read; {WEIGHTS}, or take a loss on logits"
+        )
 
 
 def check_answers(config: ModelConfig, inputs: Contract, samples: Inputs, key: str) -> None:
@@ -124,7 +136,9 @@ def check_answers(config: ModelConfig, inputs: Contract, samples: Inputs, key: s
 
 def is_own(config: ModelConfig, key: str) -> bool:
     """Whether a model is a class of the user's own."""
-    _, record = source_of(config, key)
+    file, record = source_of(config, key)
+    if is_run(file):
+        return False
     return config.source == "own" or (record is not None and record.architecture.source == "own")
 
 
@@ -138,13 +152,12 @@ def fill(net: Net, file: Path, config: ModelConfig, key: str) -> str:
 
 def planned(config: ModelConfig, record: Record | None, inputs: Contract, key: str) -> Net:
     """The architecture alone, its weights worth nothing: on the meta device where there is no record of it."""
+    file = source_of(config, key)[0]
+    if file is not None and is_run(file):
+        return file_net(config, file, record, inputs, key)
     if record is not None:
         return from_record(record, config, inputs, key)
-    return (
-        own_net(config, inputs, key)
-        if config.source == "own"
-        else inputs.plan(with_stem(config, source_of(config, key)[0], inputs, key), key)
-    )
+    return own_net(config, inputs, key) if config.source == "own" else inputs.plan(with_stem(config, file, inputs, key), key)
 
 
 def with_stem(config: ModelConfig, file: Path | None, inputs: Contract, key: str) -> ModelConfig:
@@ -167,27 +180,34 @@ def with_stem(config: ModelConfig, file: Path | None, inputs: Contract, key: str
 
 def source_of(config: ModelConfig, key: str) -> tuple[Path | None, Record | None]:
     """File and record of a checkpoint; both None where the config gives none."""
-    if config.checkpoint is None:
+    setting, given = named(config, key)
+    if given is None:
+        if config.name == FILE:
+            raise ConfigError(
+                f"{key}={FILE}: a file that another framework exported can teach and be measured alone; name a model: {key}=resnet20"
+            )
         if config.name == "recorded":
             raise ConfigError(f"{key}.checkpoint is not set: pass {key}.checkpoint=<run folder or file>, or name a model: {key}=resnet20")
         return None, None
-    setting = f"{key}.checkpoint"
-    file = locate(config.checkpoint, key, setting)
+    file = locate(given, key, setting)
+    if is_meant(config):
+        check_known(config, file, key)
+        return file, read_record(file, setting)
     record = read_record(file, setting)
     if record is None:
+        if is_run(file) and file.exists():
+            raise CheckpointError(
+                f"{setting}={given}: a file without a record of distillctl; take it as it is: {key}={FILE} {key}.file=..."
+            )
         read_weights(file, setting)  # what is wrong with the file itself comes before what it lacks
         if config.name == "recorded":
-            raise CheckpointError(
-                f"{setting}={config.checkpoint}: no record beside it says what it is; name its architecture: {key}=<model>"
-            )
+            raise CheckpointError(f"{setting}={given}: no record beside it says what it is; name its architecture: {key}=<model>")
         return file, None
     architecture = record.architecture
     if config.name != "recorded" and config.source != "own":
         asked = catalogue.resolve(config.name, config.source, key)
         if asked != (architecture.source, architecture.name):
-            raise CheckpointError(
-                f"{setting}={config.checkpoint} holds {architecture.name}, but {key}={config.name}; pass {key}={architecture.name}"
-            )
+            raise CheckpointError(f"{setting}={given} holds {architecture.name}, but {key}={config.name}; pass {key}={architecture.name}")
     return file, record
 
 
@@ -197,14 +217,10 @@ def from_record(record: Record, config: ModelConfig, inputs: Contract, key: str)
     source, name, edits = architecture.source, config._target_ or architecture.name, architecture.edits
     args = {**architecture.args, **config.args}
     where = f"{key}.checkpoint={config.checkpoint}"
-    file = locate(str(config.checkpoint), key, f"{key}.checkpoint")
     try:
         spare = UNCUT if any(isinstance(change_of(edit.became), PRUNED) for edit in edits) else SPARE
-        with parameters_within(weights_in(file), spare):
-            module: nn.Module
-            if record.exported is not None:
-                module = engine(file, record.sha256, record.exported.parameters, record.exported.macs)
-            elif source == "own":
+        with parameters_within(weights_in(locate(str(config.checkpoint), key, f"{key}.checkpoint")), spare):
+            if source == "own":
                 module = own_of_record(name, args, config, len(inputs.classes), key)
                 apply_edits(module, edits)
             else:

@@ -1,4 +1,4 @@
-"""What is known of a shipped model, as it lies beside its weights in JSON; other people's files are believed in nothing."""
+"""What is known of a shipped model, as it lies beside its weights in JSON; other people's files are believed in nothing. No torch here."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import keyword
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from distillctl.entries import LONGEST, REQUIRED, Malformed, entry, integer, mapping, open_mapping, text, texts
 from distillctl.errors import CheckpointError
-from distillctl.models.edits import Edit, change_of
 from distillctl.state import NewerFormat
+
+if TYPE_CHECKING:
+    from distillctl.models.edits import Edit
 
 FORMAT_VERSION = 1
 SOURCES = ("cifar", "torchvision", "timm", "own")
@@ -45,7 +47,8 @@ class Architecture:
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], inside: str = "architecture.") -> Architecture:
+    def from_json(cls, content: Mapping[str, Any], inside: str = "architecture.", built: bool = True) -> Architecture:
+        """built: whether a net will be built from it; of a file that runs elsewhere it is only told."""
         source = text(content, "source", inside=inside)
         if source not in SOURCES:
             raise Malformed(f"{inside}source={source[:60]!r} is none of {', '.join(SOURCES)}")
@@ -57,7 +60,7 @@ class Architecture:
             name_of(content, source, inside),
             stem,
             arguments_of(content, inside),
-            edits_of(content, inside),
+            edits_of(content, inside, built),
             size(content, "image_size", None, inside),
         )
 
@@ -168,12 +171,13 @@ class Record:
         if not isinstance(content, Mapping):
             raise Malformed("it has to be a mapping")
         check_format(content)
+        exported = Exported.from_json(mapping(content, "exported")) if content.get("exported") is not None else None
         return cls(
-            architecture=Architecture.from_json(mapping(content, "architecture")),
+            architecture=Architecture.from_json(mapping(content, "architecture"), built=exported is None),
             classes=classes_of(content),
             preprocessing=open_mapping(content, "preprocessing"),
             temperature=temperature_of(content),
-            exported=Exported.from_json(mapping(content, "exported")) if content.get("exported") is not None else None,
+            exported=exported,
             role=text(content, "role", "student"),
             stage=text(content, "stage", None),
             dataset=dataset_of(content),
@@ -260,13 +264,19 @@ def size(content: Mapping[str, Any], key: str, default: Any = REQUIRED, inside: 
     return integer(content, key, default, inside, low=1, high=LARGEST_SIZE, unit=" px")
 
 
-def edits_of(content: Mapping[str, Any], inside: str) -> tuple[Edit, ...]:
+def edits_of(content: Mapping[str, Any], inside: str, built: bool) -> tuple[Edit, ...]:
+    """Those of a file that runs elsewhere are never done, so they are only held against their form, and torch stays away."""
     edits = entry(content, "edits", list, "a list of pairs of texts", [], inside)
     if len(edits) > MOST_EDITS:
         raise Malformed(f"{inside}edits has more than {MOST_EDITS:,} entries")
     for edit in edits:
         if not isinstance(edit, (list, tuple)) or len(edit) != 2 or not all(isinstance(part, str) for part in edit):
             raise Malformed(f"{inside}edits has to be a list of pairs of texts")
+    if not built:
+        return cast("tuple[Edit, ...]", tuple(map(tuple, edits)))
+    from distillctl.models.edits import Edit, change_of
+
+    for edit in edits:
         try:
             change_of(edit[1])
         except CheckpointError as error:

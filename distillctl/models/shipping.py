@@ -1,4 +1,7 @@
-"""The shippable model: plain weights, a record of what they are (whole beside them, what is needed to use them within), and a script that loads them."""
+"""The shippable model: plain weights, a record of what they are (whole beside them, what is needed to use them within), and a script that loads them.
+
+The record of an exported file is read without torch.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,28 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
-from safetensors.torch import save as safetensors_bytes
-from torch import Tensor
 
-from distillctl import inputs, state
+from distillctl import state
 from distillctl.entries import Malformed
 from distillctl.errors import CheckpointError, UserError
-from distillctl.files import exists, open_file, parse_json, read_json
+from distillctl.files import TEXT_LIMIT, exists, hash_of, parse_json, read_json
 from distillctl.formats import by_file
 from distillctl.models.record import Record
+from distillctl.models.seen import is_of_images, seen_in
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 METADATA = "distillctl"  # the entry of a file's metadata that its record rides in
 
 
 def ship(folder: Path, role: str, weights: Mapping[str, Tensor], record: Record, script: str) -> Record:
     """Write `<role>.safetensors`, `load_<role>.py` and, last, `<role>.json` into a stage's folder. Returns the record."""
+    from safetensors.torch import save as safetensors_bytes
+
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     content = safetensors_bytes(tensors, {METADATA: json.dumps(record.essence(), sort_keys=True)})
     complete = replace(record, sha256=hashlib.sha256(content).hexdigest())
@@ -51,8 +58,7 @@ def read_record(weights: Path, key: str) -> Record | None:
     if not exists(file):
         return riding_record(weights, key) if weights.is_file() else None
     try:
-        record = Record.from_json(parsed(file))
-        inputs.from_record(record)
+        record = checked(parsed(file))
     except state.NewerFormat as error:
         raise state.NewerFormat(f"{key}: {file} {error}") from None
     except Malformed as error:
@@ -67,6 +73,18 @@ def read_record(weights: Path, key: str) -> Record | None:
     return record
 
 
+def checked(content: Any) -> Record:
+    """A record whose inputs are known here too. Raises Malformed and NewerFormat."""
+    record = Record.from_json(content)
+    if record.exported is not None and is_of_images(record):
+        seen_in(record)
+    else:
+        from distillctl import inputs
+
+        inputs.from_record(record)
+    return record
+
+
 def parsed(file: Path) -> Any:
     try:
         return read_json(file)
@@ -78,22 +96,22 @@ def parsed(file: Path) -> Any:
 
 def riding_record(weights: Path, key: str) -> Record | None:
     """The record in the metadata of a file that came without its .json; None where there is none, or the file is not whole."""
-    form = by_file(weights)
     try:
-        if form is not None:
-            told = form.metadata(weights).get(METADATA)
+        if by_file(weights) is not None:
+            told = told_by(weights, weights.stat().st_mtime_ns, weights.stat().st_size)
         else:
-            with safe_open(weights, "pt") as file:
+            with safe_open(weights, "numpy") as file:
                 told = (file.metadata() or {}).get(METADATA)
-    except UserError:
-        raise
+    except UserError as error:
+        raise type(error)(f"{key}={weights}: {str(error).removeprefix(f'{weights}: ')}") from None
     except Exception:  # whoever reads the weights says what is wrong with them
         return None
     if told is None:
         return None
     try:
-        record = Record.from_json(parse_json(told))
-        inputs.from_record(record)
+        if len(told) > TEXT_LIMIT:
+            raise Malformed(f"more than {TEXT_LIMIT:,} characters")
+        record = checked(parse_json(told))
     except state.NewerFormat as error:
         raise state.NewerFormat(f"{key}={weights}: its record {error}") from None
     except (Malformed, ValueError) as error:
@@ -106,10 +124,14 @@ def riding_record(weights: Path, key: str) -> Record | None:
 
 
 @cache
+def told_by(file: Path, modified_ns: int, size: int) -> str | None:
+    """What an exported file says of itself, once for each state of it: whoever runs it has to read all of it for that."""
+    form = by_file(file)
+    assert form is not None, file
+    return form.metadata(file).get(METADATA)
+
+
+@cache
 def checksum(weights: Path, modified_ns: int, size: int) -> str:
     """SHA-256 of a file, once for each state of it: several checks of a run ask."""
-    digest = hashlib.sha256()
-    with open_file(weights) as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
+    return hash_of(weights)

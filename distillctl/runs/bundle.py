@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from distillctl.config import DatasetConfig, TrainerConfig
+from distillctl.config import DatasetConfig
+from distillctl.config.training import LEAST_AT_ONCE
+from distillctl.config.training import at_once as at_once
 from distillctl.data.balance import class_weights
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
 from distillctl.data.split import DataSet, Excused, Split
@@ -16,13 +18,6 @@ from distillctl.inputs.contract import Contract
 from distillctl.models.record import Record
 from distillctl.paths import as_path
 from distillctl.types import Batch
-
-LEAST_AT_ONCE = 128  # samples that are measured together, however small the batches of training are
-
-
-def at_once(trainer: TrainerConfig) -> int:
-    """Samples that a command answers together that trains nothing."""
-    return trainer.batch_size if isinstance(trainer.batch_size, int) else LEAST_AT_ONCE
 
 
 @dataclass(frozen=True)

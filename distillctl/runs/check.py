@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from distillctl.build import build, find_class
-from distillctl.config import Distils, ExportConfig, Finetunes, FitConfig, ModelConfig, Pretrains, check_named
+from distillctl.config import FILE, Distils, ExportConfig, Finetunes, FitConfig, ModelConfig, Pretrains, check_named
 from distillctl.errors import ConfigError, UserError
 from distillctl.inputs.image import Images
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
 from distillctl.models import catalogue
 from distillctl.models.adapter import Classifier
+from distillctl.models.file_net import is_run, named
 from distillctl.models.obtain import source_of
 from distillctl.models.taps import LOGITS
 from distillctl.optimizers import make_optimizer
@@ -25,7 +26,7 @@ from distillctl.runs.assemble import training_attack
 from distillctl.runs.batches import check_before_reading
 from distillctl.runs.draft import labels_only
 from distillctl.runs.plan import plan, teacher_is_read
-from distillctl.runs.steps import members_of, peer_models
+from distillctl.runs.steps import Given, members_of, peer_models
 from distillctl.runs.teachers import check_is_trained
 from distillctl.schedules import Schedule
 from distillctl.teachers.frozen import Frozen
@@ -164,8 +165,19 @@ def check_weights(config: Any, problems: Problems) -> None:
     for key, model in given_models(config).items():
         if reads_teacher and key.partition(".")[0] == "teacher":
             problems.attempt(lambda model=model, key=key: check_is_trained(config, key, model))
+    problems.attempt(lambda: check_learners(config))
     if not problems.found:  # a checkpoint that cannot be read says nothing of its data either
         problems.attempt(lambda: check_named(config.dataset))
+
+
+def check_learners(config: Any) -> None:
+    """A file that another runtime runs cannot learn. Raises ConfigError."""
+    for step in plan(config).todo:
+        if isinstance(step.model, Given) and is_run(source_of(step.model.model, step.model.key)[0]):
+            setting, given = named(step.model.model, step.model.key)
+            raise ConfigError(
+                f"{setting}={given}: an exported file cannot learn, and {step.name} would train it; give the .safetensors that it was made from"
+            )
 
 
 def given_models(config: Any) -> dict[str, ModelConfig]:
@@ -180,5 +192,5 @@ def check_model(model: ModelConfig, role: str) -> None:
     source_of(model, role)
     if model.source == "own":
         find_class({"_target_": model._target_}, nn.Module, role)
-    elif model.name != "recorded":
+    elif model.name not in ("recorded", FILE):
         catalogue.resolve(model.name, model.source, role)

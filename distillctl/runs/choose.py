@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distillctl.config import TrainerConfig
-from distillctl.data.split import Split
 from distillctl.metrics.metric import VALIDATION, by_key
+
+if TYPE_CHECKING:  # sweeps begin without torch
+    from distillctl.data.split import Split
 
 BY_TEACHER = {"val_agreement": "agreement with the teacher", "val_kl": "KL from the teacher"}
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from torch import nn
 
-from distillctl import models, outputs
+from distillctl import formats, models, outputs
 from distillctl.data.loader import TrainLoader
+from distillctl.formats import by_file
+from distillctl.formats.engine import Engine, has_engine
 from distillctl.models.adapter import Adapter
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.session import Session
@@ -49,7 +51,7 @@ def deciding_parts(session: Session, bundle: Bundle, teacher: Frozen, batches: T
         "dtype": layout.dtype,
         "top_k": layout.top_k,
         "features": {name: list(shape) for name, shape in layout.features},
-        "versions": {name: versions[name] for name in DECIDING_VERSIONS},
+        "versions": {name: versions[name] for name in DECIDING_VERSIONS} | runtimes(teacher.model),
     }
 
 
@@ -63,7 +65,15 @@ def code_of(model: nn.Module) -> dict[str, str]:
             Path(models.__file__).parent if name == "distillctl" else Path(file).parent if file and file.endswith("__init__.py") else file
         )
         found[name] = outputs.sources(Path(place)) if place else ""
+    if has_engine(model):
+        found["distillctl.formats"] = outputs.sources(Path(formats.__file__).parent)
     return found
+
+
+def runtimes(model: nn.Module) -> dict[str, str]:
+    """The versions of what runs the exported files among the models."""
+    names = {name for part in model.modules() if isinstance(part, Engine) and (form := by_file(part.file)) for name in form.runs_by}
+    return {name: getattr(sys.modules.get(name), "__version__", "") for name in sorted(names)}
 
 
 def preprocessing(model: nn.Module) -> list[Any]:

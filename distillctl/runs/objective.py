@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distillctl.errors import ConfigError, did_you_mean
 from distillctl.metrics.metric import METRICS, VALIDATION, costs, on_validation
 from distillctl.runs.choose import BY_TEACHER
-from distillctl.runs.steps import Plan
+
+if TYPE_CHECKING:  # sweeps begin without torch
+    from distillctl.runs.steps import Plan
 
 USUAL = ("val_top1", "val_agreement")  # the first that a model has
 

@@ -147,7 +147,7 @@ def taught_classes(config: Any, data: DatasetConfig) -> list[str] | None:
     if data.labels or not isinstance(config, (Pretrains, Distils)):
         return None
     for key, model in members_of(config.teacher).items():
-        record = source_of(model, key)[1] if model.checkpoint and not model.new_head else None
+        record = source_of(model, key)[1] if (model.checkpoint or model.file) and not model.new_head else None
         if record is not None:
             return list(record.classes)
     return None

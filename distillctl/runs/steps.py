@@ -239,7 +239,7 @@ class Plan:
 
 def start_from(model: ModelConfig, weights: Path) -> ModelConfig:
     """The same model, beginning with the weights of another step."""
-    return replace(model, name="recorded", checkpoint=str(weights), pretrained=False, new_head=False, ignore_class_names=True)
+    return replace(model, name="recorded", checkpoint=str(weights), file=None, pretrained=False, new_head=False, ignore_class_names=True)
 
 
 def parts(source: Source | None) -> Iterator[Given | MadeBy]:
@@ -259,7 +259,7 @@ def members_of(teacher: TeacherConfig) -> dict[str, ModelConfig]:
 
 def is_ready(model: ModelConfig) -> bool:
     """Whether it needs no training here: weights of these classes are given."""
-    return bool(model.checkpoint or model.pretrained) and not model.new_head
+    return bool(model.checkpoint or model.file or model.pretrained) and not model.new_head
 
 
 def reads(method: Mapping[str, Any] | None, role: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from distillctl.formats.engine import Engine
 from distillctl.models.adapter import Adapter
 from distillctl.teachers.folding import fold
 from distillctl.types import Batch, Inputs, Output, count, pieces
@@ -55,6 +56,8 @@ class Frozen:
         teacher that nobody looks into may be folded.
         """
         self.weights_mark = fingerprint(self.model)
+        if is_engine(self.model):
+            return
         model = copy.deepcopy(self.model)
         convolutions = fold(model, samples)
         with torch.no_grad():
@@ -67,7 +70,7 @@ class Frozen:
     def compile(self) -> None:
         """Each net by itself, so that what puts several together stays free to ask them one by one."""
         for part in self.model.modules():
-            if isinstance(part, Adapter):
+            if isinstance(part, Adapter) and not is_engine(part):
                 part.compile()
 
 
@@ -79,8 +82,15 @@ def concatenated(answers: Sequence[Output]) -> Output:
     return Output(logits, features, mask=torch.cat(masks) if masks else None)
 
 
+def is_engine(model: nn.Module) -> bool:
+    """Whether all of a model's answer is that of a file which another runtime runs: there is nothing in it to change."""
+    return isinstance(model, Adapter) and isinstance(model.net, Engine)
+
+
 def fingerprint(module: torch.nn.Module) -> str:
-    """SHA-256 over names, shapes and values of parameters and buffers, in logical order whatever the memory format."""
+    """SHA-256 over names, shapes and values of parameters and buffers, in logical order whatever the memory format; of an exported file its own."""
+    if isinstance(module, Adapter) and isinstance(module.net, Engine):
+        return module.net.sha256
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())

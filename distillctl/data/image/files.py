@@ -1,19 +1,21 @@
-"""Turn one image file into a uint8 RGB tensor."""
+"""Turn one image file into a uint8 RGB array, or tensor. Torch is imported where a tensor is made, and nowhere else."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin  # noqa: F401  (formats that Pillow would look for among all its plugins)
-from torch import Tensor
 
 from distillctl.data.image.upright import is_transparent, middle, turn_of, upright
 from distillctl.errors import BadSample
 from distillctl.files import open_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
@@ -93,8 +95,27 @@ def decodes(path: str | os.PathLike[str], max_pixels: int) -> None:
 
 def to_tensor(image: Image.Image) -> Tensor:
     """An RGB image as uint8 [3, H, W]."""
+    import torch
+
     _load(image)
     return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
+
+
+def decode_array(path: str | os.PathLike[str], max_pixels: int) -> np.ndarray:
+    """A file at its own size: uint8 [H, W, 3]."""
+    return to_array(open_image(path, max_pixels))
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """An RGB image as uint8 [H, W, 3]."""
+    _load(image)
+    return np.array(image)
+
+
+def middle_array(image: Image.Image, size: int, ratio: float = 0.875) -> np.ndarray:
+    """What `resize_and_center_crop` gives, as uint8 [size, size, 3]."""
+    _load(image)
+    return to_array(middle(image, size, round(size / ratio)))
 
 
 def resize_and_center_crop(image: Image.Image, size: int, ratio: float = 0.875) -> Tensor:

@@ -6,8 +6,8 @@ import re
 import unicodedata
 from os.path import splitext
 
+from distillctl.data.forms import one_form
 from distillctl.data.image.files import SUFFIXES, shown
-from distillctl.data.split import one_form
 
 # What people call the parts of a set, the most usual first: where a folder holds two of one part, the first of these is read.
 PARTS = {
