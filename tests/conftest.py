@@ -1,30 +1,19 @@
 """What tests share."""
 
-import contextlib
 import gc
-import io
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
-from unittest import mock
 
 import hypothesis
 import pytest
+from commands import TINY, Finished, call
 
 # Two threads that spin for small tensors are slower than one beside other work, and data workers are forked from this process.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The same examples every time, and no clock: the machine may be busy. `--hypothesis-profile=default` looks for others.
 hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("fixed")
-
-# A run of seconds on one thread: what is tested is the command line, not the accuracy.
-TINY = (
-    *("teacher=resnet8", "student=resnet8", "pretrain.epochs=1", "distill.epochs=1", "finetune.epochs=0"),
-    *("trainer.batch_size=64", "trainer.device=cpu", "trainer.precision=fp32", "trainer.threads=1"),
-)
-
 
 # They start processes or train again and again. Begun first, they leave the small files to the end, and workers side by side end together.
 SLOW = (
@@ -48,14 +37,6 @@ def pytest_collection_finish() -> None:
     gc.freeze()  # what is there by now stays; to look through it again and again is a tenth of what tests that compose configs take
 
 
-class Finished(NamedTuple):
-    """What a command left on the terminal."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real images and sentences, which a fresh clone does not have."""
@@ -64,30 +45,6 @@ def real_data() -> Path:
         pytest.skip("no real data: DISTILLCTL_TEST_DATA names no folder")
     assert Path(folder).is_dir(), f"DISTILLCTL_TEST_DATA={folder}: no such folder"
     return Path(folder)
-
-
-def call(*argv: str, cwd: Path, env: dict[str, str] | None = None) -> Finished:
-    """Run the command in this process, in `cwd`, as the shell would; a Python exception is a failed test."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    from distillctl.cli import main
-
-    out, err, before, code = io.StringIO(), io.StringIO(), Path.cwd(), 0
-    GlobalHydra.instance().clear()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(sys, "argv", ["distillctl", *map(str, argv)]))
-        stack.enter_context(mock.patch.object(sys, "path", list(sys.path)))
-        stack.enter_context(mock.patch.dict(os.environ, env or {}))
-        stack.enter_context(contextlib.redirect_stdout(out))
-        stack.enter_context(contextlib.redirect_stderr(err))
-        stack.callback(os.chdir, before)
-        os.chdir(cwd)
-        try:
-            main()
-        except SystemExit as leaving:
-            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    GlobalHydra.instance().clear()
-    return Finished(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import Finished
+from commands import Finished
 from processes import CEILING_S, StopAfter, configured
 from safetensors.torch import load_file
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import TINY, call
+from commands import TINY, call
 from exported import dense, export, foreign, shipped
 from onnx import TensorProto, helper
 from safetensors.torch import load_file

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import Finished, call
+from commands import Finished, call
 from exported import export, with_metadata
 from PIL import Image
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pair_kind
 import pytest
 import torch
-from conftest import Finished, call
+from commands import Finished, call
 from processes import CEILING_S, same_stage, steps
 from safetensors.torch import load_file
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import Beside, SmallResNet, SmallTransformer, export, seeded
+from small_nets import Beside, SmallResNet, SmallTransformer, export, seeded
 from torch import nn
 
 from distillctl.compress.quantize.session import answer_of, logits_of
