@@ -42,7 +42,7 @@ class Attention(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.patches(images).flatten(2).transpose(1, 2)
-        query, key, value = self.qkv(self.norm(tokens)).reshape(len(images), -1, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = self.qkv(self.norm(tokens)).reshape(images.shape[0], -1, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
         seen = nn.functional.scaled_dot_product_attention(query, key, value)
         return self.head((tokens + seen.transpose(1, 2).flatten(2)).mean(1))
 

@@ -147,7 +147,7 @@ def pickled_weight(content: dict[str, bytes], trace: Path) -> None:
 
 def pickled_constant(content: dict[str, bytes], trace: Path) -> None:
     content["data/constants/opaque_obj_0"] = pickle.dumps(Touch(trace))
-    entry = {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": False, "tensor_meta": None}
+    entry = {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
     edited(content, lambda told: told["config"].update(thing=entry), "data/constants/model_constants_config.json")
 
 
@@ -195,7 +195,7 @@ def name_of_a_weight(content: dict[str, bytes], trace: Path) -> None:
 
 REFUSED = {
     pickled_weight: "is pickled",
-    pickled_constant: "is no tensor",
+    pickled_constant: "is pickled",
     operator_of_torch: "'torch.os.system' is no operator of a net",
     operator_that_writes: "takes no tensor",
     operator_of_a_library: "no operator of a net",
