@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from distillctl.formats.program import Program
 
 OPERATOR = re.compile(r"(?:aten|torchvision|prims|torch\.ops\.\w+|_higher_order_ops)[.:]+\w+(?:\.\w+)?")
+KNOWN = {  # what torch says, and what that means
+    r"(?i)data-dependent (?:expression|control flow|branching)[^\n]*": "its path depends on values of its input, where a file holds one path",
+    r"specialized it to be a constant[^\n.]*": "its code holds for one number of samples alone, as `len(images)` makes it; `images.shape[0]` does not",
+}
 
 
 def kind_of(form: Form) -> str:
@@ -37,11 +41,19 @@ def dynamic(kind: str, batch: bool = True, flexible: bool = True) -> dict[int, A
 
 
 def exported(program: Program, example: Any, sizes: dict[int, Any], name: str) -> ExportedProgram:
-    """A program in eval mode. Raises ConfigError where the net cannot be exported, for the format of that name."""
+    """A program in eval mode, traced, and where that does not do by its code. Raises ConfigError, for the format of that name, where neither does."""
     import torch
 
+    def tried(strict: bool) -> ExportedProgram:
+        return torch.export.export(program, (example,), dynamic_shapes=(sizes or None,), strict=strict)
+
     with explained(name), torch.no_grad():
-        return torch.export.export(program, (example,), dynamic_shapes=(sizes or None,), strict=False)
+        try:
+            return tried(strict=False)
+        except Exception as error:
+            with contextlib.suppress(Exception):
+                return tried(strict=True)
+            raise error
 
 
 @contextlib.contextmanager
@@ -94,6 +106,9 @@ def reason_of(error: BaseException) -> str:
         chain.append(inner)
     for each in reversed(chain):
         text = str(each)
+        for said, reason in KNOWN.items():
+            if found := re.search(said, text):
+                return f"the net cannot be exported: {reason} ({found.group()[:200]})"
         if found := OPERATOR.search(text):
             return f"the net cannot be exported: {found.group()} ({first_line(each)[:200]})"
     return f"the net cannot be exported ({type(chain[-1]).__name__}: {first_line(chain[-1])[:250]})"

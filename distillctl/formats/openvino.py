@@ -96,6 +96,9 @@ def save(model: Any, file: Path, metadata: Mapping[str, str]) -> None:
 
     for key in list(model.rt_info):
         del model.rt_info[key]  # versions, and what a converter was called with
+    model.set_friendly_name("net")
+    for place, node in enumerate(model.get_ordered_ops()):
+        node.set_friendly_name(f"{node.get_type_name()}_{place}")  # OpenVINO counts what it has ever made in this process
     for key, value in sorted(metadata.items()):
         model.set_rt_info(value, [PLACE, key])
     with tempfile.TemporaryDirectory() as folder:

@@ -276,5 +276,15 @@ def test_a_net_whose_path_depends_on_values_is_one_line(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
+class Counting(nn.Module):
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pixels.reshape(len(pixels), -1)[:, :CLASSES]
+
+
+def test_a_net_that_counts_its_images_is_exported_all_the_same(tmp_path: Path):
+    runner = FORMAT.open(written("torch_export", tmp_path, Counting().eval(), Form("beside")))
+    assert error_of(runner, program(Counting(), "beside"), samples(5, "beside")) == 0
+
+
 def test_its_suffix_is_its_own():
     assert by_file(Path("a/STUDENT.PT2")) is FORMAT
