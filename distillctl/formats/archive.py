@@ -28,6 +28,8 @@ WHOLE = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"littl
 LARGEST_JSON = 2**28  # bytes; a net of a thousand layers has some 2**21
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+]*|")  # of nodes, weights, operators, of the version; "" of what has none
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|")  # of nodes: torch compiles them as they are
+ARGUMENTS = ("as_operator", "as_custom_obj", "as_opaque_obj")  # what an argument may not be: something that is called, or was pickled
 ATEN = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)")
 OTHERS = re.compile(
     r"torch\.ops\.higher_order\.cond|torch\.sym_(?:min|max|not|float|int|ite|sum)|math\.(?:ceil|floor|trunc)"
@@ -59,6 +61,18 @@ MAKERS = (  # operators that take no tensor. Any other is refused: `from_file` i
         "block_diag",
         "broadcast_tensors",
     ),
+)
+INNER = (  # operators that begin with an underscore and are no door: of the others some leave out to check where they write
+    *(
+        "_adaptive_avg_pool2d",
+        "_assert_scalar",
+        "_assert_tensor_metadata",
+        "_log_softmax",
+        "_native_batch_norm_legit_no_training",
+        "_softmax",
+    ),
+    *("_scaled_dot_product_flash_attention_for_cpu", "_to_copy", "_unsafe_view", "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa"),
+    *("__and__", "__or__", "__xor__", "__lshift__", "__rshift__"),
 )
 SYMBOL = r"Symbol\('[a-z]{1,4}\d{1,9}'(?:, ?(?:positive|nonnegative|nonzero|integer|real|finite)=(?:True|False))*\)"
 NUMBER = r"(?:Integer|Float)\('?-?\d{1,20}(?:\.\d{1,20})?'?(?:, ?precision=\d{1,4})?\)|-?\d{1,20}"
@@ -209,13 +223,17 @@ def check_strings(content: Any, key: str = "") -> None:
         "in_spec": check_tree,
         "out_spec": check_tree,
         "target": check_target,
+        "name": check_identifier,
+        "as_name": check_identifier,
     }
     stack: list[tuple[str, Any]] = [(key, content)]
     while stack:
         key, each = stack.pop()
         if isinstance(each, dict):
-            for name in each:
+            for name, value in each.items():
                 check_name(name)
+                if name in ARGUMENTS and value is not None:
+                    raise Malformed(f"{name} is an argument of it, which may run code")
             stack.extend(each.items())
         elif isinstance(each, list):
             stack.extend((key, item) for item in each)
@@ -228,6 +246,12 @@ def check_name(name: str) -> None:
         raise Malformed(f"{name[:60]!r} is no name of a part of a net")
     if "__" in name and any(part.startswith("__") for part in name.split(".")):
         raise Malformed(f"{name[:60]!r} is a name that Python keeps for itself")
+
+
+def check_identifier(name: str) -> None:
+    check_name(name)
+    if IDENTIFIER.fullmatch(name) is None:
+        raise Malformed(f"{name[:60]!r} is no name of a node")
 
 
 def check_expression(expression: str) -> None:
@@ -249,6 +273,8 @@ def check_operator(target: Any) -> None:
         raise Malformed(f"{str(target)[:80]!r} is no operator of a net")
     import torch
 
+    if named[1].startswith("_") and named[1] not in INNER:
+        raise Malformed(f"{target[:80]!r} is for the inside of torch, and may reach outside of a net")
     operator = getattr(getattr(torch.ops.aten, named[1], None), named[2], None)
     if not isinstance(operator, torch._ops.OpOverload):
         raise Malformed(f"{target[:80]!r} is no operator of this version of torch")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 OUTPUTS = ("probabilities", "logits")
 MANIFEST = "Manifest.json"
+THEIRS = "com.github.apple."  # what the converter adds of itself
 
 
 class CoreMl(Format):
@@ -69,7 +70,8 @@ class CoreMl(Format):
 
     def metadata(self, file: Path) -> Mapping[str, str]:
         self.check_can_run(str(file))
-        return dict(spec_of(file).description.metadata.userDefined)
+        told = dict(spec_of(file).description.metadata.userDefined)
+        return {key: value for key, value in told.items() if not key.startswith(THEIRS)}
 
     def files(self, file: Path) -> tuple[Path, ...]:
         found = tuple(sorted(path for path in file.rglob("*") if path.is_file())) if file.is_dir() else ()

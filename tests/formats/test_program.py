@@ -37,10 +37,11 @@ def test_the_middle_is_pillows_up_to_rounding(height: int, width: int, size: int
     assert found.shape == (2, 3, size, size)
     assert torch.equal(found, found.round())
     assert difference.max() <= 2  # two passes, rounded twice, in either order
-    assert (difference > 1).float().mean() < 0.02
-    assert difference.mean() < 0.36
-    if height < width and size >= 8:  # where all versions of Pillow scale across first
-        assert (difference > 0).float().mean() < 0.25
+    if size >= 8:  # enough pixels for a share of them
+        assert (difference > 1).float().mean() < 0.02
+        assert (difference > 0).float().mean() < (
+            0.2 if height < width else 0.4
+        )  # where it is wide all versions of Pillow scale across first
 
 
 @settings(max_examples=30)

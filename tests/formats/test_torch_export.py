@@ -172,6 +172,19 @@ def name_of_a_node(content: dict[str, bytes], trace: Path) -> None:
     edited(content, lambda told: graph_of(told)["nodes"][0].update(name=code))
 
 
+def name_that_is_a_place(content: dict[str, bytes], trace: Path) -> None:
+    """Compiled, it would be `torch.load = ...`."""
+    edited(content, lambda told: graph_of(told)["nodes"][0].update(name="torch.load"))
+
+
+def operator_without_bounds(content: dict[str, bytes], trace: Path) -> None:
+    edited(content, lambda told: graph_of(told)["nodes"][0].update(target="torch.ops.aten._index_put_impl_.default"))
+
+
+def operator_as_an_argument(content: dict[str, bytes], trace: Path) -> None:
+    edited(content, lambda told: graph_of(told)["nodes"][0]["inputs"][0].update(arg={"as_operator": "torch.os.system"}))
+
+
 def expression(content: dict[str, bytes], trace: Path) -> None:
     code = f"__import__('pathlib').Path({str(trace)!r}).touch()"
 
@@ -199,8 +212,11 @@ REFUSED = {
     operator_of_torch: "'torch.os.system' is no operator of a net",
     operator_that_writes: "takes no tensor",
     operator_of_a_library: "no operator of a net",
-    operator_that_is_none: "no operator of this version",
+    operator_that_is_none: "is for the inside of torch",
     name_of_a_node: "is no name of a part of a net",
+    name_that_is_a_place: "'torch.load' is no name of a node",
+    operator_without_bounds: "is for the inside of torch",
+    operator_as_an_argument: "as_operator is an argument",
     expression: "is no size",
     nesting: "holds its inputs or outputs",
     name_of_a_weight: "is no name of a part of a net",
