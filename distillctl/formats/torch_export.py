@@ -79,14 +79,16 @@ class Pt2File(Runner):
         import torch
 
         before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
+        if before != self.threads:
+            torch.set_num_threads(self.threads)
         try:
-            with torch.inference_mode(), silenced():
+            with torch.inference_mode():
                 found = self.module(torch.from_numpy(np.ascontiguousarray(inputs, self.dtype)))
         except Exception as error:
             raise CheckpointError(f"{self.file}: torch cannot run it on {list(inputs.shape)} ({first_line(error)[:200]})") from None
         finally:
-            torch.set_num_threads(before)
+            if before != self.threads:
+                torch.set_num_threads(before)
         outputs = list(found) if isinstance(found, (tuple, list)) else [found]
         if not 1 <= len(outputs) <= 2 or not all(isinstance(each, torch.Tensor) and each.ndim == 2 for each in outputs):
             raise CheckpointError(f"{self.file}: it answers with something else than logits [N, K], or probabilities and logits")
