@@ -8,7 +8,22 @@ from pathlib import Path
 
 from distillctl.formats.format import Format
 
-HOMES = {"onnx": "Onnx"}  # the name of a format, which is that of its file here, and its class
+HOMES = {  # the name of a format, which is that of its file here, and its class
+    "onnx": "Onnx",
+    "torch_export": "TorchExport",
+    "openvino": "OpenVino",
+    "litert": "LiteRt",
+    "executorch": "ExecuTorch",
+    "coreml": "CoreMl",
+}
+SUFFIXES = {
+    ".onnx": "onnx",
+    ".pt2": "torch_export",
+    ".xml": "openvino",
+    ".tflite": "litert",
+    ".pte": "executorch",
+    ".mlpackage": "coreml",
+}
 
 
 @cache
@@ -20,4 +35,5 @@ def format_of(name: str) -> Format:
 
 def by_file(path: Path) -> Format | None:
     """The format of a file by its suffix; None of weights, and of anything else."""
-    return next((found for found in map(format_of, HOMES) if found.suffix == path.suffix.lower()), None)
+    name = SUFFIXES.get(path.suffix.lower())
+    return None if name is None else format_of(name)

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillctl.errors import CheckpointError, ConfigError
-from distillctl.files import hash_of
 from distillctl.formats import by_file
 from distillctl.formats.format import IMAGE, Runner
 from distillctl.models.adapter import Adapter
@@ -48,7 +47,8 @@ class Engine(nn.Module):
     def runner_on(self, threads: int) -> Runner:
         """The file on so many threads: measurements are on one. Raises CheckpointError where it is no longer the file that it was."""
         if threads not in self.runners:
-            if hash_of(self.file) != self.sha256:
+            form = by_file(self.file)
+            if form is None or form.digest(self.file) != self.sha256:
                 raise CheckpointError(f"{self.file}: has changed while it was in use; run again")
             self.runners[threads] = opened(self.file, threads)
         return self.runners[threads]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from distillctl.errors import MachineError
+from distillctl.errors import CheckpointError, MachineError
+from distillctl.files import hash_of, open_file
 
 if TYPE_CHECKING:
     from distillctl.formats.program import Program
@@ -40,16 +42,19 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Form:
-    """How a file is written. opset: of ONNX; None: the format's own choice."""
+    """How a file is written. opset: of ONNX; None: the format's own choice. precision: fp32, or one of what the format has besides."""
 
     preprocess: str = "inside"
     opset: int | None = None
+    precision: str = "fp32"
 
 
 class Format(ABC):
     """One kind of file. runtime: what people call the library that runs it. extra: the pip extra with all that it needs, by import names.
 
-    inside: whether it can hold preprocessing; flexible: for images of any size.
+    inside: whether it can hold preprocessing; flexible: for images of any size, otherwise for those of the size alone that a net sees
+    (`Preprocess(fixed=True)`). batch: whether it takes any number of samples at once, otherwise as many as the example has.
+    precisions: what it can write of a float net by itself. elsewhere: why it cannot be run on this machine whatever is installed, else "".
     """
 
     name: ClassVar[str]
@@ -60,6 +65,12 @@ class Format(ABC):
     runs_by: ClassVar[tuple[str, ...]]
     inside: ClassVar[bool] = True
     flexible: ClassVar[bool] = True
+    batch: ClassVar[bool] = True
+    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+
+    @property
+    def elsewhere(self) -> str:
+        return ""
 
     @abstractmethod
     def write(self, program: Program, example: Any, file: Path, form: Form, metadata: Mapping[str, str]) -> None:
@@ -76,6 +87,19 @@ class Format(ABC):
     def parameters(self, file: Path) -> int:
         """How many a file from elsewhere has; 0 where that cannot be told."""
         return 0
+
+    def files(self, file: Path) -> tuple[Path, ...]:
+        """All that belongs to a file of this format, itself first: mostly itself alone."""
+        return (file,)
+
+    def digest(self, file: Path) -> str:
+        """SHA-256 of a file; where several belong together, of a line `sha256  name` for each. Raises CheckpointError where one is missing."""
+        parts = self.files(file)
+        if len(parts) == 1:
+            return hash_of(file)
+        home = file if file.is_dir() else file.parent
+        lines = "".join(f"{hash_of(part)}  {part.relative_to(home).as_posix()}\n" for part in parts)
+        return hashlib.sha256(lines.encode()).hexdigest()
 
     def check_can_write(self, asked: str) -> None:
         self.check_installed(self.writes_by, asked)
@@ -96,3 +120,22 @@ def is_installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         return False
+
+
+def content_of(file: Path) -> bytes:
+    """All of a file. Raises CheckpointError."""
+    try:
+        with open_file(file) as source:
+            return source.read()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
+
+
+def in_batches(run: Callable[[np.ndarray], list[np.ndarray]], inputs: np.ndarray, batch: int | None) -> list[np.ndarray]:
+    """What a file answers that takes `batch` samples at once, None for any number: the last of them stands for those that lack at the end."""
+    if batch in (None, len(inputs)):
+        return run(inputs)
+    assert batch is not None
+    padded = np.concatenate([inputs, np.repeat(inputs[-1:], -len(inputs) % batch, axis=0)])
+    parts = [run(padded[start : start + batch]) for start in range(0, len(padded), batch)]
+    return [np.concatenate(columns)[: len(inputs)] for columns in zip(*parts, strict=True)]

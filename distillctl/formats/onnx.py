@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
-import re
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +11,8 @@ import numpy as np
 
 from distillctl import state
 from distillctl.errors import CheckpointError, ConfigError, first_line
-from distillctl.files import open_file
-from distillctl.formats.format import IMAGE, PIXELS, Form, Format, Runner, is_installed
+from distillctl.formats.exporting import dynamic, explained, kind_of
+from distillctl.formats.format import Form, Format, Runner, content_of, in_batches, is_installed
 from distillctl.formats.layout import layout_of
 
 if TYPE_CHECKING:
@@ -27,7 +23,6 @@ OPSETS = (18, 23)  # of the exporter, and what runtimes in use read
 OUTPUTS = ("probabilities", "logits")
 BIGGEST = 2**31 - 1  # bytes of a file of this format
 QUIET = 3  # of ONNX Runtime: errors alone
-OPERATOR = re.compile(r"(?:aten|torchvision|prims|torch\.ops\.\w+|_higher_order_ops)[.:]+\w+(?:\.\w+)?")
 
 
 class Onnx(Format):
@@ -45,27 +40,21 @@ class Onnx(Format):
             raise ConfigError(
                 f"export.opset={opset}: opsets {OPSETS[0]} to {OPSETS[1]} are written here; leave export.opset out for {OPSET}"
             )
-        kind = IMAGE if form.preprocess == "inside" else PIXELS
-        sizes = {0: torch.export.Dim("n", min=1)}
-        if kind == IMAGE:
-            sizes |= {1: torch.export.Dim("h", min=2), 2: torch.export.Dim("w", min=2)}
-        try:
-            with silenced(), torch.no_grad():
-                exported = torch.onnx.export(
-                    program,
-                    (example,),
-                    dynamo=True,
-                    external_data=False,
-                    opset_version=opset,
-                    input_names=[kind],
-                    output_names=list(OUTPUTS),
-                    dynamic_shapes=(sizes,),
-                    verbose=False,
-                )
-                assert exported is not None
-                model = exported.model_proto
-        except Exception as error:  # an exporter may object to a net in any way it likes
-            raise ConfigError(f"export.format={self.name}: {reason_of(error)}") from None
+        kind = kind_of(form)
+        with explained(self.name), torch.no_grad():
+            exported = torch.onnx.export(
+                program,
+                (example,),
+                dynamo=True,
+                external_data=False,
+                opset_version=opset,
+                input_names=[kind],
+                output_names=list(OUTPUTS),
+                dynamic_shapes=(dynamic(kind),),
+                verbose=False,
+            )
+            assert exported is not None
+            model = exported.model_proto
         strip(model.graph)
         for function in model.functions:
             strip(function)
@@ -125,13 +114,7 @@ class OnnxFile(Runner):
 
     def run(self, outputs: tuple[str, ...], inputs: np.ndarray) -> list[np.ndarray]:
         """The outputs of these names. A file for one number of samples is given so many at a time."""
-        batch = self.takes.batch
-        if batch in (None, len(inputs)):
-            return self.once(outputs, inputs)
-        assert batch is not None
-        padded = np.concatenate([inputs, np.repeat(inputs[-1:], -len(inputs) % batch, axis=0)])
-        parts = [self.once(outputs, padded[start : start + batch]) for start in range(0, len(padded), batch)]
-        return [np.concatenate(columns)[: len(inputs)] for columns in zip(*parts, strict=True)]
+        return in_batches(lambda part: self.once(outputs, part), inputs, self.takes.batch)
 
     def once(self, outputs: tuple[str, ...], inputs: np.ndarray) -> list[np.ndarray]:
         try:
@@ -152,11 +135,7 @@ def opened(file: Path, threads: int, optimised: bool = True) -> Any:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        with open_file(file) as source:
-            content = source.read()
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
+    content = content_of(file)
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own kinds of exceptions are not exported
@@ -194,28 +173,3 @@ def strip(graph: Any) -> None:
         for value in values:
             if hasattr(value, "metadata_props"):
                 value.ClearField("metadata_props")
-
-
-@contextlib.contextmanager
-def silenced() -> Iterator[None]:
-    """What the exporter prints and warns of is for who works on it; what goes wrong it raises."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-def reason_of(error: BaseException) -> str:
-    """Why a net cannot be exported: the operator that has no counterpart, else what the exporter says first."""
-    chain: list[BaseException] = [error]
-    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain and len(chain) < 12:
-        chain.append(inner)
-    for each in reversed(chain):
-        text = str(each)
-        if found := OPERATOR.search(text):
-            return f"the net cannot be exported: {found.group()} ({first_line(each)[:200]})"
-    return f"the net cannot be exported ({type(chain[-1]).__name__}: {first_line(chain[-1])[:250]})"

@@ -56,6 +56,8 @@ class Preprocess(nn.Module):
     def seen(self, image: Tensor) -> Tensor:
         """Where an image has the size already nothing is computed: most of what is measured does."""
         size = self.middle.size
+        if not torch.compiler.is_exporting():  # torch.cond would compile it for every size
+            return self.as_it_is(image) if image.shape[1:3] == (size, size) else self.middle(image)
         height, width = (torch.scalar_tensor(edge, dtype=torch.int64) for edge in image.shape[1:3])
         return torch.cond(height.eq(size) & width.eq(size), self.as_it_is, self.middle, (image,))
 
@@ -69,9 +71,10 @@ class Preprocess(nn.Module):
 class Middle(nn.Module):
     """Upright images uint8 [N, H, W, 3] of any one size to float32 [N, 3, size, size] of whole numbers in [0, 255].
 
-    What `data/image/upright.py: middle` does, which is Pillow's, up to one gray level: the middle of the short edge, as if that became
-    `resize` px first, scaled by a triangle filter, across and then down, rounded after each. As products of matrices, so that any runtime
-    has it. Ties may be rounded otherwise, and newer versions of Pillow take the two passes in the order that is cheaper.
+    What `data/image/upright.py: middle` does, which is Pillow's, up to rounding: the middle of the short edge, as if that became `resize` px
+    first, scaled by a triangle filter, across and then down, rounded after each. As products of matrices, so that any runtime has it. Ties
+    may be rounded otherwise, and newer versions of Pillow scale some tall images down first and then across: of noise every fourth pixel of
+    those differs by a gray level (measured on 800 sizes, Pillow 13), and no pixel of any by more than two.
     """
 
     def __init__(self, size: int, resize: int):

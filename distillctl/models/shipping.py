@@ -133,5 +133,6 @@ def told_by(file: Path, modified_ns: int, size: int) -> str | None:
 
 @cache
 def checksum(weights: Path, modified_ns: int, size: int) -> str:
-    """SHA-256 of a file, once for each state of it: several checks of a run ask."""
-    return hash_of(weights)
+    """SHA-256 of a file and what belongs to it, once for each state of it: several checks of a run ask."""
+    form = by_file(weights)
+    return hash_of(weights) if form is None else form.digest(weights)
