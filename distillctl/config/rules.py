@@ -19,6 +19,7 @@ from distillctl.config.schema import (
     DistillConfig,
     Distils,
     EvaluateConfig,
+    ExportConfig,
     Finetunes,
     FitConfig,
     PretrainConfig,
@@ -237,6 +238,8 @@ def check_deployment(_: str, config: Deploys) -> list[str]:
     if numbers.name not in (*OF_FORMAT.get(file.format, ()), "none") and file.format != "none":
         homes = [name for name, known in OF_FORMAT.items() if numbers.name in known]
         problems.append(f"quantize={numbers.name} does not go with export.format={file.format}; take export.format={homes[0]}")
+    if numbers.name == "qat" and isinstance(config, ExportConfig):
+        problems.append("quantize=qat trains, and export does not; distillctl compress checkpoint=... quantize=qat")
     if file.format == "web" and file.web_runtime is None:
         problems.append(
             "export.format=web: export.web_runtime is not set: npm install onnxruntime-web, and pass export.web_runtime=node_modules/onnxruntime-web"

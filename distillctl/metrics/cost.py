@@ -12,7 +12,9 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from distillctl.formats import by_file
 from distillctl.formats.engine import Engine
+from distillctl.formats.format import Format
 from distillctl.types import Inputs, first_sample, mapped
 
 
@@ -24,7 +26,7 @@ def parameters(module: nn.Module) -> int:
 def size_mb(module: nn.Module) -> float:
     """Megabytes (1e6 bytes) of the state dict at its own dtypes, tied tensors once: a safetensors file less its header of some kB; of an exported file all of it."""
     stored = {id(value): value for value in module.state_dict(keep_vars=True).values() if isinstance(value, Tensor)}
-    files = sum(engine.file.stat().st_size for engine in engines(module))
+    files = sum(part.stat().st_size for engine in engines(module) for part in form_of(engine).files(engine.file))
     return (sum(tensor.numel() * tensor.element_size() for tensor in stored.values()) + files) / 1e6
 
 
@@ -51,6 +53,12 @@ def macs(module: nn.Module, example: Inputs) -> int:
     with fake, torch.no_grad(), _countable_kernels(), counter:
         copied.eval()(first_sample(mapped(example, fake.from_tensor)))
     return counter.get_total_flops() // 2
+
+
+def form_of(engine: Engine) -> Format:
+    found = by_file(engine.file)
+    assert found is not None, engine.file
+    return found
 
 
 def engines(module: nn.Module) -> list[Engine]:

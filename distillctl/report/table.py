@@ -14,6 +14,7 @@ from distillctl.metrics.metric import FIRST_TO_GO, METRICS, Metric, percent
 from distillctl.report.console import Table
 
 WIDTH = 80  # of a terminal
+EAGER = "PyTorch"  # what runs a row that says nothing of it
 ALONE, TEACHER = "alone", "teacher"  # rows that others are compared with
 
 
@@ -153,7 +154,9 @@ def speed(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> str:
     found = times_as_fast(slow, fast)
     if not found.stable:
         return f"; its speed is not stable here: {found.low:.1f}x to {found.high:.1f}x in {len(slow)} rounds"
-    return f" and {found.middle:.1f}x the speed ({found.low:.2f} to {found.high:.2f} in {len(slow)} rounds; one image, one thread)"
+    apart = teacher.get("runtime", EAGER), student.get("runtime", EAGER)
+    by = f"; the teacher in {apart[0]}, the student in {apart[1]}" if apart[0] != apart[1] else ""
+    return f" and {found.middle:.1f}x the speed ({found.low:.2f} to {found.high:.2f} in {len(slow)} rounds; one image, one thread{by})"
 
 
 def attack_remark(row: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from distillctl.models.obtain import Obtained, obtain
 from distillctl.optimizers import make_optimizer
 from distillctl.runs import keeping
 from distillctl.runs.bundle import Bundle
+from distillctl.runs.int8 import fake_quantise
 from distillctl.runs.lengths import length
 from distillctl.runs.session import Session
 from distillctl.runs.steps import Given, Step
@@ -121,6 +122,8 @@ def pupils_of(bundle: Bundle, step: Step, teacher: Frozen | None) -> dict[str, O
     if step.method:
         adapt = find_class(step.method, Method, "method").adapt
         pupils["student"] = adapt(step.method, pupils["student"], teacher, bundle.inputs, step.seed)
+    if step.for_int8:
+        fake_quantise(pupils["student"].classifier, bundle)
     return pupils
 
 

@@ -73,14 +73,14 @@ def last_accepted(session: Session, plan: Plan) -> str:
 
 def deployed(session: Session, plan: Plan, decision: Decision) -> tuple[str, str]:
     """The row that the run is about, and why: of files the last that was accepted."""
-    final, reasons = decision.row, []
+    final, reasons = decision.row, list[str]()
     for step in plan.transforms:
         done = session.stage_record(step.name)
         row = next((row.name for row in plan.rows if row.model == MadeBy(step.name)), None)
         if done is None or row is None or step.does not in FILES:
             continue
-        final = row if done.get("accepted", True) and done["file"] else final
-        reasons.append(done.get("why", ""))
+        taken = done.get("accepted", True) and done["file"]
+        final, reasons = (row, [done.get("why", "")]) if taken else (final, [*reasons, done.get("why", "")])
     if not reasons:
         return final, decision.why
     student = decision.why.replace("* final:", "the student:", 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from distillctl.config import ExportStepConfig
 from distillctl.errors import UserError
@@ -17,6 +18,7 @@ from distillctl.formats import format_of
 from distillctl.formats.format import Form, Format
 from distillctl.formats.program import Program
 from distillctl.metrics import cost
+from distillctl.metrics.calibration import fit_temperature
 from distillctl.models.obtain import obtain
 from distillctl.models.record import Exported, Parents, Record
 from distillctl.models.shipping import METADATA, describe
@@ -38,11 +40,14 @@ def export(work: Work) -> dict[str, Any]:
         complete = describe(work.file, record)
         found = check(work, kind, keys)
     except UserError:
-        work.file.unlink(missing_ok=True)
-        work.file.with_suffix(".json").unlink(missing_ok=True)
+        for part in (*kind.files(work.file), work.file.with_suffix(".json")):
+            part.unlink(missing_ok=True)
         raise
     write_beside(work.file, record.classes)
-    say(f"{work.step.name}: {work.file}, {work.file.stat().st_size / 1e6:.2f} MB; {found.in_words()}")
+    size = sum(part.stat().st_size for part in kind.files(work.file)) / 1e6
+    say(f"{work.step.name}: {work.file}, {size:.2f} MB{f'; {found.in_words()}' if found is not None else ''}")
+    if found is None:
+        return {"sha256": complete.sha256, "format": kind.name, "why": kind.elsewhere, "runs": False}
     why = f"the file answers as the student does (a logit differs by {found.max_error:.1g} at most, on {found.n:,} validation samples)"
     return {"sha256": complete.sha256, "format": kind.name, "verified": found.to_json(), "why": why}
 
@@ -67,23 +72,32 @@ def macs_of(work: Work) -> int | None:
 
 
 def temperature_of(work: Work) -> float | None:
-    """What makes its probabilities true on the validation split; None where that has no labels."""
-    return None
+    """What makes its probabilities true on the validation split; where that has no labels what its record says."""
+    if not work.labelled:
+        return work.model.record.temperature if work.model.record is not None else None
+    return fit_temperature(*work.answers)
 
 
-def write(work: Work, kind: Format, keys: ExportStepConfig, record: Record) -> None:
+def write(work: Work, kind: Format, keys: ExportStepConfig, record: Record, net: nn.Module | None = None, file: Path | None = None) -> None:
+    """net: in place of the model's own. file: where to, if not where the step leaves it."""
     model, inputs = work.model.classifier, work.bundle.inputs
     assert record.exported is not None
     inside, fixed = record.exported.preprocess == "inside", not kind.flexible
+    if keys.preprocess == "inside" and not inside:
+        work.session.console.say(f"{work.step.name}: {kind.name} holds no preprocessing; student.json says what its input is")
     before = inputs.before_net(model, fixed) if inside else None
-    program = Program(copy.deepcopy(model.net), before, record.temperature or 1.0).eval()
+    program = Program(copy.deepcopy(model.net) if net is None else net, before, record.temperature or 1.0).eval()
+    example = inputs.file_example(model, inside, fixed)
     metadata = {METADATA: json.dumps(record.essence(), sort_keys=True)}
-    kind.write(program, inputs.file_example(model, inside, fixed), work.file, Form(record.exported.preprocess, keys.opset), metadata)
+    form = Form(record.exported.preprocess, keys.opset, record.exported.precision)
+    kind.write(program, example if kind.batch else example[:1], file or work.file, form, metadata)
 
 
-def check(work: Work, kind: Format, keys: ExportStepConfig) -> verifying.Verification:
-    """Run it back in its own runtime."""
-    assert keys.samples
+def check(work: Work, kind: Format, keys: ExportStepConfig) -> verifying.Verification | None:
+    """Run it back in its own runtime; None where that cannot be here."""
+    if kind.elsewhere:
+        work.session.console.warn(f"{work.step.name}: {kind.elsewhere}; the file was not compared")
+        return None
     return verified(work, work.file, keys, str(work.file))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from distillctl.config import Distils, Finetunes, Pretrains
 from distillctl.data.balance import shape_of
+from distillctl.formats import by_file
 from distillctl.formats.engine import Engine
 from distillctl.metrics import calibration, cost, latency, quality, robustness
 from distillctl.metrics.answers import answers
@@ -101,7 +102,7 @@ def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: Mapping[str
         if row.name == "teacher":
             teacher_logits, teacher_val = logits, val_logits
         if machine.is_main:
-            found |= costs(model, bundle.inputs.example(1, machine.device))
+            found |= costs(model, bundle.inputs.example(1, machine.device)) | runtime_of(model)
             keys.append(architecture_of(found, model))
             nets.setdefault(keys[-1], model)
         rows.append(found)
@@ -136,9 +137,6 @@ def on_validation(logits: Tensor, targets: Tensor | None, teacher: Tensor | None
 
 def costs(model: nn.Module, example: Inputs) -> dict[str, float]:
     """Parameters, MB on disk and MACs of one sample, in fp32 as it ships; no MACs of a net whose path depends on values."""
-    if isinstance(net := getattr(model, "net", None), Engine):
-        known = {} if net.macs is None else {"macs": float(net.macs)}
-        return {"parameters": net.count, "size_mb": net.file.stat().st_size / 1e6, **known}
     found: dict[str, float] = {"parameters": cost.parameters(model), "size_mb": cost.size_mb(model)}
     with contextlib.suppress(RuntimeError):
         found["macs"] = cost.macs(model.eval(), example)
@@ -150,6 +148,13 @@ def architecture_of(row: dict[str, Any], model: nn.Module) -> Hashable:
     if isinstance(net := getattr(model, "net", None), Engine):
         return row["architecture"], str(net.file)
     return row["architecture"], row.get("macs"), tuple((name, value.shape) for name, value in model.state_dict().items())
+
+
+def runtime_of(model: nn.Module) -> dict[str, str]:
+    """What runs a file, for the row of one."""
+    net = getattr(model, "net", None)
+    form = by_file(net.file) if isinstance(net, Engine) else None
+    return {} if form is None else {"runtime": form.runtime}
 
 
 def in_milliseconds(rounds: list[float]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def whole_plan(draft: Draft, config: TrainConfig) -> Plan:
         alone = draft.train("alone", "student", Given(config.student, "student"), budget, skipped=skipped)
         draft.rows += [] if skipped else [Row("alone", "student", alone)]
         pruned_alone(draft, config)
-    return draft.done(written(draft, config, student))
+    return draft.done(written(draft, config, student, teacher))
 
 
 def compressed(draft: Draft, config: CompressConfig) -> Plan:
@@ -90,7 +90,7 @@ def compressed(draft: Draft, config: CompressConfig) -> Plan:
         student = finetuned(draft, config, student, before)
     if config.baseline:
         pruned_alone(draft, config)
-    return draft.done(written(draft, config, student))
+    return draft.done(written(draft, config, student, teacher))
 
 
 def exported(draft: Draft, config: ExportConfig) -> Plan:

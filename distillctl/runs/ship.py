@@ -16,6 +16,7 @@ from distillctl.models.script import load_script
 from distillctl.models.shipping import ship
 from distillctl.runs.assemble import Assembly
 from distillctl.runs.bundle import Bundle
+from distillctl.runs.int8 import parted, write_quantizers
 from distillctl.runs.session import Session
 from distillctl.runs.steps import Given, Plan, Row
 
@@ -54,7 +55,11 @@ def ship_one(session: Session, assembly: Assembly, pupil: Obtained, best: Mappin
         parents=Parents(teacher=teacher, start=pupil.record.sha256 if pupil.record else None),
     )
     folder.mkdir(exist_ok=True)
-    return ship(folder, step.role, best["weights"], record, load_script(pupil.net, step.role, record, pupil.inputs.script()))
+    weights = best["weights"]
+    if step.for_int8:
+        weights, ranges = parted(weights, pupil.net.module)
+        write_quantizers(folder, ranges)
+    return ship(folder, step.role, weights, record, load_script(pupil.net, step.role, record, pupil.inputs.script()))
 
 
 def ship_given(session: Session, plan: Plan, row: Row, measured: Mapping[str, Any]) -> str:

@@ -67,7 +67,7 @@ def together(*epochs: Count) -> Count:
     return AUTO if AUTO in epochs else sum(int(count) for count in epochs)
 
 
-def written(draft: Draft, config: Deploys, student: Given | MadeBy) -> str | None:
+def written(draft: Draft, config: Deploys, student: Given | MadeBy, teacher: Source | None = None) -> str | None:
     """The student as a file for another runtime, and that of smaller numbers. Returns the row of the last; None where nothing is written."""
     keys, numbers = config.export, config.quantize
     if keys.format == "none":
@@ -77,12 +77,28 @@ def written(draft: Draft, config: Deploys, student: Given | MadeBy) -> str | Non
     final = f"fp32 ({kind.runtime})"
     draft.rows.append(Row(final, "student", made, own=True))
     if numbers.name != "none":
-        made = draft.transform("quantize", "quantize", made, numbers, suffix=kind.suffix)
+        source = made
+        if numbers.name == "qat":
+            source = taught_for_int8(draft, config, student, teacher)
+        elif numbers.name == "litert":
+            source = student  # type: ignore[assignment]
+        made = draft.transform("quantize", "quantize", source, numbers, suffix=kind.suffix, reference=made)
         final = f"{precision_of(numbers.name)} ({kind.runtime})"
         draft.rows.append(Row(final, "student", made, own=True))
     if keys.format == "web":
         draft.transform("web", "web", MadeBy(FILE), keys, suffix="")
     return final
+
+
+def taught_for_int8(draft: Draft, config: Any, student: Given | MadeBy, teacher: Source | None) -> MadeBy:
+    """The student trained on as if its numbers had 8 bits: by its teacher, without one by labels, as long and as gently as it is fine-tuned."""
+    assert isinstance(config, (TrainConfig, CompressConfig)), type(config).__name__
+    epochs = config.finetune.epochs or config.distill.epochs
+    budget = replace(config.distill, epochs=epochs, lr_scale=config.finetune.lr_scale)
+    lesson = (
+        {} if teacher is None else {"loss": unlabelled.loss_of(config), "teacher": teacher, "shares_teacher": True, "method": config.method}
+    )
+    return draft.train("qat", "student", student, budget, for_int8=True, **lesson)
 
 
 def precision_of(quantiser: str) -> str:

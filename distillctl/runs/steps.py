@@ -50,7 +50,8 @@ class Step:
     name: of its folder. role: "teacher" or "student", what the shipped files are called. loss, method: their nodes of the config.
     seed: of fresh weights, order and views. shares_teacher: whether its teacher is the config's own, which other runs may have too, and no
     student of this run. reuse: whether an equal training of another run may stand for it. fresh: of its model the architecture alone is
-    taken, with new weights. keeps_zeros: weights that are zero in it stay so. skipped: why it is left out. taught_by: the step that has made its teacher, once that is ready.
+    taken, with new weights. keeps_zeros: weights that are zero in it stay so.
+    for_int8: it is trained as if its numbers had 8 bits. skipped: why it is left out. taught_by: the step that has made its teacher, once that is ready.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Step:
     reuse: bool = False
     fresh: bool = False
     keeps_zeros: bool = False
+    for_int8: bool = False
     skipped: str = ""
     taught_by: str = ""
 
@@ -101,7 +103,7 @@ class Transform:
     """A model made of another without training it: cut, written for another runtime, of smaller numbers.
 
     does: what, a name of `runs/transform.py`. settings: what the config says of that. part: which of how many steps towards it.
-    suffix: of the file that it leaves. teacher: what is told of it on a card.
+    suffix: of the file that it leaves. reference: the file that one of smaller numbers is compared with.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Transform:
     seed: int
     suffix: str = ".safetensors"
     part: tuple[int, int] = (1, 1)
+    reference: Given | MadeBy | None = None
     skipped: str = ""
 
 
@@ -208,7 +211,8 @@ class Plan:
 
     def ready_to_transform(self, step: Transform, made: Mapping[str, Path]) -> Transform:
         """The same for a step that trains nothing."""
-        return replace(step, model=Given(self.resolved(step.model, made), step.role))
+        reference = None if step.reference is None else Given(self.resolved(step.reference, made), step.role)
+        return replace(step, model=Given(self.resolved(step.model, made), step.role), reference=reference)
 
     def resolved(self, source: Source, made: Mapping[str, Path]) -> ModelConfig:
         """The model that a source has come to be."""

@@ -32,9 +32,9 @@ def transform(session: Session, step: Transform) -> Path | None:
         done = session.runtime.from_main(first_on_main(session.runtime, lambda: perform(session, step, folder)))
     else:
         session.console.say(f"{step.name}: done before, {file}")
-    if not done["file"]:
+    if not done["file"] or not done.get("runs", True):
         return None
-    if not file.is_file():
+    if not file.exists():
         raise CheckpointError(f"{file}: the run's record says that this step is done, but the file is gone; start a new run")
     return file
 
