@@ -16,7 +16,7 @@ from distillctl.models.adapter import Adapter
 from distillctl.runs.bundle import Bundle
 from distillctl.state import write_atomically
 
-QUANTIZERS = "quantizers.safetensors"  # ranges and scales, beside the weights of the float net
+QUANTIZERS = "student.ranges"  # scales and zero points as safetensors, beside the weights of the float net
 SEEN = 256  # training samples that ranges begin with
 INSIDE = "graph."  # before the names of the float net's own parameters and buffers
 
