@@ -13,6 +13,7 @@ from distillctl.files import read_json
 from distillctl.formats import by_file
 from distillctl.paths import as_path
 
+RANGES = "quantizers.safetensors"  # beside a student that was trained for int8
 # the rows of runs whose record has no plan: those of the versions before plans were recorded
 BEFORE_PLANS = (
     {"name": "teacher", "own": False, "file": "pretrain/teacher.safetensors"},
@@ -29,7 +30,9 @@ def locate(given: str, role: str, key: str) -> Path:
         if path.name in (state.NEWEST, state.BEFORE) and (path.parent / "metrics.jsonl").exists():
             raise CheckpointError(f"{key}={given}: made for resuming a run (resume=<run folder>); give the .safetensors beside it")
         return path
-    in_stage = sorted(path.glob("*.safetensors")) or sorted(file for file in path.glob("*") if by_file(file) is not None)
+    in_stage = sorted(file for file in path.glob("*.safetensors") if file.name != RANGES) or sorted(
+        file for file in path.glob("*") if by_file(file) is not None
+    )
     if len(in_stage) == 1:
         return in_stage[0]
     for file in candidates(path, role):
@@ -41,11 +44,18 @@ def locate(given: str, role: str, key: str) -> Path:
 
 
 def candidates(folder: Path, role: str) -> Iterator[Path]:
-    """The files of a run's folder that a role may mean, the most finished first: as the plan in its record has them."""
+    """The files of a run's folder that a role may mean, the most finished first: as the plan in its record has them.
+
+    A model is measured as it was made ready; students and teachers are weights wherever there are any.
+    """
     kind, _, member = role.partition(".members.")
-    rows, final = recorded_rows(folder)
-    own = [row["name"] for row in rows if row["own"] or is_exported(row["file"])][::-1]
-    own.sort(key=lambda name: name != final)
+    rows, final, student = recorded_rows(folder)
+    own = [row for row in rows if row["own"] or is_exported(row["file"])][::-1]
+    if kind == "model":
+        own.sort(key=lambda row: row["name"] != final)
+    else:
+        own.sort(key=lambda row: (is_exported(row["file"]), row["name"] != student))
+    own = [row["name"] for row in own]
     own += [row["name"] for row in rows if row["name"].startswith("generation ")][::-1]
     if member:
         yield folder / f"pretrain-{member}" / "teacher.safetensors"
@@ -58,13 +68,13 @@ def is_exported(file: str | None) -> bool:
     return file is not None and by_file(Path(file)) is not None
 
 
-def recorded_rows(folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """The rows of a run's table with their files, and the final one. A record that says nothing of it, or nonsense, is as good as none."""
+def recorded_rows(folder: Path) -> tuple[list[dict[str, Any]], str, str]:
+    """The rows of a run's table with their files, the final one, and the student that this was made from. A record that says nothing of it, or nonsense, is as good as none."""
     try:
         plan = read_json(folder / "run.json")["plan"]
-        return [read_row(row) for row in plan["rows"]], str(plan["final"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return [dict(row) for row in BEFORE_PLANS], "fine-tuned"
+        return [read_row(row) for row in plan["rows"]], str(plan["final"]), str(plan.get("student", plan["final"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [dict(row) for row in BEFORE_PLANS], "fine-tuned", "fine-tuned"
 
 
 def read_row(row: Any) -> dict[str, Any]:

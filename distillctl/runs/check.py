@@ -26,7 +26,7 @@ from distillctl.runs.assemble import training_attack
 from distillctl.runs.batches import check_before_reading
 from distillctl.runs.draft import labels_only
 from distillctl.runs.plan import plan, teacher_is_read
-from distillctl.runs.steps import Given, Plan, members_of, peer_models
+from distillctl.runs.steps import Given, Plan, members_of, peer_models, weights_of
 from distillctl.runs.teachers import check_is_trained
 from distillctl.schedules import Schedule
 from distillctl.teachers.frozen import Frozen
@@ -196,7 +196,7 @@ def given_models(config: Any) -> dict[str, ModelConfig]:
     """The models that a config describes, by their keys: the teacher or its members, the student."""
     teachers = members_of(config.teacher) if isinstance(config, (Pretrains, Distils)) else {}
     students = {"student": config.student} if isinstance(config, (Distils, Finetunes)) else {}
-    models = {"model": config.model} if isinstance(config, ExportConfig) else {}
+    models = {"model": weights_of(config)} if isinstance(config, ExportConfig) else {}
     return {**teachers, **students, **models}
 
 
