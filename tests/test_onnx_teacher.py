@@ -236,7 +236,6 @@ BAD = [
     ("distill", "teacher.checkpoint=ours/teacher.onnx teacher.new_head=true", 2, "leave teacher.new_head out, or give the .safetensors"),
     ("distill", "teacher.checkpoint=net.onnx", 4, "take it as it is: teacher=onnx teacher.file="),
     ("distill", f"{FILE}net.onnx method=simkd", 2, "teacher"),
-    ("distill", f"{FILE}net.onnx attack=pgd", 2, "has no gradients, and attack=pgd is measured by them"),
     ("distill", "teacher.checkpoint=run student=onnx", 2, "student=onnx: an exported file cannot learn"),
     ("distill", "teacher.checkpoint=run student.checkpoint=ours/teacher.onnx student=recorded", 2, "cannot learn, and distill would train it"),
     ("distill", "teacher.checkpoint=run assistants=[onnx]", 2, "onnx"),

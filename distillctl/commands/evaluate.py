@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from distillctl import outputs, runtime, state
+from distillctl.commands.given import named_as_given, with_checkpoint
 from distillctl.config import ENSEMBLE, EvaluateConfig, ModelConfig
 from distillctl.data.balance import shape_of
 from distillctl.data.loader import Place
 from distillctl.data.split import DataSet, Split
-from distillctl.errors import CheckpointError, ConfigError
+from distillctl.errors import ConfigError
 from distillctl.formats import by_file
 from distillctl.formats.engine import Engine
 from distillctl.inputs.contract import Contract
@@ -144,7 +145,7 @@ def said(given: Any) -> str:
 
 
 def is_taught(config: EvaluateConfig) -> bool:
-    return bool(config.teacher.name == ENSEMBLE or config.teacher.checkpoint or config.teacher.pretrained)
+    return bool(config.teacher.name == ENSEMBLE or config.teacher.checkpoint or config.teacher.file or config.teacher.pretrained)
 
 
 def guide_of(config: EvaluateConfig, inputs: Contract) -> tuple[nn.Module, bool] | None:
@@ -199,23 +200,6 @@ def runtime_of(obtained: Obtained, device: torch.device) -> str:
     if form is not None:
         return form.runtime
     return f"PyTorch on {'CPU' if device.type == 'cpu' else torch.cuda.get_device_name(device)}"
-
-
-@contextlib.contextmanager
-def named_as_given() -> Iterator[None]:
-    """Messages about `model.checkpoint` speak of `checkpoint`, the short name that people use."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise CheckpointError(str(error).replace("model.checkpoint", "checkpoint")) from None
-
-
-def with_checkpoint(model: ModelConfig, checkpoint: str) -> ModelConfig:
-    """`checkpoint=` is the short way to say `model.checkpoint=`."""
-    if model.checkpoint not in (None, checkpoint):
-        raise ConfigError(f"checkpoint={checkpoint} and model.checkpoint={model.checkpoint} differ; give one of them")
-    model.checkpoint = checkpoint
-    return model
 
 
 def recorded(model: ModelConfig) -> tuple[list[str] | None, Record | None]:

@@ -13,6 +13,12 @@ from distillctl.runs.steps import Given, MadeBy, Plan, Step, is_ready
 
 FEW, FEW_MORE = 300, 50  # steps that teach a fresh net little, and one that has weights already
 FEW_FOR_DEMO = 50
+LIKE = {
+    "alone": ("distill",),
+    "train": ("distill",),
+    "pruned": ("distill",),
+    "qat": ("finetune", "distill"),
+}  # by which stages other steps are as long
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,7 @@ def more_in_words(session: Session, few: Mapping[str, int]) -> str:
         if trainer.max_minutes
         else ""
     )
-    short = {name.partition("-")[0] for name in few} | ({"distill"} if "alone" in few else set())
+    kinds = {name.partition("-")[0] for name in few}
+    short = {stage for kind in kinds for stage in LIKE.get(kind, (kind,))}
     keys = " ".join(f"{name}.epochs=N" for name in stages_of(session.config) if name in short)
     return f"more {limit}by {keys}, or by smaller batches: trainer.batch_size=N"

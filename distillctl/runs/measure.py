@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distillctl.config import Distils, Finetunes, Pretrains
 from distillctl.data.balance import shape_of
 from distillctl.formats import by_file
-from distillctl.formats.engine import Engine
+from distillctl.formats.engine import Engine, has_engine
 from distillctl.metrics import calibration, cost, latency, quality, robustness
 from distillctl.metrics.answers import answers
 from distillctl.metrics.chance import is_near_chance
@@ -97,7 +97,7 @@ def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: Mapping[str
         if test.labelled and val.labelled:
             found |= calibration.scaled_measures(logits, targets, val_logits, val_targets)
         found |= shape_of(targets, len(bundle.data.classes)) if test.labelled else {}
-        if isinstance(config, (Distils, Finetunes)) and config.attack.name != "none" and test.labelled:
+        if isinstance(config, (Distils, Finetunes)) and config.attack.name != "none" and test.labelled and not has_engine(model):
             found |= robustness.robust_accuracy(model, batches, config.attack, session.config.seed, machine)
         if row.name == "teacher":
             teacher_logits, teacher_val = logits, val_logits

@@ -90,6 +90,10 @@ def whole_plan(draft: Draft, config: TrainConfig) -> Plan:
         alone = draft.train("alone", "student", Given(config.student, "student"), budget, skipped=skipped)
         draft.rows += [] if skipped else [Row("alone", "student", alone)]
         pruned_alone(draft, config)
+    if isinstance(student, Given) and not is_ready(config.student):
+        if config.export.format != "none":
+            draft.notes.append("no stage trains the student, so nothing is exported")
+        return draft.done()
     return draft.done(written(draft, config, student, teacher))
 
 

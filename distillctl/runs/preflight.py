@@ -16,13 +16,12 @@ from distillctl.inputs.contract import Contract
 from distillctl.methods.method import Method
 from distillctl.models import partial
 from distillctl.models.committee import in_any_order, taps_of
-from distillctl.models.file_net import is_run, named
 from distillctl.models.obtain import check_answers, check_obtainable, is_own, planned, source_of
 from distillctl.runs import choose, deployable, objective, unlabelled
 from distillctl.runs.batches import check_batches, check_pieces
 from distillctl.runs.check import Problems
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Given, MadeBy, Plan, Several, Source, Step, members_of
+from distillctl.runs.steps import Given, MadeBy, Plan, Several, Source, Step
 from distillctl.types import to
 
 
@@ -112,14 +111,6 @@ def check_attack(session: Session, plan: Plan) -> None:
     config = session.config
     if isinstance(config, (Distils, Finetunes)):
         session.bundle(plan.test).inputs.check_attack(config.attack)
-        for key, model in members_of(config.teacher).items() if isinstance(config, Distils) else ():
-            if config.attack.name != "none" and is_run(source_of(model, key)[0]):
-                raise ConfigError(
-                    "{}={}: a file that another runtime runs has no gradients, and attack={} is measured by them; ".format(
-                        *named(model, key), config.attack.name
-                    )
-                    + "leave attack out, or give the .safetensors that it was made from"
-                )
 
 
 def check_part(plan: Plan, step: Step, inputs: Contract) -> None:

@@ -106,6 +106,6 @@ def precision_of(quantiser: str) -> str:
 
 
 def has_teacher(config: Distils) -> bool:
-    """Whether a teacher with weights is given, for a command that can do without."""
+    """Whether a teacher is named, for a command that can do without."""
     teacher = config.teacher
-    return bool(teacher.checkpoint or teacher.pretrained or teacher.members)
+    return teacher.name != "recorded" or teacher.checkpoint is not None
