@@ -93,9 +93,9 @@ def conclude(session: Session, plan: Plan, made: dict[str, Path]) -> Figures:
 
 
 def record_final(session: Session, plan: Plan, final: str, decision: Decision) -> None:
-    """Which row is final, and where its file lies."""
+    """Which row is final, of which student, and where its file lies."""
     assert session.run is not None
-    recorded = plan.record() | {"final": final}
+    recorded = plan.record() | {"final": final, "student": decision.row}
     if decision.shipped:
         recorded["rows"] = [row | {"file": decision.shipped} if row["name"] == decision.row else row for row in recorded["rows"]]
     session.run.record["plan"] = recorded

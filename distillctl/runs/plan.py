@@ -24,7 +24,21 @@ from distillctl.methods.method import Method
 from distillctl.runs import unlabelled
 from distillctl.runs.draft import Draft
 from distillctl.runs.smaller import EAGER, has_teacher, keeps_zeros, pruned, pruned_alone, together, written
-from distillctl.runs.steps import CHOICE, Choice, Given, MadeBy, Plan, Row, Several, Source, Verify, is_ready, peer_models, start_from
+from distillctl.runs.steps import (
+    CHOICE,
+    Choice,
+    Given,
+    MadeBy,
+    Plan,
+    Row,
+    Several,
+    Source,
+    Verify,
+    is_ready,
+    peer_models,
+    start_from,
+    weights_of,
+)
 
 ATTACKED = {"_target_": "distillctl.methods.adversarial.Adversarial", "attacked": ["ce"], "objective": "ce"}  # Madry et al. 2018
 
@@ -99,10 +113,10 @@ def compressed(draft: Draft, config: CompressConfig) -> Plan:
 
 def exported(draft: Draft, config: ExportConfig) -> Plan:
     """A model that is ready, as a file for another runtime."""
-    model = Given(config.model, "model")
+    model = Given(weights_of(config), "model")
     draft.rows.append(Row(EAGER, "student", model, own=True))
     if config.verify is not None:
-        file = Given(start_from(config.model, Path(config.verify)), "verify")
+        file = Given(start_from(model.model, Path(config.verify)), "verify")
         draft.transform("verify", "verify", model, Verify(config.verify, config.export), suffix="")
         draft.rows.append(Row("the file", "student", file, own=True))
         return draft.done("the file")

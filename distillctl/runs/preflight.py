@@ -17,7 +17,7 @@ from distillctl.methods.method import Method
 from distillctl.models import partial
 from distillctl.models.committee import in_any_order, taps_of
 from distillctl.models.obtain import check_answers, check_obtainable, is_own, planned, source_of
-from distillctl.runs import choose, objective, unlabelled
+from distillctl.runs import choose, deployable, objective, unlabelled
 from distillctl.runs.batches import check_batches, check_pieces
 from distillctl.runs.check import Problems
 from distillctl.runs.session import Session
@@ -46,6 +46,8 @@ def preflight(session: Session, plan: Plan) -> None:
         problems.attempt(lambda step=step: check_ranking(session, step))
         problems.attempt(lambda step=step: check_part(plan, step, session.bundle(step.data).inputs))
         problems.attempt(lambda step=step: check_pieces(session, plan, step))
+    for cut in deployable.cuts(plan):
+        problems.attempt(lambda cut=cut: deployable.check_cut(plan, cut, session.bundle(cut.data)))
     problems.attempt(lambda: check_attack(session, plan))
     tested = session.bundle(plan.test)
     told = session.config.objective

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.build import find_class
-from distillctl.config import ENSEMBLE, DatasetConfig, ExportStepConfig, ModelConfig, StageConfig, TeacherConfig
+from distillctl.config import ENSEMBLE, DatasetConfig, ExportConfig, ExportStepConfig, ModelConfig, StageConfig, TeacherConfig
 from distillctl.errors import ConfigError
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
+from distillctl.models.locate import locate
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,12 @@ class Plan:
 def start_from(model: ModelConfig, weights: Path) -> ModelConfig:
     """The same model, beginning with the weights of another step."""
     return replace(model, name="recorded", checkpoint=str(weights), file=None, pretrained=False, new_head=False, ignore_class_names=True)
+
+
+def weights_of(config: ExportConfig) -> ModelConfig:
+    """The model that is exported: of a run's folder the weights, whatever was made of them there. Raises CheckpointError."""
+    given = config.model.checkpoint
+    return config.model if given is None else replace(config.model, checkpoint=str(locate(given, "student", "checkpoint")))
 
 
 def parts(source: Source | None) -> Iterator[Given | MadeBy]:
