@@ -96,7 +96,7 @@ def write(work: Work, kind: Format, keys: ExportStepConfig, record: Record, net:
 def check(work: Work, kind: Format, keys: ExportStepConfig) -> verifying.Verification | None:
     """Run it back in its own runtime; None where that cannot be here."""
     if kind.elsewhere:
-        work.session.console.warn(f"{work.step.name}: {kind.elsewhere}; the file was not compared")
+        work.session.console.warn(f"{work.step.name}: {kind.elsewhere}")
         return None
     return verified(work, work.file, keys, str(work.file))
 

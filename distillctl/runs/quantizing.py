@@ -97,13 +97,19 @@ def written_elsewhere(work: Work, task: auto.Task, fp32: Obtained) -> tuple[Verd
     return Verdict(after, times_as_fast(before.rounds_ms, after.rounds_ms), problem), file, ()
 
 
+def size_mb(file: Path) -> float:
+    """Of a file and what belongs to it."""
+    form = by_file(file)
+    return sum(part.stat().st_size for part in (form.files(file) if form is not None else (file,))) / 1e6
+
+
 def named(work: Work, verdict: Verdict, file: Path, notes: tuple[str, ...]) -> dict[str, Any]:
     """The one quantiser that was named. Its file is kept whatever it is worth, and final only where it is right."""
     for line in notes:
         work.session.console.say(line)
     accepted = verdict.problem is None
     why = verdict.sentence if accepted else f"not the quantized file: {verdict.sentence}"
-    work.session.console.say(f"{work.step.name}: {work.file}, {verdict.figures.size / 1e6:.2f} MB; {verdict.sentence}")
+    work.session.console.say(f"{work.step.name}: {work.file}, {size_mb(file):.2f} MB; {verdict.sentence}")
     if not accepted:
         others = ", ".join(f"quantize={name}" for name in ("auto", "qat") if name != work.step.settings.name)
         work.session.console.warn(f"{why}; other ways: {others}, or a larger quantize.max_drop")
