@@ -116,4 +116,4 @@ def command_of(run: RunFolder) -> str:
     """The line that made the run, without where things lie on this machine."""
     words = [str(word) for word in run.record.get("arguments", ())]
     shown = [word if "/" not in word else f"{word.partition('=')[0]}=..." for word in words if not word.startswith("hydra.")]
-    return " ".join(["distillctl", *shown])
+    return " ".join(["distillctl", str(run.record.get("command", "")), *shown])
