@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.errors import CheckpointError
-from distillctl.runs import beside, exporting, pruning, quantizing
+from distillctl.runs import beside, exporting, pruning, quantizing, trials
 from distillctl.runs.artifact import Work
 from distillctl.runs.session import Session, first_on_main
 from distillctl.runs.steps import Transform
@@ -18,6 +18,9 @@ KINDS: dict[str, Callable[[Work], dict[str, Any]]] = {
     "web": beside.web,
     "prune": pruning.prune,
     "quantize": quantizing.quantize,
+    "survey": trials.survey,
+    "level": trials.level,
+    "judge": trials.judge,
 }
 
 
