@@ -29,9 +29,9 @@ def searched(draft: Draft, config: CompressConfig, student: Given, teacher: Sour
     config = replace(config, export=export_of(config), quantize=quantize_of(config))
     levels = list(levels_of(config))
     draft.transform("survey", "survey", student, config.budget, suffix="")
-    for number, level in enumerate(levels, start=1):
-        others = tuple(f"level{other.tail}" for other in levels[:-1]) if number == len(levels) else ()
-        trial = Trial(level.name, level.prune, config.export, config.quantize, rows_of(draft, config, level), others)
+    for number, level in enumerate(levels):
+        milder = tuple(f"level{other.tail}" for other in levels[:number])
+        trial = Trial(level.name, level.prune, config.export, config.quantize, rows_of(draft, config, level), milder, level is levels[-1])
         draft.transform(f"level{level.tail}", "level", student, trial, **({} if level.prune else {"suffix": ""}))
     for level in levels:
         climbed(draft, config, student, teacher, level)

@@ -114,7 +114,7 @@ class Trial:
     """What is tried at a level of a search for a file within a budget.
 
     level: how much is cut, in words. prune: how; None of the student as it is. rows: of its files that count, whether each is of smaller
-    numbers. others: the steps of the levels before, of the last level alone.
+    numbers. milder: the first steps of the levels before. last: whether no level is stronger.
     """
 
     level: str
@@ -122,7 +122,8 @@ class Trial:
     export: ExportStepConfig
     quantize: QuantizeConfig
     rows: Mapping[str, bool]
-    others: tuple[str, ...] = ()
+    milder: tuple[str, ...] = ()
+    last: bool = False
 
 
 @dataclass(frozen=True)

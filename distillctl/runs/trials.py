@@ -46,58 +46,66 @@ def survey(work: Work) -> dict[str, Any]:
 
 
 def level(work: Work) -> dict[str, Any]:
-    """Cut the student, and see what the files of that would cost, which depends on weights little, before anything is trained."""
+    """Cut the student, and see what the files of that would cost, which depends on weights little, before anything is trained.
+
+    Behind a level that can meet the budget nothing is measured: what is smaller can meet it too.
+    """
     trial: Trial = work.step.settings
-    inner, cut = work, {"file": False}
+    milder = [work.session.stage_record(name) or {} for name in trial.milder]
+    inner, files = work, list[Candidate]()
+    cut: dict[str, Any] = {"file": False}
+    why = ""
+    over: float | None = 0.0  # None: it cannot be made
     try:
         if trial.prune is not None:
             inner = replace(work, step=replace(work.step, settings=trial.prune))
             cut = {"file": True, **pruning.prune(inner)}
-        files = untrained(inner, trial)
-        why, over = problem(files, limits(work))
+        if all(each["problem"] for each in milder):
+            files = untrained(inner, trial)
+            why, over = problem(files, limits(work)) if files else ("", 0.0)
+            work.session.console.say(f"{work.step.name}: {f'no, {why}' if why else costs(files, limits(work))}")
     except ConfigError as error:  # of a net that cannot be cut so, or not written
-        files, why, over = [], str(error), None
-    work.session.console.say(f"{work.step.name}: {f'no, {why}' if why else words(files, work)}")
+        why, over = str(error), None
+        work.session.console.say(f"{work.step.name}: no, {why}")
     found = {**cut, "problem": why, "over": over, "figures": [file.to_json() for file in files]}
-    check_whether_any(work, trial, found)
+    if trial.last:
+        check_whether_any(work, {**dict(zip(trial.milder, milder, strict=True)), work.step.name: found})
     return found
 
 
-def words(files: Iterable[Candidate], work: Work) -> str:
-    return "; ".join(f"{file.name} would have {in_words(file, limits(work)).rpartition(', drop')[0]}" for file in files)
+def costs(files: Iterable[Candidate], asked: Limits) -> str:
+    """What each file would cost, as far as anything is asked of that."""
+    told = "; ".join(f"{file.name} would have {in_words(file, asked).rpartition(', drop')[0]}" for file in files)
+    return told or "its files are measured once they are made"
 
 
-def check_whether_any(work: Work, trial: Trial, found: Mapping[str, Any]) -> None:
+def check_whether_any(work: Work, known: Mapping[str, Mapping[str, Any]]) -> None:
     """Behind the last level: say so where none can meet the budget. Raises ConfigError where none can even be made."""
-    known = {name: work.session.stage_record(name) or {} for name in trial.others} | {work.step.name: found}
-    if not (trial.others or trial.prune is None) or not all(each["problem"] for each in known.values()):
+    if not all(each["problem"] for each in known.values()):
         return
     possible = {name: each["over"] for name, each in known.items() if each["over"] is not None}
     if not possible:
-        raise ConfigError(found["problem"])
+        raise ConfigError(known[work.step.name]["problem"])
     nearest = nearest_level(possible)
     work.session.console.warn(f"no level can meet the budget; the nearest, {nearest}, is made all the same: {known[nearest]['problem']}")
 
 
 def untrained(work: Work, trial: Trial) -> list[Candidate]:
-    """The files of a level that may be kept, as far as they can be had without training it. Latencies are the least that rounds say."""
+    """The files of a level that may be kept; none where they cannot be had without training it. Latencies are the least that rounds say."""
     asked, macs, scratch = limits(work), exporting.macs_of(work), work.folder / "candidates"
-    bare = [Candidate(name, trial.level, 0.0, 0.0, macs) for name in trial.rows]
     if asked.macs is not None and macs is not None and macs > asked.macs or set(asked.asked) == {"macs"}:
-        return bare
+        return [Candidate(name, trial.level, 0.0, 0.0, macs) for name in trial.rows]  # the rest is no matter
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     files = written(work, trial, scratch)
     if not set(trial.rows) <= set(files):
-        files = {}  # a quantiser whose file is not known before it is made
-    nets = {name: file for name, file in files.items() if name in trial.rows}
-    rounds = timed(work, nets) if asked.latency_ms is not None and nets else {}
+        return []
+    nets = {name: files[name] for name in trial.rows}
+    rounds = timed(work, nets) if asked.latency_ms is not None else {}
     share = STANDS_FOR_QAT if trial.quantize.name == "qat" else 1.0
     found = [
-        replace(each, size_mb=share * size_of(nets[each.name]), latency_ms=share * rounds[each.name].low if rounds else None)
-        if each.name in nets
-        else each
-        for each in bare
+        Candidate(name, trial.level, share * size_of(file), share * rounds[name].low if rounds else None, macs)
+        for name, file in nets.items()
     ]
     shutil.rmtree(scratch)
     return found
