@@ -22,9 +22,9 @@ QUICK = (
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a resnet20 in it that knows digits."""
+    """A folder with a resnet8 in it that knows digits."""
     folder = tmp_path_factory.mktemp("budget")
-    done = call("pretrain", "teacher=resnet20", "dataset=digits", "pretrain.epochs=4", *QUICK[:4], "hydra.run.dir=student", cwd=folder)
+    done = call("pretrain", "teacher=resnet8", "dataset=digits", "pretrain.epochs=4", *QUICK[:4], "hydra.run.dir=student", cwd=folder)
     assert done.code == 0, done.err
     return folder
 
@@ -138,8 +138,8 @@ def test_where_none_meets_it_the_nearest_is_made_and_said(place: Path):
         (["budget.size_mb=1", "baseline=true"], "baseline=true: a budget tries several levels"),
         (["budget.size_mb=1", "export.format=coreml"], "export.format=coreml: a budget is measured on the file; take export.format=onnx"),
         (["budget.size_mb=1", "dataset.labels=false"], "dataset.labels=false: budget.max_drop is about accuracy, which needs labels"),
-        (["budget.size_mb=0.001"], "budget.size_mb=0.001: the strongest level, 25%, leaves resnet20"),
-        (["budget.macs=2"], "budget.macs=2: the strongest level, 25%, leaves resnet20"),
+        (["budget.size_mb=0.001"], "budget.size_mb=0.001: the strongest level, 25%, leaves resnet8"),
+        (["budget.macs=2"], "budget.macs=2: the strongest level, 25%, leaves resnet8"),
         (["budget.size_gb=1"], "budget.size_gb"),
     ],
 )

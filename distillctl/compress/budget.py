@@ -105,17 +105,26 @@ def choose(candidates: Sequence[Candidate], limits: Limits, n: int) -> Choice:
 
 def in_words(candidate: Candidate, limits: Limits) -> str:
     """What is asked of it, each as it is and as it may be."""
-    told = [part(candidate, key, limit) for key, limit in limits.asked.items()]
-    return ", ".join([*told, f"drop {max(candidate.drop, 0.0):.3f} of {limits.max_drop:g}"])
+    return ", ".join([*parts(candidate, limits), f"drop {max(candidate.drop, 0.0):.3f} of {limits.max_drop:g}"])
 
 
-def part(candidate: Candidate, key: str, limit: float) -> str:
+def untrained_in_words(candidate: Candidate, limits: Limits) -> str:
+    """The same before there is an accuracy, and of time the least that was seen."""
+    return f"{candidate.name} would have {', '.join(parts(candidate, limits, 'at best'))}"
+
+
+def parts(candidate: Candidate, limits: Limits, time: str = "p50") -> list[str]:
+    """Of all that is asked. time: what the milliseconds are."""
+    return [part(candidate, key, limit, time) for key, limit in limits.asked.items()]
+
+
+def part(candidate: Candidate, key: str, limit: float, time: str) -> str:
     value = getattr(candidate, key)
     if key == "macs":
         return f"{count(value)} MACs of {count(limit)}"
     if key == "size_mb":
         return f"size {value:.4g} MB of {limit:g}"
-    return f"p50 {value:.3g} ms of {limit:g}" if candidate.stable else f"up to {value:.3g} ms, not stable here, of {limit:g}"
+    return f"{time} {value:.3g} ms of {limit:g}" if candidate.stable else f"up to {value:.3g} ms, not stable here, of {limit:g}"
 
 
 def way_out(keys: Sequence[str]) -> str:
@@ -128,9 +137,8 @@ def way_out(keys: Sequence[str]) -> str:
 def problem(files: Sequence[Candidate], limits: Limits) -> tuple[str, float]:
     """Why no file of a level can meet the hard limits, before any training, and by how much the nearest does not; empty and 0 where one can."""
     best = min(files, key=lambda file: distance(file, limits))
-    over = excess(best, limits)
-    named = ", ".join(part(best, key, limit) for key, limit in limits.asked.items() if key in over)
-    return (f"{best.name} would have {named}" if over else ""), distance(best, limits)
+    over = Limits(**{key: limits.asked[key] for key in excess(best, limits)})
+    return (untrained_in_words(best, over) if over.asked else ""), distance(best, limits)
 
 
 def nearest_level(problems: Mapping[str, float]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from distillctl.compress.budget import Candidate, Limits, in_words, limits_of, meets, nearest_level, problem
+from distillctl.compress.budget import Candidate, Limits, in_words, limits_of, meets, nearest_level, problem, untrained_in_words
 from distillctl.compress.quantize import auto
 from distillctl.errors import ConfigError, DataError
 from distillctl.formats import by_file, format_of
@@ -48,7 +48,7 @@ def survey(work: Work) -> dict[str, Any]:
 def level(work: Work) -> dict[str, Any]:
     """Cut the student, and see what the files of that would cost, which depends on weights little, before anything is trained.
 
-    Behind a level that can meet the budget nothing is measured: what is smaller can meet it too.
+    Behind a level that can meet the budget nothing is measured: what is smaller should meet it too, and is judged once it is made.
     """
     trial: Trial = work.step.settings
     milder = [work.session.stage_record(name) or {} for name in trial.milder]
@@ -75,8 +75,7 @@ def level(work: Work) -> dict[str, Any]:
 
 def costs(files: Iterable[Candidate], asked: Limits) -> str:
     """What each file would cost, as far as anything is asked of that."""
-    told = "; ".join(f"{file.name} would have {in_words(file, asked).rpartition(', drop')[0]}" for file in files)
-    return told or "its files are measured once they are made"
+    return "; ".join(untrained_in_words(file, asked) for file in files) or "its files are measured once they are made"
 
 
 def check_whether_any(work: Work, known: Mapping[str, Mapping[str, Any]]) -> None:
@@ -93,8 +92,8 @@ def check_whether_any(work: Work, known: Mapping[str, Mapping[str, Any]]) -> Non
 def untrained(work: Work, trial: Trial) -> list[Candidate]:
     """The files of a level that may be kept; none where they cannot be had without training it. Latencies are the least that rounds say."""
     asked, macs, scratch = limits(work), exporting.macs_of(work), work.folder / "candidates"
-    if asked.macs is not None and macs is not None and macs > asked.macs or set(asked.asked) == {"macs"}:
-        return [Candidate(name, trial.level, 0.0, 0.0, macs) for name in trial.rows]  # the rest is no matter
+    if set(asked.asked) == {"macs"}:
+        return [Candidate(name, trial.level, 0.0, 0.0, macs) for name in trial.rows]
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     files = written(work, trial, scratch)
