@@ -55,7 +55,7 @@ def test_the_student_as_it_is_may_do(place: Path):
 @pytest.fixture(scope="module")
 def third(place: Path) -> tuple[str, dict, dict]:
     """Of 100 %, 75 % and 50 % the last is small enough in 8 bits, whatever it has forgotten."""
-    return compress(place, "third", "budget.size_mb=0.24", "budget.max_drop=1")
+    return compress(place, "third", "budget.size_mb=0.09", "budget.max_drop=1")
 
 
 def test_levels_that_cannot_meet_it_are_not_trained(place: Path, third: tuple[str, dict, dict]):
@@ -64,8 +64,8 @@ def test_levels_that_cannot_meet_it_are_not_trained(place: Path, third: tuple[st
     assert run["budget_met"] is True
     assert [row["model"] for row in summary["rows"]] == ["before", "fp32 50%", "int8 50%"]
     file = place / "third/quantize-50/student.onnx"
-    assert file.stat().st_size <= 240_000
-    assert run["stages"]["train-again-75"]["left_out"].startswith("level 75%: left out, int8 75% would have size 0.29")
+    assert file.stat().st_size <= 90_000
+    assert run["stages"]["train-again-75"]["left_out"].startswith("level 75%: left out, int8 75% would have size 0.09")
     assert run["stages"]["export-35"]["left_out"] == "level 35%: not needed, level 50% meets the budget"
     assert run["stages"]["level-50"]["macs"] == pytest.approx(run["stages"]["survey"]["macs"] / 2, rel=0.03)
     assert "level 100%: left out, int8 100% would have size" in said
@@ -106,11 +106,11 @@ def test_a_run_that_was_killed_goes_on_without_redoing_levels(place: Path, third
 
 
 def test_where_none_meets_it_the_nearest_is_made_and_said(place: Path):
-    said, run, summary = compress(place, "none", "budget.size_mb=0.15", "budget.max_drop=0.02", "prune=magnitude", "prune.target_macs=0.5")
+    said, run, summary = compress(place, "none", "budget.size_mb=0.05", "budget.max_drop=0.02", "prune=magnitude", "prune.target_macs=0.5")
     assert run["budget_met"] is False
     assert summary["final"] == "int8 50%"
     assert "no level can meet the budget; the nearest, level-50, is made all the same: int8 50% would have size" in said
-    assert "no candidate meets the budget: the nearest is int8 50% (size 0.2" in said
+    assert "no candidate meets the budget: the nearest is int8 50% (size 0.07" in said
     assert "raise budget.size_mb" in said
     assert (place / "none/quantize-50/student.onnx").exists()
     assert not (place / "none/quantize-100").exists()

@@ -34,7 +34,7 @@ def transform(session: Session, step: Transform) -> Path | None:
             raise session.interrupted()
         done = session.runtime.from_main(first_on_main(session.runtime, lambda: perform(session, step, folder)))
     else:
-        session.console.say(f"{step.name}: done before, {file}")
+        session.console.say(f"{step.name}: done before{f', {file}' if done['file'] else ''}")
     if not done["file"] or not done.get("runs", True):
         return None
     if not file.exists():
