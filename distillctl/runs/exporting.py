@@ -52,15 +52,15 @@ def export(work: Work) -> dict[str, Any]:
     return {"sha256": complete.sha256, "format": kind.name, "verified": found.to_json(), "why": why}
 
 
-def record_of(work: Work, kind: Format, keys: ExportStepConfig) -> Record:
-    """What is known of the file before there is one: of the model all that its own record says."""
+def record_of(work: Work, kind: Format, keys: ExportStepConfig, fitted: bool = True) -> Record:
+    """What is known of the file before there is one: of the model all that its own record says. fitted: with the temperature of its answers."""
     model = work.model
     plain = first_record(work.session, work.bundle, model, work.step.role, work.step.name)
     known = model.record
     exported = Exported(kind.name, keys.preprocess if kind.inside else "beside", "fp32", cost.parameters(model.classifier), macs_of(work))
     start = known.sha256 if known is not None else None
     teacher = known.parents.teacher if known is not None else None
-    found = replace(plain, exported=exported, temperature=temperature_of(work), parents=Parents(teacher, start))
+    found = replace(plain, exported=exported, temperature=temperature_of(work) if fitted else None, parents=Parents(teacher, start))
     return found if known is None else replace(found, epoch=known.epoch, epochs=known.epochs, seed=known.seed)
 
 

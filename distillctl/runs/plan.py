@@ -17,12 +17,14 @@ from distillctl.config import (
     Pretrains,
     TeacherConfig,
     TrainConfig,
+    has_budget,
 )
 from distillctl.draws import seed_of
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
 from distillctl.runs import unlabelled
 from distillctl.runs.draft import Draft
+from distillctl.runs.ladder import searched
 from distillctl.runs.smaller import EAGER, has_teacher, keeps_zeros, pruned, pruned_alone, together, written
 from distillctl.runs.steps import (
     CHOICE,
@@ -102,8 +104,11 @@ def compressed(draft: Draft, config: CompressConfig) -> Plan:
     teacher = given(config.teacher) if has_teacher(config) else None
     if teacher is not None:
         add_teacher(draft, teacher)
-    student: Given | MadeBy = Given(config.student, "student")
-    student, before = pruned(draft, config, student, teacher, add_before(draft, student))
+    given_student = Given(config.student, "student")
+    before = add_before(draft, given_student)
+    if has_budget(config.budget):
+        return draft.done(searched(draft, config, given_student, teacher))
+    student, before = pruned(draft, config, given_student, teacher, before)
     if config.finetune.epochs:
         student = finetuned(draft, config, student, before)
     if config.baseline:

@@ -20,6 +20,7 @@ from distillctl.models.obtain import check_answers, check_obtainable, is_own, pl
 from distillctl.runs import choose, deployable, objective, unlabelled
 from distillctl.runs.batches import check_batches, check_pieces
 from distillctl.runs.check import Problems
+from distillctl.runs.search import check_reachable
 from distillctl.runs.session import Session
 from distillctl.runs.steps import Given, MadeBy, Plan, Several, Source, Step
 from distillctl.types import to
@@ -49,6 +50,7 @@ def preflight(session: Session, plan: Plan) -> None:
     for cut in deployable.cuts(plan):
         problems.attempt(lambda cut=cut: deployable.check_cut(plan, cut, session.bundle(cut.data)))
     problems.attempt(lambda: check_attack(session, plan))
+    problems.attempt(lambda: check_reachable(session, plan))
     tested = session.bundle(plan.test)
     told = session.config.objective
     problems.attempt(lambda: objective.check_measurable(told, plan, tested.data.val.labelled, len(tested.data.classes), tested.inputs.noun))
