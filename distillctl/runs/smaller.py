@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from omegaconf import MISSING
+
 from distillctl.config import AUTO, CompressConfig, Count, Deploys, Distils, TrainConfig
 from distillctl.formats import format_of
 from distillctl.formats.format import Format
@@ -124,4 +126,4 @@ def precision_of(quantiser: str) -> str:
 def has_teacher(config: Distils) -> bool:
     """Whether a teacher is named, for a command that can do without."""
     teacher = config.teacher
-    return teacher.name != "recorded" or teacher.checkpoint is not None
+    return teacher.name not in ("recorded", MISSING) or teacher.checkpoint is not None
