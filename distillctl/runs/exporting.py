@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from distillctl.config import ExportStepConfig
-from distillctl.errors import UserError
+from distillctl.errors import ConfigError, UserError
 from distillctl.export import verify as verifying
 from distillctl.formats import format_of
 from distillctl.formats.format import Form, Format
@@ -21,7 +21,7 @@ from distillctl.metrics import cost
 from distillctl.metrics.calibration import fit_temperature
 from distillctl.models.obtain import obtain
 from distillctl.models.record import Exported, Parents, Record
-from distillctl.models.shipping import METADATA, describe
+from distillctl.models.shipping import METADATA, describe, read_record
 from distillctl.paths import as_path
 from distillctl.runs.artifact import Work
 from distillctl.runs.beside import write_beside
@@ -104,6 +104,12 @@ def check(work: Work, kind: Format, keys: ExportStepConfig) -> verifying.Verific
 def verify(work: Work) -> dict[str, Any]:
     """Compare a file that is there already; it is left as it is."""
     asked: Verify = work.step.settings
+    record = read_record(as_path(asked.file), "verify")
+    if record is not None and record.exported is not None and record.exported.precision != "fp32":
+        raise ConfigError(
+            f"verify={asked.file}: its numbers are {record.exported.precision}, and its logits differ by design; "
+            f"distillctl evaluate checkpoint={asked.file} teacher.checkpoint=<what it was made from> says by how much"
+        )
     found = verified(work, as_path(asked.file), asked.keys, f"verify={asked.file}")
     work.session.console.say(f"{asked.file}: right; {found.in_words()}")
     return {"file": False, "verified": found.to_json()}
