@@ -68,7 +68,7 @@ def facts(
 ) -> Facts:
     assert session.run is not None
     assert record.exported is not None
-    data, done = session.bundle(plan.test).data, session.stage_record(step.name) or {}
+    data, done = session.bundle(plan.test).data, session.run.record["stages"].get(step.name, {})  # here, on rank 0 alone
     before: Mapping[str, Any] = next(
         (row for row in reversed(rows[: rows.index(found)]) if row["model"] in [each.name for each in plan.rows if each.own]), {}
     )
