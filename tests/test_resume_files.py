@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from processes import CONTEXT, Attempt, be, record, run, run_on_two_ranks
 
-from distillctl.models.locate import RANGES
+from distillctl.runs.int8 import RANGES
 
 SMALL = ("trainer.batch_size=64", "trainer.device=cpu", "trainer.precision=fp32", "trainer.threads=1", "dataset.subset=100")
 SHORT = ("export.samples=16", "quantize.samples=16", "quantize.keep_float=none")
