@@ -113,6 +113,8 @@ def compressed(draft: Draft, config: CompressConfig) -> Plan:
         student = finetuned(draft, config, student, before)
     if config.baseline:
         pruned_alone(draft, config)
+    elif config.prune.name not in ("none", "unstructured"):
+        draft.notes.append("what training again brings by itself: baseline=true trains the net that is left from fresh weights too")
     return draft.done(written(draft, config, student, teacher))
 
 
