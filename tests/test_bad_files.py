@@ -91,7 +91,9 @@ ROWS = [
     Row("cut of everything", f"{COMPRESS} prune=magnitude prune.ratio=1", USAGE, ("prune.ratio=1.0 must be <= 0.99",)),
     Row("keys of no cut", f"{TRAIN} prune.ratio=0.3", USAGE, ("nothing is cut here", "prune=magnitude")),
     Row("scale of no batch norm", f"{TRAIN} prune=bn_scale student=deit_tiny_patch16_224", USAGE, ("has no batch norm with a scale",)),
-    Row("cut by labels", f"{COMPRESS} prune=taylor dataset.labels=false distill.epochs=0", USAGE, ("prune=taylor", "prune=magnitude")),
+    Row(
+        "cut by labels", f"{COMPRESS} prune=taylor dataset.labels=false teacher.checkpoint=run", USAGE, ("prune=taylor", "prune=magnitude")
+    ),
     Row("taught by nobody", f"{COMPRESS} quantize=qat dataset.labels=false", USAGE, ("qat learns from labels", "teacher.checkpoint=")),
     Row("assistants", f"{COMPRESS} prune=magnitude assistants=[resnet8]", USAGE, ("compress teaches the student that is there",)),
     Row("negative budget", f"{COMPRESS} budget.size_mb=-1", USAGE, ("budget.size_mb=-1.0 must be > 0",)),
