@@ -146,5 +146,5 @@ def test_where_there_are_files_alone_a_student_is_a_file(tmp_path):
 
 def test_ranges_beside_a_student_are_no_student(tmp_path):
     folder = run(tmp_path, "qat")
-    (folder / "qat/quantizers.safetensors").write_bytes(b"")
+    (folder / "qat/student.ranges").write_bytes(b"")
     assert locate(str(folder / "qat"), "student", "checkpoint").name == "student.safetensors"
