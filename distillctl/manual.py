@@ -21,6 +21,7 @@ TRAINING = "runs"  # the home of the commands that train
 USUAL = (
     *("teacher", "student", "dataset", "loss", "method", "recipe", "teacher.checkpoint", "teacher.pretrained", "student.checkpoint"),
     *("checkpoint", "inputs", "format", "split", "search", "dataset.root", "dataset.subset", "dataset.views", "pretrain.epochs"),
+    *("prune.target_macs", "quantize.max_drop", "export.preprocess", "export.tolerance", "verify", "budget.size_mb", "budget.latency_ms"),
     *("distill.epochs", "finetune.epochs", "optimizer.lr", "trainer.batch_size", "trainer.device", "trainer.precision", "seed", "resume"),
 )
 

@@ -31,6 +31,10 @@ PRELOADED = [
     "timm",
     "torchvision",
     "sklearn.datasets",
+    "onnxruntime",
+    "onnxscript",
+    "torch.onnx._internal.exporter._core",
+    "torch_pruning",
     "processes",
 ]
 CONTEXT = multiprocessing.get_context("forkserver")

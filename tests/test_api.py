@@ -53,7 +53,7 @@ def test_what_the_document_shows_runs(tmp_path, monkeypatch, capsys):
     shown: dict = {}
     for block in blocks:
         exec(compile(block, str(DOCUMENT), "exec"), shown)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     assert [row["model"] for row in shown["summary"]["rows"]] == ["teacher", "distilled", "alone"]
     assert (tmp_path / "runs/first/distill/load_student.py").is_file()
     assert shown["own"].grad is not None

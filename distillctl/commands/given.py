@@ -14,12 +14,12 @@ from distillctl.models.shipping import read_record
 
 
 @contextlib.contextmanager
-def named_as_given() -> Iterator[None]:
-    """Messages about `model.checkpoint` speak of `checkpoint`, the short name that people use."""
+def named_as_given(long: str = "model.checkpoint") -> Iterator[None]:
+    """Messages about a long key speak of `checkpoint`, the short one that people use."""
     try:
         yield
-    except CheckpointError as error:
-        raise CheckpointError(str(error).replace("model.checkpoint", "checkpoint")) from None
+    except (CheckpointError, ConfigError) as error:
+        raise type(error)(*(problem.replace(long, "checkpoint") for problem in error.problems)) from None
 
 
 def with_checkpoint(model: ModelConfig, checkpoint: str) -> ModelConfig:

@@ -83,7 +83,7 @@ def show_finished(folder: Path, record: Mapping[str, Any]) -> None:
     try:
         summary = parse_json(text)
         own = tuple(row["name"] for row in record.get("plan", {}).get("rows", ()) if row["own"])
-        results = Results(summary["rows"], summary["final"], own)
+        results = Results(summary["rows"], summary["final"], own, why=str(summary.get("why", "")))
         table, remarks = results.table("test split"), results.remarks()
     except (ValueError, LookupError, TypeError, AttributeError, AssertionError, ZeroDivisionError) as error:
         raise CheckpointError(f"{folder / 'summary.json'}: not the summary of a run ({type(error).__name__})") from None

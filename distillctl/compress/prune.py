@@ -107,13 +107,17 @@ def check_prunable(net: Net, example: Example, config: PruneConfig) -> tuple[str
 
     Returns what a user should know, a line each; how near a goal is reached depends on weights little. Raises as `prune` does.
     """
+    return tuple(line for line in rehearsed(net, example, config).said if "prune.target_macs" not in line)
+
+
+def rehearsed(net: Net, example: Example, config: PruneConfig) -> Pruned:
+    """What pruning would leave, by the architecture alone: on a copy without weights of what may be a plan on the meta device. Raises as `prune` does."""
     blank = copy.deepcopy(net.module).to_empty(device="cpu")
     with torch.no_grad():
         for tensor in (*blank.parameters(), *blank.buffers()):
             tensor.zero_()
     judged_without_data = replace(config, name="magnitude" if config.name == "taylor" else config.name)
-    said = prune(replace(net, module=blank), example, judged_without_data).said
-    return tuple(line for line in said if "prune.target_macs" not in line)
+    return prune(replace(net, module=blank), example, judged_without_data)
 
 
 def check(config: PruneConfig, step: int) -> None:

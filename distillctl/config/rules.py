@@ -12,6 +12,7 @@ from distillctl.config.data import DatasetConfig, ImageSetConfig
 from distillctl.config.deploy import BudgetConfig
 from distillctl.config.fields import AUTO
 from distillctl.config.keys import leaves
+from distillctl.config.limits import check_budget
 from distillctl.config.models import ENSEMBLE, FILE, ModelConfig, TeacherConfig
 from distillctl.config.schema import (
     CompressConfig,
@@ -285,4 +286,5 @@ RULES: tuple[tuple[type | tuple[type, ...], Callable[[str, Any], list[str]]], ..
     (TrainerConfig, check_parts),
     (Deploys, check_deployment),
     ((TrainConfig, CompressConfig), check_pruning),
+    (CompressConfig, check_budget),
 )

@@ -14,6 +14,7 @@ def spell_out(config: Any) -> None:
         config.model.checkpoint = one_of("checkpoint", config.checkpoint, "model.checkpoint", config.model.checkpoint)
         long = config.export.format
         config.export.format = one_of("format", config.format, "export.format", None if long == "none" else long) or "onnx"
+        config.format = None  # what is wrong with it is said once
     elif isinstance(config, CompressConfig):
         config.student.checkpoint = one_of("checkpoint", config.checkpoint, "student.checkpoint", config.student.checkpoint)
     if isinstance(config, Deploys) and config.quantize.name != "none" and config.export.format == "none":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from distillctl.errors import CheckpointError, MachineError
+from distillctl.errors import CheckpointError, ConfigError, MachineError
 from distillctl.files import hash_of, open_file
 
 if TYPE_CHECKING:
@@ -75,6 +75,11 @@ class Format(ABC):
     @abstractmethod
     def write(self, program: Program, example: Any, file: Path, form: Form, metadata: Mapping[str, str]) -> None:
         """Write a program in eval mode. example: one batch of its inputs. Raises ConfigError where the net cannot be exported, which names what of it."""
+
+    def check_form(self, form: Form) -> None:
+        """Whether it can be written so. Raises ConfigError."""
+        if form.opset is not None:
+            raise ConfigError(f"export.opset={form.opset} is about ONNX, and export.format={self.name}; leave it out")
 
     @abstractmethod
     def open(self, file: Path, threads: int = 1) -> Runner:

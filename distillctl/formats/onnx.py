@@ -35,11 +35,8 @@ class Onnx(Format):
         import onnx
         import torch
 
+        self.check_form(form)
         opset = form.opset or OPSET
-        if not OPSETS[0] <= opset <= OPSETS[1]:
-            raise ConfigError(
-                f"export.opset={opset}: opsets {OPSETS[0]} to {OPSETS[1]} are written here; leave export.opset out for {OPSET}"
-            )
         kind = kind_of(form)
         with explained(self.name), torch.no_grad():
             exported = torch.onnx.export(
@@ -67,6 +64,12 @@ class Onnx(Format):
                 f"export.format={self.name}: {len(content) / 1e9:.1f} GB are more than a file of this format holds; take export.format=torch_export"
             )
         state.write_atomically(file, [content])
+
+    def check_form(self, form: Form) -> None:
+        if form.opset is not None and not OPSETS[0] <= form.opset <= OPSETS[1]:
+            raise ConfigError(
+                f"export.opset={form.opset}: opsets {OPSETS[0]} to {OPSETS[1]} are written here; leave export.opset out for {OPSET}"
+            )
 
     def open(self, file: Path, threads: int = 1) -> OnnxFile:
         self.check_can_run(str(file))

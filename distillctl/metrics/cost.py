@@ -26,6 +26,9 @@ def parameters(module: nn.Module) -> int:
 def size_mb(module: nn.Module) -> float:
     """Megabytes (1e6 bytes) of the state dict at its own dtypes, tied tensors once: a safetensors file less its header of some kB; of an exported file all of it."""
     stored = {id(value): value for value in module.state_dict(keep_vars=True).values() if isinstance(value, Tensor)}
+    for engine in engines(module):
+        for mark in engine.state_dict(keep_vars=True).values():  # of the file, and counted with it
+            stored.pop(id(mark), None)
     files = sum(part.stat().st_size for engine in engines(module) for part in form_of(engine).files(engine.file))
     return (sum(tensor.numel() * tensor.element_size() for tensor in stored.values()) + files) / 1e6
 

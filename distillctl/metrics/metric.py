@@ -99,6 +99,7 @@ METRICS = (  # in the order of a table's columns
     Metric("latency_p50_ms", "p50 ms", decimals(2), spread="latency_spread"),
 )
 FIRST_TO_GO = ("size_mb", "ece", "macs", "nll", "agreement")  # where a table would be wider than a terminal
+WITH_FILES = ("ece", "nll", "macs", "agreement", "top5", "size_mb")  # of a table with files, which are about their size
 
 
 def on_validation() -> tuple[str, ...]:

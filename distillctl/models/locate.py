@@ -41,11 +41,18 @@ def locate(given: str, role: str, key: str) -> Path:
 
 
 def candidates(folder: Path, role: str) -> Iterator[Path]:
-    """The files of a run's folder that a role may mean, the most finished first: as the plan in its record has them."""
+    """The files of a run's folder that a role may mean, the most finished first: as the plan in its record has them.
+
+    A model is measured as it was made ready; students and teachers are weights wherever there are any.
+    """
     kind, _, member = role.partition(".members.")
-    rows, final = recorded_rows(folder)
-    own = [row["name"] for row in rows if row["own"] or is_exported(row["file"])][::-1]
-    own.sort(key=lambda name: name != final)
+    rows, final, student = recorded_rows(folder)
+    own = [row for row in rows if row["own"] or is_exported(row["file"])][::-1]
+    if kind == "model":
+        own.sort(key=lambda row: row["name"] != final)
+    else:
+        own.sort(key=lambda row: (is_exported(row["file"]), row["name"] != student))
+    own = [row["name"] for row in own]
     own += [row["name"] for row in rows if row["name"].startswith("generation ")][::-1]
     if member:
         yield folder / f"pretrain-{member}" / "teacher.safetensors"
@@ -58,13 +65,13 @@ def is_exported(file: str | None) -> bool:
     return file is not None and by_file(Path(file)) is not None
 
 
-def recorded_rows(folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """The rows of a run's table with their files, and the final one. A record that says nothing of it, or nonsense, is as good as none."""
+def recorded_rows(folder: Path) -> tuple[list[dict[str, Any]], str, str]:
+    """The rows of a run's table with their files, the final one, and the student that this was made from. A record that says nothing of it, or nonsense, is as good as none."""
     try:
         plan = read_json(folder / "run.json")["plan"]
-        return [read_row(row) for row in plan["rows"]], str(plan["final"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return [dict(row) for row in BEFORE_PLANS], "fine-tuned"
+        return [read_row(row) for row in plan["rows"]], str(plan["final"]), str(plan.get("student", plan["final"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [dict(row) for row in BEFORE_PLANS], "fine-tuned", "fine-tuned"
 
 
 def read_row(row: Any) -> dict[str, Any]:

@@ -196,9 +196,8 @@ def source_of(config: ModelConfig, key: str) -> tuple[Path | None, Record | None
     record = read_record(file, setting)
     if record is None:
         if is_run(file) and file.exists():
-            raise CheckpointError(
-                f"{setting}={given}: a file without a record of distillctl; take it as it is: {key}={FILE} {key}.file=..."
-            )
+            way = f"{key}={FILE}" if key == "model" else f"{key}={FILE} {key}.file=..."
+            raise CheckpointError(f"{setting}={given}: a file without a record of distillctl; take it as it is: {way}")
         read_weights(file, setting)  # what is wrong with the file itself comes before what it lacks
         if config.name == "recorded":
             raise CheckpointError(f"{setting}={given}: no record beside it says what it is; name its architecture: {key}=<model>")

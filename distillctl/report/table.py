@@ -10,7 +10,7 @@ from rich.text import Text
 
 from distillctl.metrics.chance import is_near_chance
 from distillctl.metrics.latency import times_as_fast
-from distillctl.metrics.metric import FIRST_TO_GO, METRICS, Metric, percent
+from distillctl.metrics.metric import FIRST_TO_GO, METRICS, WITH_FILES, Metric, percent
 from distillctl.report.console import Table
 
 WIDTH = 80  # of a terminal
@@ -55,7 +55,14 @@ class Results:
     def summary(self, seed: int) -> dict[str, Any]:
         """What summary.json holds."""
         final = self.final_row
-        return {"seed": seed, "final": self.final, "top1": final["top1"], "gain_over_alone": self.gain, "rows": list(self.rows)}
+        return {
+            "seed": seed,
+            "final": self.final,
+            "why": self.why,
+            "top1": final["top1"],
+            "gain_over_alone": self.gain,
+            "rows": list(self.rows),
+        }
 
     def table(self, title: str) -> Table:
         """One row a model, narrow enough for a terminal of 80 columns; columns that no row has, or that say nothing here, are left out.
@@ -64,7 +71,7 @@ class Results:
         """
         metrics = [metric for metric in METRICS if metric.key == "top1" or self.has(metric)]
         columns = self.columns(metrics)
-        for key in FIRST_TO_GO:
+        for key in WITH_FILES if any(row.get("runtime") for row in self.rows) else FIRST_TO_GO:
             if 1 + sum(max(map(len, map(str, column))) + 1 for column in columns) > WIDTH:
                 metrics = [metric for metric in metrics if metric.key != key]
                 columns = self.columns(metrics)

@@ -7,19 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distillctl.config import ExportStepConfig
+from distillctl.config import ExportStepConfig, ModelConfig
 from distillctl.export.card import Facts, Teacher, card
 from distillctl.export.labels import labels_text
+from distillctl.export.licences import Origin
 from distillctl.export.predict_script import predict_script
 from distillctl.export.web import write_web
 from distillctl.formats import format_of
+from distillctl.models import catalogue
 from distillctl.models.record import Record
 from distillctl.models.shipping import read_record
 from distillctl.outputs import RunFolder
 from distillctl.paths import as_path
 from distillctl.runs.artifact import Work
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Given, MadeBy, Plan, Transform
+from distillctl.runs.steps import Given, MadeBy, Plan, Several, Transform
 from distillctl.state import write_atomically
 
 CARD, LABELS, SCRIPT = "README.md", "labels.txt", "predict.py"
@@ -66,7 +68,7 @@ def facts(
 ) -> Facts:
     assert session.run is not None
     assert record.exported is not None
-    data, done = session.bundle(plan.test).data, session.stage_record(step.name) or {}
+    data, done = session.bundle(plan.test).data, session.run.record["stages"].get(step.name, {})  # here, on rank 0 alone
     before: Mapping[str, Any] = next(
         (row for row in reversed(rows[: rows.index(found)]) if row["model"] in [each.name for each in plan.rows if each.own]), {}
     )
@@ -79,7 +81,7 @@ def facts(
         record.temperature,
         {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
         teacher_of(plan, rows),
-        None,
+        origin_of(plan.base(step.model)),
         found,
         before,
         found["n"],
@@ -93,11 +95,25 @@ def facts(
 
 def teacher_of(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> Teacher | None:
     found = next((row for row in rows if row["model"] == "teacher"), None)
-    return None if found is None else Teacher(found["architecture"], found.get("top1"), found.get("n"))
+    if found is None:
+        return None
+    source = plan.row("teacher").model
+    origin = None if isinstance(source, Several) else origin_of(plan.base(source))
+    return Teacher(found["architecture"], found.get("top1"), found.get("n"), origin)
+
+
+def origin_of(model: ModelConfig) -> Origin | None:
+    """Where its weights began; None where they are of a file, which nobody asks."""
+    if model.checkpoint is not None or model.file is not None:
+        return None
+    if not model.pretrained:
+        return Origin("scratch")
+    source, name = catalogue.resolve(model.name, model.source)
+    return Origin(source, name)
 
 
 def command_of(run: RunFolder) -> str:
     """The line that made the run, without where things lie on this machine."""
     words = [str(word) for word in run.record.get("arguments", ())]
     shown = [word if "/" not in word else f"{word.partition('=')[0]}=..." for word in words if not word.startswith("hydra.")]
-    return " ".join(["distillctl", *shown])
+    return " ".join(["distillctl", str(run.record.get("command", "")), *shown])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from distillctl.build import build, find_class
-from distillctl.config import FILE, Distils, ExportConfig, Finetunes, FitConfig, ModelConfig, Pretrains, check_named
+from distillctl.config import FILE, CompressConfig, Distils, ExportConfig, Finetunes, FitConfig, ModelConfig, Pretrains, check_named
 from distillctl.errors import ConfigError, UserError
 from distillctl.inputs.image import Images
 from distillctl.losses.weighted import build_loss
@@ -21,12 +21,12 @@ from distillctl.models.file_net import is_run, named
 from distillctl.models.obtain import source_of
 from distillctl.models.taps import LOGITS
 from distillctl.optimizers import make_optimizer
-from distillctl.runs import keeping, objective, unlabelled
+from distillctl.runs import deployable, keeping, objective, unlabelled
 from distillctl.runs.assemble import training_attack
 from distillctl.runs.batches import check_before_reading
 from distillctl.runs.draft import labels_only
 from distillctl.runs.plan import plan, teacher_is_read
-from distillctl.runs.steps import Given, members_of, peer_models
+from distillctl.runs.steps import Given, Plan, members_of, peer_models, weights_of
 from distillctl.runs.teachers import check_is_trained
 from distillctl.schedules import Schedule
 from distillctl.teachers.frozen import Frozen
@@ -58,10 +58,22 @@ def check_settings(config: Any) -> None:
     check_weights(config, problems)
     problems.attempt(lambda: check_before_reading(config))
     problems.report()
+    check_deployment(plan(config), config, problems)
+    problems.report()
     if not plan(config).rows:
         raise ConfigError(
             "neither method nor loss reads a teacher here, and no stage trains a student: nothing to do; give distill.epochs=N"
         )
+
+
+def check_deployment(todo: Plan, config: Any, problems: Problems) -> None:
+    """The steps that cut, export and quantise."""
+    problems.attempt(lambda: deployable.check_floats(todo))
+    for step in todo.transforms:
+        problems.attempt(lambda step=step: deployable.check_libraries(step))
+    problems.attempt(lambda: deployable.check_training_for_int8(todo))
+    if isinstance(config, CompressConfig):
+        problems.attempt(lambda: deployable.check_labels(todo, config))
 
 
 def check_components(config: Any, problems: Problems) -> None:
@@ -184,7 +196,7 @@ def given_models(config: Any) -> dict[str, ModelConfig]:
     """The models that a config describes, by their keys: the teacher or its members, the student."""
     teachers = members_of(config.teacher) if isinstance(config, (Pretrains, Distils)) else {}
     students = {"student": config.student} if isinstance(config, (Distils, Finetunes)) else {}
-    models = {"model": config.model} if isinstance(config, ExportConfig) else {}
+    models = {"model": weights_of(config)} if isinstance(config, ExportConfig) else {}
     return {**teachers, **students, **models}
 
 

@@ -79,7 +79,7 @@ def deployed(session: Session, plan: Plan, decision: Decision) -> tuple[str, str
         row = next((row.name for row in plan.rows if row.model == MadeBy(step.name)), None)
         if done is None or row is None or step.does not in FILES:
             continue
-        taken = done.get("accepted", True) and done["file"]
+        taken = done.get("accepted", True) and done["file"] and done.get("runs", True)
         final, reasons = (row, [done.get("why", "")]) if taken else (final, [*reasons, done.get("why", "")])
     if not reasons:
         return final, decision.why

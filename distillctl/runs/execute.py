@@ -7,7 +7,7 @@ from typing import Any
 
 from distillctl.ranks import Figures
 from distillctl.report import table
-from distillctl.runs import objective
+from distillctl.runs import objective, search
 from distillctl.runs.beside import write_cards
 from distillctl.runs.decide import Decision, decide, deployed, last_accepted
 from distillctl.runs.excuse import same_data_as_before
@@ -18,7 +18,7 @@ from distillctl.runs.plan import plan
 from distillctl.runs.preflight import preflight
 from distillctl.runs.reuse import train_once
 from distillctl.runs.session import Session
-from distillctl.runs.steps import CHOICE, FILE, MadeBy, Plan, Transform
+from distillctl.runs.steps import CHOICE, FILE, MadeBy, Plan, Step, Transform
 from distillctl.runs.train import train
 from distillctl.runs.transform import transform
 
@@ -49,9 +49,13 @@ def prepare(session: Session, plan: Plan) -> None:
 def train_steps(session: Session, plan: Plan) -> dict[str, Path]:
     """The files of every step that is not skipped and leaves one, by its name; and that of the student before or after fine-tuning, once it is needed."""
     made: dict[str, Path] = {}
+    said: set[str] = set()
     for step in plan.steps:
         if step.skipped:
             session.console.say(step.skipped)
+            continue
+        if why := search.left_out(plan, step, session.stage_record):
+            leave_out(session, step, why, said)
             continue
         if isinstance(step, Transform):
             if step.model == MadeBy(CHOICE) and CHOICE not in made:
@@ -65,14 +69,30 @@ def train_steps(session: Session, plan: Plan) -> dict[str, Path]:
     return made
 
 
+def leave_out(session: Session, step: Step | Transform, why: str, said: set[str]) -> None:
+    """Write down why a step of a search is not done, and say it once for all steps of a level."""
+    if session.run is not None:
+        session.run.finish_stage(step.name, {"left_out": why})
+    if why not in said:
+        session.console.say(why)
+    said.add(why)
+
+
 def conclude(session: Session, plan: Plan, made: dict[str, Path]) -> Figures:
     """Measure, choose what is final, print the table, close the run."""
     bundle = session.bundle(plan.test)
     rows = measure_rows(session, plan, bundle, made)
     decision = decide(session, plan, made, rows)
-    final, why = deployed(session, plan, decision)
+    kept = search.result(session, plan)
+    final, why = (
+        deployed(session, plan, decision)
+        if kept is None
+        else (kept.name, f"* final: {kept.name}, {kept.sentence}" if kept.met else kept.sentence)
+    )
     figures = objective.told(next(row for row in rows if row["model"] == final), session.config.objective)
     if session.run is not None:
+        if kept is not None:
+            session.run.record["budget_met"] = kept.met
         record_final(session, plan, final, decision)
         results = table.Results(
             rows,
@@ -93,9 +113,9 @@ def conclude(session: Session, plan: Plan, made: dict[str, Path]) -> Figures:
 
 
 def record_final(session: Session, plan: Plan, final: str, decision: Decision) -> None:
-    """Which row is final, and where its file lies."""
+    """Which row is final, of which student, and where its file lies."""
     assert session.run is not None
-    recorded = plan.record() | {"final": final}
+    recorded = plan.record() | {"final": final, "student": decision.row}
     if decision.shipped:
         recorded["rows"] = [row | {"file": decision.shipped} if row["name"] == decision.row else row for row in recorded["rows"]]
     session.run.record["plan"] = recorded

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from distillctl.config import ExportStepConfig
-from distillctl.errors import UserError
+from distillctl.errors import ConfigError, UserError
 from distillctl.export import verify as verifying
 from distillctl.formats import format_of
 from distillctl.formats.format import Form, Format
@@ -21,7 +21,7 @@ from distillctl.metrics import cost
 from distillctl.metrics.calibration import fit_temperature
 from distillctl.models.obtain import obtain
 from distillctl.models.record import Exported, Parents, Record
-from distillctl.models.shipping import METADATA, describe
+from distillctl.models.shipping import METADATA, describe, read_record
 from distillctl.paths import as_path
 from distillctl.runs.artifact import Work
 from distillctl.runs.beside import write_beside
@@ -52,15 +52,15 @@ def export(work: Work) -> dict[str, Any]:
     return {"sha256": complete.sha256, "format": kind.name, "verified": found.to_json(), "why": why}
 
 
-def record_of(work: Work, kind: Format, keys: ExportStepConfig) -> Record:
-    """What is known of the file before there is one: of the model all that its own record says."""
+def record_of(work: Work, kind: Format, keys: ExportStepConfig, fitted: bool = True) -> Record:
+    """What is known of the file before there is one: of the model all that its own record says. fitted: with the temperature of its answers."""
     model = work.model
     plain = first_record(work.session, work.bundle, model, work.step.role, work.step.name)
     known = model.record
     exported = Exported(kind.name, keys.preprocess if kind.inside else "beside", "fp32", cost.parameters(model.classifier), macs_of(work))
     start = known.sha256 if known is not None else None
     teacher = known.parents.teacher if known is not None else None
-    found = replace(plain, exported=exported, temperature=temperature_of(work), parents=Parents(teacher, start))
+    found = replace(plain, exported=exported, temperature=temperature_of(work) if fitted else None, parents=Parents(teacher, start))
     return found if known is None else replace(found, epoch=known.epoch, epochs=known.epochs, seed=known.seed)
 
 
@@ -96,7 +96,7 @@ def write(work: Work, kind: Format, keys: ExportStepConfig, record: Record, net:
 def check(work: Work, kind: Format, keys: ExportStepConfig) -> verifying.Verification | None:
     """Run it back in its own runtime; None where that cannot be here."""
     if kind.elsewhere:
-        work.session.console.warn(f"{work.step.name}: {kind.elsewhere}; the file was not compared")
+        work.session.console.warn(f"{work.step.name}: {kind.elsewhere}")
         return None
     return verified(work, work.file, keys, str(work.file))
 
@@ -104,6 +104,12 @@ def check(work: Work, kind: Format, keys: ExportStepConfig) -> verifying.Verific
 def verify(work: Work) -> dict[str, Any]:
     """Compare a file that is there already; it is left as it is."""
     asked: Verify = work.step.settings
+    record = read_record(as_path(asked.file), "verify")
+    if record is not None and record.exported is not None and record.exported.precision != "fp32":
+        raise ConfigError(
+            f"verify={asked.file}: its numbers are {record.exported.precision}, and its logits differ by design; "
+            f"distillctl evaluate checkpoint={asked.file} teacher.checkpoint=<what it was made from> says by how much"
+        )
     found = verified(work, as_path(asked.file), asked.keys, f"verify={asked.file}")
     work.session.console.say(f"{asked.file}: right; {found.in_words()}")
     return {"file": False, "verified": found.to_json()}

@@ -16,7 +16,7 @@ from distillctl.models.adapter import Adapter
 from distillctl.runs.bundle import Bundle
 from distillctl.state import write_atomically
 
-QUANTIZERS = "quantizers.safetensors"  # ranges and scales, beside the weights of the float net
+RANGES = "student.ranges"  # scales and zero points as safetensors, beside the weights of the float net
 SEEN = 256  # training samples that ranges begin with
 INSIDE = "graph."  # before the names of the float net's own parameters and buffers
 
@@ -34,12 +34,12 @@ def parted(weights: Mapping[str, Tensor], net: nn.Module) -> tuple[dict[str, Ten
 
 
 def write_quantizers(folder: Path, found: Mapping[str, Tensor]) -> None:
-    write_atomically(folder / QUANTIZERS, [safetensors_bytes({name: value.detach().cpu().contiguous() for name, value in found.items()})])
+    write_atomically(folder / RANGES, [safetensors_bytes({name: value.detach().cpu().contiguous() for name, value in found.items()})])
 
 
 def in_int8(classifier: Adapter, bundle: Bundle, folder: Path) -> nn.Module:
     """What an exporter takes: the net of a shipped student with the ranges that lie beside it, its numbers of 8 bits."""
-    file, own = folder / QUANTIZERS, classifier.plain_state()
+    file, own = folder / RANGES, classifier.plain_state()
     fake_quantise(classifier, bundle)
     net = classifier.net
     assert isinstance(net, QatNet)

@@ -17,14 +17,30 @@ from distillctl.config import (
     Pretrains,
     TeacherConfig,
     TrainConfig,
+    has_budget,
 )
 from distillctl.draws import seed_of
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
 from distillctl.runs import unlabelled
 from distillctl.runs.draft import Draft
+from distillctl.runs.ladder import searched
 from distillctl.runs.smaller import EAGER, has_teacher, keeps_zeros, pruned, pruned_alone, together, written
-from distillctl.runs.steps import CHOICE, Choice, Given, MadeBy, Plan, Row, Several, Source, Verify, is_ready, peer_models, start_from
+from distillctl.runs.steps import (
+    CHOICE,
+    Choice,
+    Given,
+    MadeBy,
+    Plan,
+    Row,
+    Several,
+    Source,
+    Verify,
+    is_ready,
+    peer_models,
+    start_from,
+    weights_of,
+)
 
 ATTACKED = {"_target_": "distillctl.methods.adversarial.Adversarial", "attacked": ["ce"], "objective": "ce"}  # Madry et al. 2018
 
@@ -88,21 +104,26 @@ def compressed(draft: Draft, config: CompressConfig) -> Plan:
     teacher = given(config.teacher) if has_teacher(config) else None
     if teacher is not None:
         add_teacher(draft, teacher)
-    student: Given | MadeBy = Given(config.student, "student")
-    student, before = pruned(draft, config, student, teacher, add_before(draft, student))
+    given_student = Given(config.student, "student")
+    before = add_before(draft, given_student)
+    if has_budget(config.budget):
+        return draft.done(searched(draft, config, given_student, teacher))
+    student, before = pruned(draft, config, given_student, teacher, before)
     if config.finetune.epochs:
         student = finetuned(draft, config, student, before)
     if config.baseline:
         pruned_alone(draft, config)
+    elif config.prune.name not in ("none", "unstructured"):
+        draft.notes.append("what training again brings by itself: baseline=true trains the net that is left from fresh weights too")
     return draft.done(written(draft, config, student, teacher))
 
 
 def exported(draft: Draft, config: ExportConfig) -> Plan:
     """A model that is ready, as a file for another runtime."""
-    model = Given(config.model, "model")
+    model = Given(weights_of(config), "model")
     draft.rows.append(Row(EAGER, "student", model, own=True))
     if config.verify is not None:
-        file = Given(start_from(config.model, Path(config.verify)), "verify")
+        file = Given(start_from(model.model, Path(config.verify)), "verify")
         draft.transform("verify", "verify", model, Verify(config.verify, config.export), suffix="")
         draft.rows.append(Row("the file", "student", file, own=True))
         return draft.done("the file")

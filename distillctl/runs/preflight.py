@@ -17,9 +17,10 @@ from distillctl.methods.method import Method
 from distillctl.models import partial
 from distillctl.models.committee import in_any_order, taps_of
 from distillctl.models.obtain import check_answers, check_obtainable, is_own, planned, source_of
-from distillctl.runs import choose, objective, unlabelled
+from distillctl.runs import choose, deployable, objective, unlabelled
 from distillctl.runs.batches import check_batches, check_pieces
 from distillctl.runs.check import Problems
+from distillctl.runs.search import check_reachable
 from distillctl.runs.session import Session
 from distillctl.runs.steps import Given, MadeBy, Plan, Several, Source, Step
 from distillctl.types import to
@@ -46,7 +47,10 @@ def preflight(session: Session, plan: Plan) -> None:
         problems.attempt(lambda step=step: check_ranking(session, step))
         problems.attempt(lambda step=step: check_part(plan, step, session.bundle(step.data).inputs))
         problems.attempt(lambda step=step: check_pieces(session, plan, step))
+    for cut in deployable.cuts(plan):
+        problems.attempt(lambda cut=cut: deployable.check_cut(plan, cut, session.bundle(cut.data)))
     problems.attempt(lambda: check_attack(session, plan))
+    problems.attempt(lambda: check_reachable(session, plan))
     tested = session.bundle(plan.test)
     told = session.config.objective
     problems.attempt(lambda: objective.check_measurable(told, plan, tested.data.val.labelled, len(tested.data.classes), tested.inputs.noun))

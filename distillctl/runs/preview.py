@@ -11,7 +11,7 @@ from distillctl.runs.outlook import TIMED, outlook
 from distillctl.runs.plan import plan
 from distillctl.runs.preflight import preflight
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Given, Plan, Several, Source, Transform
+from distillctl.runs.steps import Given, Plan, Several, Source, Transform, Trial
 
 
 def preview(session: Session) -> None:
@@ -40,20 +40,22 @@ def preview(session: Session) -> None:
     session.console.table(table)
     say(f"then measured on the validation and the test split: {', '.join(row.name for row in todo.rows)}; {about(todo)}")
     if total:
-        measured = (
-            f"about {in_time(total)} of training{' and more' if unknown else ''}, from {TIMED - 1} steps of each that were timed here"
-        )
+        measured = f"{'at most' if todo.trials else 'about'} {in_time(total)} of training{' and more' if unknown else ''}, from {TIMED - 1} steps of each that were timed here"
         say(f"{measured}; measuring, and a teacher whose answers are kept, not counted")
 
 
 def about_transform(step: Transform) -> str:
     """By what a step works that trains nothing."""
+    if isinstance(step.settings, Trial):
+        return "" if step.does != "level" else step.settings.prune.name if step.settings.prune else "as it is"
     return str(getattr(step.settings, "name", "") or getattr(step.settings, "format", ""))
 
 
 def about(todo: Plan) -> str:
     """Which of the rows is final, as far as that can be told."""
     choice = todo.choice
+    if todo.trials:
+        return "of these what the search makes; final is the file of the first level that meets the budget"
     if choice is None or choice.kept:
         return f"the run is about: {todo.final}"
     return f"final is what validation says is better: {choice.before} or {choice.after}"

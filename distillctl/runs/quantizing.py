@@ -47,6 +47,8 @@ def quantize(work: Work) -> dict[str, Any]:
     if found["file"]:
         taken_over(work, file, fp32)
     shutil.rmtree(scratch)
+    if not found["file"]:
+        work.folder.rmdir()
     return found
 
 
@@ -97,13 +99,19 @@ def written_elsewhere(work: Work, task: auto.Task, fp32: Obtained) -> tuple[Verd
     return Verdict(after, times_as_fast(before.rounds_ms, after.rounds_ms), problem), file, ()
 
 
+def size_mb(file: Path) -> float:
+    """Of a file and what belongs to it."""
+    form = by_file(file)
+    return sum(part.stat().st_size for part in (form.files(file) if form is not None else (file,))) / 1e6
+
+
 def named(work: Work, verdict: Verdict, file: Path, notes: tuple[str, ...]) -> dict[str, Any]:
     """The one quantiser that was named. Its file is kept whatever it is worth, and final only where it is right."""
     for line in notes:
         work.session.console.say(line)
     accepted = verdict.problem is None
     why = verdict.sentence if accepted else f"not the quantized file: {verdict.sentence}"
-    work.session.console.say(f"{work.step.name}: {work.file}, {verdict.figures.size / 1e6:.2f} MB; {verdict.sentence}")
+    work.session.console.say(f"{work.step.name}: {work.file}, {size_mb(file):.2f} MB; {verdict.sentence}")
     if not accepted:
         others = ", ".join(f"quantize={name}" for name in ("auto", "qat") if name != work.step.settings.name)
         work.session.console.warn(f"{why}; other ways: {others}, or a larger quantize.max_drop")
@@ -119,7 +127,8 @@ def chosen(work: Work, task: auto.Task) -> tuple[dict[str, Any], Path]:
         work.session.console.say(f"{work.step.name}: {verdict.sentence}")
     taken = choice.name != FP32
     figures = [as_json(verdict) for verdict in choice.verdicts]
-    return {"file": taken, "chosen": choice.name, "why": choice.reason, "notes": list(choice.notes), "figures": figures}, file
+    why = choice.reason if taken else "no file of smaller numbers is both faster and right, as was measured above"
+    return {"file": taken, "chosen": choice.name, "why": why, "notes": list(choice.notes), "figures": figures}, file
 
 
 def as_json(verdict: Any) -> dict[str, Any]:

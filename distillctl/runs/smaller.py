@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from omegaconf import MISSING
+
 from distillctl.config import AUTO, CompressConfig, Count, Deploys, Distils, TrainConfig
 from distillctl.formats import format_of
+from distillctl.formats.format import Format
 from distillctl.runs import unlabelled
 from distillctl.runs.draft import Draft
 from distillctl.runs.steps import FILE, Given, MadeBy, Row, Source
@@ -72,25 +75,40 @@ def written(draft: Draft, config: Deploys, student: Given | MadeBy, teacher: Sou
     keys, numbers = config.export, config.quantize
     if keys.format == "none":
         return None
-    kind = format_of("onnx" if keys.format == "web" else keys.format)
-    made = draft.transform("export", "export", student, keys, suffix=kind.suffix)
-    final = f"fp32 ({kind.runtime})"
+    made, quantized = files_of(draft, config, student, teacher)
+    runtime = kind_of(keys.format).runtime
+    final = f"fp32 ({runtime})"
     draft.rows.append(Row(final, "student", made, own=True))
-    if numbers.name != "none":
-        source = made
-        if numbers.name == "qat":
-            source = taught_for_int8(draft, config, student, teacher)
-        elif numbers.name == "litert":
-            source = student  # type: ignore[assignment]
-        made = draft.transform("quantize", "quantize", source, numbers, suffix=kind.suffix, reference=made)
-        final = f"{precision_of(numbers.name)} ({kind.runtime})"
-        draft.rows.append(Row(final, "student", made, own=True))
+    if quantized is not None:
+        final = f"{precision_of(numbers.name)} ({runtime})"
+        draft.rows.append(Row(final, "student", quantized, own=True))
     if keys.format == "web":
         draft.transform("web", "web", MadeBy(FILE), keys, suffix="")
     return final
 
 
-def taught_for_int8(draft: Draft, config: Any, student: Given | MadeBy, teacher: Source | None) -> MadeBy:
+def files_of(
+    draft: Draft, config: Deploys, student: Given | MadeBy, teacher: Source | None, tail: str = ""
+) -> tuple[MadeBy, MadeBy | None]:
+    """The file of fp32 numbers and that of smaller ones, where one is asked for."""
+    numbers, suffix = config.quantize, kind_of(config.export.format).suffix
+    made = draft.transform(f"export{tail}", "export", student, config.export, suffix=suffix)
+    if numbers.name == "none":
+        return made, None
+    source = made
+    if numbers.name == "qat":
+        source = taught_for_int8(draft, config, student, teacher, tail)
+    elif numbers.name == "litert":
+        source = student  # type: ignore[assignment]
+    return made, draft.transform(f"quantize{tail}", "quantize", source, numbers, suffix=suffix, reference=made)
+
+
+def kind_of(format: str) -> Format:
+    """What is written first for a format."""
+    return format_of("onnx" if format == "web" else format)
+
+
+def taught_for_int8(draft: Draft, config: Any, student: Given | MadeBy, teacher: Source | None, tail: str) -> MadeBy:
     """The student trained on as if its numbers had 8 bits: by its teacher, without one by labels, as long and as gently as it is fine-tuned."""
     assert isinstance(config, (TrainConfig, CompressConfig)), type(config).__name__
     epochs = config.finetune.epochs or config.distill.epochs
@@ -98,7 +116,7 @@ def taught_for_int8(draft: Draft, config: Any, student: Given | MadeBy, teacher:
     lesson = (
         {} if teacher is None else {"loss": unlabelled.loss_of(config), "teacher": teacher, "shares_teacher": True, "method": config.method}
     )
-    return draft.train("qat", "student", student, budget, for_int8=True, **lesson)
+    return draft.train(f"qat{tail}", "student", student, budget, for_int8=True, **lesson)
 
 
 def precision_of(quantiser: str) -> str:
@@ -108,4 +126,4 @@ def precision_of(quantiser: str) -> str:
 def has_teacher(config: Distils) -> bool:
     """Whether a teacher is named, for a command that can do without."""
     teacher = config.teacher
-    return teacher.name != "recorded" or teacher.checkpoint is not None
+    return teacher.name not in ("recorded", MISSING) or teacher.checkpoint is not None

@@ -8,10 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.build import find_class
-from distillctl.config import ENSEMBLE, DatasetConfig, ExportStepConfig, ModelConfig, StageConfig, TeacherConfig
+from distillctl.config import (
+    ENSEMBLE,
+    DatasetConfig,
+    ExportConfig,
+    ExportStepConfig,
+    ModelConfig,
+    PruneConfig,
+    QuantizeConfig,
+    StageConfig,
+    TeacherConfig,
+)
 from distillctl.errors import ConfigError
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
+from distillctl.models.locate import locate
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,7 @@ class Step:
     student of this run. reuse: whether an equal training of another run may stand for it. fresh: of its model the architecture alone is
     taken, with new weights. keeps_zeros: weights that are zero in it stay so.
     for_int8: it is trained as if its numbers had 8 bits. skipped: why it is left out. taught_by: the step that has made its teacher, once that is ready.
+    level: of a search, to which it belongs: whether it is done is known once the steps before it are (`runs/search.py`).
     """
 
     name: str
@@ -70,6 +82,7 @@ class Step:
     for_int8: bool = False
     skipped: str = ""
     taught_by: str = ""
+    level: str = ""
 
     suffix = ".safetensors"
 
@@ -99,11 +112,28 @@ class Verify:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """What is tried at a level of a search for a file within a budget.
+
+    level: how much is cut, in words. prune: how; None of the student as it is. rows: of its files that count, whether each is of smaller
+    numbers. milder: the first steps of the levels before. last: whether no level is stronger.
+    """
+
+    level: str
+    prune: PruneConfig | None
+    export: ExportStepConfig
+    quantize: QuantizeConfig
+    rows: Mapping[str, bool]
+    milder: tuple[str, ...] = ()
+    last: bool = False
+
+
+@dataclass(frozen=True)
 class Transform:
     """A model made of another without training it: cut, written for another runtime, of smaller numbers.
 
     does: what, a name of `runs/transform.py`. settings: what the config says of that. part: which of how many steps towards it.
-    suffix: of the file that it leaves. reference: the file that one of smaller numbers is compared with.
+    suffix: of the file that it leaves. reference: the file that one of smaller numbers is compared with. level: as of a `Step`.
     """
 
     name: str
@@ -117,6 +147,7 @@ class Transform:
     part: tuple[int, int] = (1, 1)
     reference: Given | MadeBy | None = None
     skipped: str = ""
+    level: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,6 +204,11 @@ class Plan:
     @property
     def transforms(self) -> tuple[Transform, ...]:
         return tuple(step for step in self.steps if isinstance(step, Transform))
+
+    @property
+    def trials(self) -> tuple[Transform, ...]:
+        """The first step of each level of a search, from the mildest to the strongest."""
+        return tuple(step for step in self.transforms if step.does == "level")
 
     @property
     def data(self) -> tuple[DatasetConfig, ...]:
@@ -233,6 +269,7 @@ class Plan:
                     "role": step.role,
                     **({"epochs": step.budget.epochs} if isinstance(step, Step) else {"does": step.does}),
                     **({"skipped": step.skipped} if step.skipped else {}),
+                    **({"level": step.level} if step.level else {}),
                 }
                 for step in self.steps
             ],
@@ -244,6 +281,12 @@ class Plan:
 def start_from(model: ModelConfig, weights: Path) -> ModelConfig:
     """The same model, beginning with the weights of another step."""
     return replace(model, name="recorded", checkpoint=str(weights), file=None, pretrained=False, new_head=False, ignore_class_names=True)
+
+
+def weights_of(config: ExportConfig) -> ModelConfig:
+    """The model that is exported: of a run's folder the weights, whatever was made of them there. Raises CheckpointError."""
+    given = config.model.checkpoint
+    return config.model if given is None else replace(config.model, checkpoint=str(locate(given, "student", "checkpoint")))
 
 
 def parts(source: Source | None) -> Iterator[Given | MadeBy]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl.errors import CheckpointError
-from distillctl.runs import beside, exporting, pruning, quantizing
+from distillctl.runs import beside, exporting, pruning, quantizing, trials
 from distillctl.runs.artifact import Work
 from distillctl.runs.session import Session, first_on_main
 from distillctl.runs.steps import Transform
@@ -18,6 +18,9 @@ KINDS: dict[str, Callable[[Work], dict[str, Any]]] = {
     "web": beside.web,
     "prune": pruning.prune,
     "quantize": quantizing.quantize,
+    "survey": trials.survey,
+    "level": trials.level,
+    "judge": trials.judge,
 }
 
 
@@ -31,7 +34,7 @@ def transform(session: Session, step: Transform) -> Path | None:
             raise session.interrupted()
         done = session.runtime.from_main(first_on_main(session.runtime, lambda: perform(session, step, folder)))
     else:
-        session.console.say(f"{step.name}: done before, {file}")
+        session.console.say(f"{step.name}: done before{f', {file}' if done['file'] else ''}")
     if not done["file"] or not done.get("runs", True):
         return None
     if not file.exists():

@@ -107,3 +107,44 @@ def test_a_record_cannot_lead_out_of_its_folder(tmp_path):
     folder = run(tmp_path / "run", rows=rows, final="distilled")
     with pytest.raises(CheckpointError, match="holds no trained student"):
         locate(str(folder), "student", "student.checkpoint")
+
+
+EXPORTED = [
+    row("teacher", "pretrain"),
+    row("distilled", "distill", own=True),
+    row("fine-tuned", "finetune", own=True),
+    {"name": "fp32", "role": "student", "own": True, "file": "export/student.onnx"},
+    {"name": "int8", "role": "student", "own": True, "file": "quantize/student.onnx"},
+]
+
+
+def exported(folder: Path, **plan: str) -> Path:
+    """A run that ended in files: that in int8 is what it is about."""
+    run(folder, "pretrain", "distill", "finetune")
+    for stage in ("export", "quantize"):
+        (folder / stage).mkdir()
+        (folder / stage / "student.onnx").write_bytes(b"")
+    (folder / "run.json").write_text(json.dumps({"plan": {"rows": EXPORTED, "final": "int8", **plan}}))
+    return folder
+
+
+def test_of_a_run_that_ended_in_a_file_the_file_is_measured_and_weights_learn(tmp_path):
+    folder = exported(tmp_path)
+    assert [found(folder, role) for role in ("model", "student", "teacher")] == ["quantize", "finetune", "pretrain"]
+
+
+def test_the_student_that_a_file_was_made_from_is_the_one_that_was_chosen(tmp_path):
+    assert found(exported(tmp_path, student="distilled"), "student") == "distill"
+
+
+def test_where_there_are_files_alone_a_student_is_a_file(tmp_path):
+    folder = exported(tmp_path)
+    for stage in ("pretrain", "distill", "finetune"):
+        (folder / stage / f"{'teacher' if stage == 'pretrain' else 'student'}.safetensors").unlink()
+    assert found(folder, "student") == "quantize"
+
+
+def test_ranges_beside_a_student_are_no_student(tmp_path):
+    folder = run(tmp_path, "qat")
+    (folder / "qat/quantizers.safetensors").write_bytes(b"")
+    assert locate(str(folder / "qat"), "student", "checkpoint").name == "student.safetensors"

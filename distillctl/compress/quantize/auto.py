@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from distillctl.compress.quantize.choice import FP32, Choice, Verdict, decide
+from distillctl.compress.quantize.choice import FP32, Choice, Verdict, decide, slow
 from distillctl.compress.quantize.dynamic import write_dynamic
-from distillctl.compress.quantize.figures import Candidate, measured
+from distillctl.compress.quantize.figures import Candidate, Figures, measured
 from distillctl.compress.quantize.graph import check_names, read
 from distillctl.compress.quantize.ranges import Ranges, calibrate
 from distillctl.compress.quantize.samples import Samples, calibrating
@@ -20,9 +20,16 @@ from distillctl.compress.quantize.static import write_static
 from distillctl.compress.quantize.weights import STORES, write_weights
 from distillctl.config.deploy import QuantizeConfig, kept_names
 from distillctl.errors import ConfigError, UserError, did_you_mean
-from distillctl.metrics.latency import times_as_fast
+from distillctl.metrics.latency import Spread, times_as_fast
 
 SINGLE = ("static", "dynamic", *STORES)
+
+
+SMALLER = 0.9  # of the size, up to where a file counts as smaller
+
+
+class NothingToKeep(UserError):
+    """A file with layers in float would be the one without."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,8 @@ def choose(task: Task, makers: Mapping[str, Maker] | None = None) -> tuple[Choic
     for name, make in {**standard(ranges, named), **(makers or {})}.items():
         try:
             candidates.append(make(task))
+        except NothingToKeep:
+            continue
         except UserError as error:
             left_out[name] = str(error)
     figures = measured(candidates, task.validation, task.targets)
@@ -80,8 +89,15 @@ def make(task: Task) -> tuple[Verdict, Path, tuple[str, ...]]:
         made = of_file(config.name, write_weights(task.source, target(task, config.name), config.name))
     fp32, figures = measured([of_file(FP32, task.source), made], task.validation, task.targets)
     times = times_as_fast(fp32.rounds_ms, figures.rounds_ms)
-    problem = figures.quality.problem(fp32.quality, config.max_drop, config.min_agreement)
+    problem = figures.quality.problem(fp32.quality, config.max_drop, config.min_agreement) or needless(fp32, figures, times)
     return Verdict(figures, times, problem), made.file, tuple(filter(None, notes))
+
+
+def needless(fp32: Figures, figures: Figures, times: Spread) -> str | None:
+    """What is to be said of a file that is neither smaller, by a tenth, nor faster: most of its numbers are what they were."""
+    if figures.size <= SMALLER * fp32.size or slow(times) is None:
+        return None
+    return f"neither smaller ({figures.size / 1e6:.2f} MB of {fp32.size / 1e6:.2f}) nor faster"
 
 
 def kept_static(task: Task, notes: list[str | None]) -> Candidate:
@@ -131,8 +147,10 @@ def found(task: Task, ranges: Ranges) -> tuple[tuple[str, ...], str]:
     """Layers that validation says to keep, and the sentence about them. Raises ConfigError where none need to be, and where no set would do."""
     kept = kept_of(task, ranges)
     sentence = f"quantize.keep_float=auto: {kept.sentence}"
-    if kept.problem or not kept.nodes:
+    if kept.problem:
         raise ConfigError(sentence)
+    if not kept.nodes:
+        raise NothingToKeep(sentence)
     return kept.nodes, sentence
 
 

@@ -38,7 +38,7 @@ class Verdict:
             found = self.figures.quality
             right = f"agreement {found.agreement:.3f}" + ("" if found.accuracy is None else f" and accuracy {found.accuracy:.3f}")
             return f"{self.label}: {speed(self.times)}, {right} on {found.n} validation images"
-        if self.times.stable and self.times.low > 1:
+        if slow(self.times) is None:
             return f"{self.label}: {self.times.middle:.1f}x faster, but {self.problem}"
         return f"{self.label}: {self.problem}"
 

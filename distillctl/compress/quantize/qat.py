@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from distillctl.compress.quantize.folding import fold_norms
 from distillctl.errors import ConfigError, MachineError, first_line
+from distillctl.formats.exporting import silenced
 
 INSTALL = "pip install 'distillctl[qat]'"
 
@@ -47,11 +48,13 @@ def prepare(module: nn.Module, example: Tensor, *, per_channel: bool = True) -> 
     net = copy.deepcopy(module).train()
     norms = {f"{name}.running_var": norm for name, norm in net.named_modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)}
     try:
-        exported = torch.export.export(net, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module(check_guards=False)
+        with silenced():
+            exported = torch.export.export(net, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module(check_guards=False)
     except Exception as error:  # whatever its tracing meets
         raise ConfigError(f"quantize=qat: this net cannot be exported: {first_line(error)}") from None
     check_random(exported)
-    prepared = pt2e.prepare_qat_pt2e(exported, placement.OnnxRuntimePlacement(per_channel))
+    with silenced():
+        prepared = pt2e.prepare_qat_pt2e(exported, placement.OnnxRuntimePlacement(per_channel))
     keep_norms(prepared, norms)
     observe_first(prepared, example)
     return QatNet(prepared, example).train(module.training)
@@ -66,7 +69,8 @@ def finish(net: QatNet) -> nn.Module:
     with torch.no_grad():
         graph(net.example.to(next(graph.parameters()).device))  # scales of weights are of the last pass, and those have moved since
         fold_norms(graph)
-    converted = pt2e.convert_pt2e(graph)
+    with silenced():
+        converted = pt2e.convert_pt2e(graph)
     for name in ("train", "eval"):
         converted.__dict__.pop(name, None)
     return converted.eval()
@@ -75,9 +79,10 @@ def finish(net: QatNet) -> nn.Module:
 def torchao() -> tuple[Any, Any]:
     """torchao's quantize_pt2e, and our placement, which is made of its classes. Raises MachineError where it is not installed."""
     try:
-        from torchao.quantization.pt2e import quantize_pt2e
+        with silenced():  # importing it is not quiet either
+            from torchao.quantization.pt2e import quantize_pt2e
 
-        from distillctl.compress.quantize import placement
+            from distillctl.compress.quantize import placement
     except ImportError:
         raise MachineError(f"quantize=qat needs torchao: {INSTALL}") from None
     return quantize_pt2e, placement
