@@ -36,6 +36,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/usual_accuracy.py
 	$(BIN)/python benchmarks/cache_accuracy.py
+	$(BIN)/python benchmarks/export.py
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -51,7 +51,7 @@ def test_nets_take_turns_in_rounds(clock):
 
 
 def test_a_round_is_the_median_of_a_burst(clock):
-    clock["a"] = [10.0, 10.0] + [10.0, 90.0, 11.0] * latency.ROUNDS + [10.0]
+    clock["a"] = [10.0] * 4 + [10.0, 90.0, 11.0] * latency.ROUNDS + [10.0]
     assert latency.latencies({"a": Notes("a", [])}, torch.zeros(1, 1)) == {"a": [11.0] * latency.ROUNDS}
 
 
@@ -160,3 +160,10 @@ def test_the_doctor_times_precisions_in_turn(distillctl, tmp_path):
 def test_latency_waits_for_the_gpu():
     module, example = nn.Linear(8192, 8192, device="cuda"), torch.zeros(1, 8192, 8192, device="cuda")
     assert latency.spread(latency.latencies({"a": module}, example)["a"]).middle > 5  # 1.1e12 FLOPs; a launch alone returns within 0.1 ms
+
+
+def test_an_interruption_does_not_make_a_burst_a_single_pass(clock):
+    passes, clock["a"] = [], [1.0, 22.0, 22.0, 1.0]  # the first two that count are interrupted
+    [rounds] = latency.latencies({"a": Notes("a", passes)}, torch.zeros(3, 1)).values()
+    assert len(passes) > 20 * latency.ROUNDS
+    assert rounds == [1.0] * latency.ROUNDS
