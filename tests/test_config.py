@@ -22,8 +22,9 @@ NEEDED = {
     "evaluate": ["checkpoint=x", "dataset=digits"],
     "predict": ["checkpoint=x", "inputs=[x.png]"],
     "export": ["checkpoint=x", "dataset=digits"],
-    "compress": ["checkpoint=x", "dataset=digits", "budget.size_mb=1"],
+    "compress": ["checkpoint=x", "dataset=digits", "export.format=onnx"],
 }
+REFUSED = {"quantize=qat": {"export"}}  # which trains nothing
 
 
 def examples(count: int) -> settings:
@@ -65,7 +66,7 @@ def test_every_option_composes(file: Path):
         assert "does not train" in str(said(commands[0], f"{group}={file.stem}"))
         commands = ["evaluate"]
     assert commands, f"no command has the group {group}"
-    for command in {commands[0], commands[-1]}:
+    for command in {commands[0], commands[-1]} - REFUSED.get(f"{group}={file.stem}", set()):
         assert said(command, f"{group}={file.stem}") is None
 
 

@@ -18,8 +18,11 @@ def named_as_given(long: str = "model.checkpoint") -> Iterator[None]:
     """Messages about a long key speak of `checkpoint`, the short one that people use."""
     try:
         yield
-    except (CheckpointError, ConfigError) as error:
+    except CheckpointError as error:
         raise type(error)(*(problem.replace(long, "checkpoint") for problem in error.problems)) from None
+    except ConfigError as error:  # which may speak of both
+        short = ("checkpoint" + problem[len(long) :] if problem.startswith(long) else problem for problem in error.problems)
+        raise type(error)(*short) from None
 
 
 def with_checkpoint(model: ModelConfig, checkpoint: str) -> ModelConfig:

@@ -48,12 +48,13 @@ def unknown_key(key: str, value: str | None, command: str) -> str:
 
 
 def suggestion(key: str, known: Sequence[str]) -> str:
-    """What may have been meant: a neighbour where the branch is right, else the nearest of all, else what there is."""
+    """What may have been meant: a neighbour where the branch is right, the same name in another branch where none is given, else the nearest of all, else what there is."""
     parent, dot, last = key.rpartition(".")
     siblings = {name.removeprefix(parent + dot): name for name in known if name.rpartition(".")[0] == parent}
     same_name = [name for name in known if "." in name and name.rpartition(".")[2] == last]
     meant = (
         [name for name in known if one_slip(key, name)]
+        or (same_name if not dot else [])
         or [siblings[name] for name in nearest(last, siblings)]
         or nearest(key, same_name)
         or same_name
