@@ -74,7 +74,7 @@ def silenced() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -91,8 +91,7 @@ def muted() -> Iterator[None]:
         with open(os.devnull, "wb") as nowhere, silenced():
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                yield
+            yield
     finally:
         for number, handle in enumerate(kept, start=1):
             os.dup2(handle, number)

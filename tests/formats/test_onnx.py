@@ -112,9 +112,13 @@ class Failing(nn.Module):
     ("net", "said"),
     [(Branching(), "depends on"), (Eigen(), "aten.linalg_eig"), (Failing(), "nothing")],
 )
-def test_a_net_that_cannot_be_exported_is_one_line(net: nn.Module, said: str, tmp_path: Path):
+@pytest.mark.parametrize("preprocess", ["inside", "beside"])
+def test_a_net_that_cannot_be_exported_is_one_line(
+    net: nn.Module, said: str, preprocess: str, tmp_path: Path, capfd: pytest.CaptureFixture
+):
     with pytest.raises(ConfigError, match="export.format=onnx: the net cannot be exported") as error:
-        written("onnx", tmp_path, net.eval(), Form("beside"))
+        written("onnx", tmp_path, net.eval(), Form(preprocess))
+    assert capfd.readouterr() == ("", "")
     assert "\n" not in str(error.value)
     assert said in str(error.value)
     assert len(str(error.value)) < 400
