@@ -12,7 +12,7 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# the inner loop, in under a minute: every unit test and a tiny run, without the files that start processes or train again and again
+# the inner loop, in two minutes on two cores: every unit test and a tiny run, without the files that start processes or train again and again
 test-quick: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
