@@ -14,7 +14,7 @@ from distillctl.config import ModelConfig, PredictConfig
 from distillctl.data.image.files import middle_array, open_image
 from distillctl.data.image.folder import images_below
 from distillctl.errors import CheckpointError
-from distillctl.formats import by_file
+from distillctl.formats import form_of
 from distillctl.formats.format import PIXELS, Runner
 from distillctl.models.record import Record
 from distillctl.models.seen import is_of_images, seen_in
@@ -62,9 +62,7 @@ class FilePredictor(Predictor):
         self.shift, self.scale = -np.array(self.seen.mean, np.float32) * scale, scale / np.float32(255)
 
     def prepare(self) -> None:
-        form = by_file(self.file)
-        assert form is not None, self.file
-        self.runner = form.open(self.file, self.config.trainer.threads or threads_here())
+        self.runner = form_of(self.file).open(self.file, self.config.trainer.threads or threads_here())
 
     def files_below(self, folder: Path) -> tuple[list[Path], str]:
         return images_below(folder)

@@ -37,3 +37,20 @@ def by_file(path: Path) -> Format | None:
     """The format of a file by its suffix; None of weights, and of anything else."""
     name = SUFFIXES.get(path.suffix.lower())
     return None if name is None else format_of(name)
+
+
+def form_of(file: Path) -> Format:
+    """The same of a file that is known to be an exported one."""
+    found = by_file(file)
+    assert found is not None, file
+    return found
+
+
+def bytes_of(file: Path) -> int:
+    """How much a model file, whatever it is, takes on the disk with all that belongs to it; of a folder all files in it."""
+    form = by_file(file)
+    if form is not None:
+        parts = form.files(file)
+    else:
+        parts = tuple(part for part in file.rglob("*") if part.is_file()) if file.is_dir() else (file,)
+    return sum(part.stat().st_size for part in parts)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillctl.errors import CheckpointError, ConfigError
-from distillctl.formats import by_file
+from distillctl.formats import form_of
 from distillctl.formats.format import IMAGE, Runner
 from distillctl.models.adapter import Adapter
 from distillctl.types import Output
@@ -47,8 +47,7 @@ class Engine(nn.Module):
     def runner_on(self, threads: int) -> Runner:
         """The file on so many threads: measurements are on one. Raises CheckpointError where it is no longer the file that it was."""
         if threads not in self.runners:
-            form = by_file(self.file)
-            if form is None or form.digest(self.file) != self.sha256:
+            if form_of(self.file).digest(self.file) != self.sha256:
                 raise CheckpointError(f"{self.file}: has changed while it was in use; run again")
             self.runners[threads] = opened(self.file, threads)
         return self.runners[threads]
@@ -90,9 +89,7 @@ class Whole(Adapter):
 
 @lru_cache(maxsize=4)
 def kept_open(file: Path, modified_ns: int, size: int, threads: int) -> Runner:
-    found = by_file(file)
-    assert found is not None, file
-    return found.open(file, threads)
+    return form_of(file).open(file, threads)
 
 
 def opened(file: Path, threads: int) -> Runner:

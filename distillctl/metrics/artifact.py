@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from distillctl.formats import bytes_of
 from distillctl.metrics.latency import bursts_in_turn, one_thread, spread, synchronize
 from distillctl.metrics.metric import REPEATS
 from distillctl.modes import evaluating
@@ -69,9 +70,8 @@ def withheld(costs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def file_mb(file: Path) -> float:
-    """Megabytes (1e6 bytes) of a model file as it lies on the disk, or of all files in it where it is a folder."""
-    parts = [part for part in file.rglob("*") if part.is_file()] if file.is_dir() else [file]
-    return sum(part.stat().st_size for part in parts) / 1e6
+    """Megabytes (1e6 bytes) of a model file as it lies on the disk, with all that belongs to it."""
+    return bytes_of(file) / 1e6
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -12,9 +12,8 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from distillctl.formats import by_file
+from distillctl.formats import bytes_of
 from distillctl.formats.engine import Engine
-from distillctl.formats.format import Format
 from distillctl.types import Inputs, first_sample, mapped
 
 
@@ -29,7 +28,7 @@ def size_mb(module: nn.Module) -> float:
     for engine in engines(module):
         for mark in engine.state_dict(keep_vars=True).values():  # of the file, and counted with it
             stored.pop(id(mark), None)
-    files = sum(part.stat().st_size for engine in engines(module) for part in form_of(engine).files(engine.file))
+    files = sum(bytes_of(engine.file) for engine in engines(module))
     return (sum(tensor.numel() * tensor.element_size() for tensor in stored.values()) + files) / 1e6
 
 
@@ -56,12 +55,6 @@ def macs(module: nn.Module, example: Inputs) -> int:
     with fake, torch.no_grad(), _countable_kernels(), counter:
         copied.eval()(first_sample(mapped(example, fake.from_tensor)))
     return counter.get_total_flops() // 2
-
-
-def form_of(engine: Engine) -> Format:
-    found = by_file(engine.file)
-    assert found is not None, engine.file
-    return found
 
 
 def engines(module: nn.Module) -> list[Engine]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distillctl.config import FILE, ModelConfig
 from distillctl.errors import CheckpointError, ConfigError, UserError
-from distillctl.formats import by_file
+from distillctl.formats import by_file, form_of
 from distillctl.formats.engine import Engine, are_probabilities, engine
 from distillctl.formats.format import IMAGE
 from distillctl.inputs.contract import Contract
@@ -87,9 +87,7 @@ def opened(file: Path, record: Record | None) -> Engine:
 
 @lru_cache(maxsize=16)
 def parameters_of(file: Path, modified_ns: int, size: int) -> int:
-    form = by_file(file)
-    assert form is not None, file
-    return form.parameters(file)
+    return form_of(file).parameters(file)
 
 
 def check_asked(config: ModelConfig, where: str, key: str) -> None:

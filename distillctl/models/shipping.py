@@ -19,7 +19,7 @@ from distillctl import state
 from distillctl.entries import Malformed
 from distillctl.errors import CheckpointError, UserError
 from distillctl.files import TEXT_LIMIT, exists, hash_of, parse_json, read_json
-from distillctl.formats import by_file
+from distillctl.formats import by_file, form_of
 from distillctl.models.record import Record
 from distillctl.models.seen import is_of_images, seen_in
 
@@ -126,9 +126,7 @@ def riding_record(weights: Path, key: str) -> Record | None:
 @cache
 def told_by(file: Path, modified_ns: int, size: int) -> str | None:
     """What an exported file says of itself, once for each state of it: whoever runs it has to read all of it for that."""
-    form = by_file(file)
-    assert form is not None, file
-    return form.metadata(file).get(METADATA)
+    return form_of(file).metadata(file).get(METADATA)
 
 
 @cache

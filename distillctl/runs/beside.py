@@ -13,7 +13,7 @@ from distillctl.export.labels import labels_text
 from distillctl.export.licences import Origin
 from distillctl.export.predict_script import predict_script
 from distillctl.export.web import write_web
-from distillctl.formats import format_of
+from distillctl.formats import bytes_of, format_of
 from distillctl.models import catalogue
 from distillctl.models.record import Record
 from distillctl.models.shipping import read_record
@@ -77,7 +77,7 @@ def facts(
     return Facts(
         file.name,
         record.exported.to_json(),
-        file.stat().st_size,
+        bytes_of(file),
         record.temperature,
         {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
         teacher_of(plan, rows),

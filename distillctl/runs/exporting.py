@@ -18,6 +18,7 @@ from distillctl.formats import format_of
 from distillctl.formats.format import Form, Format
 from distillctl.formats.program import Program
 from distillctl.metrics import cost
+from distillctl.metrics.artifact import file_mb
 from distillctl.metrics.calibration import fit_temperature
 from distillctl.models.obtain import obtain
 from distillctl.models.record import Exported, Parents, Record
@@ -44,8 +45,7 @@ def export(work: Work) -> dict[str, Any]:
             part.unlink(missing_ok=True)
         raise
     write_beside(work.file, record.classes)
-    size = sum(part.stat().st_size for part in kind.files(work.file)) / 1e6
-    say(f"{work.step.name}: {work.file}, {size:.2f} MB{f'; {found.in_words()}' if found is not None else ''}")
+    say(f"{work.step.name}: {work.file}, {file_mb(work.file):.2f} MB{f'; {found.in_words()}' if found is not None else ''}")
     if found is None:
         return {"sha256": complete.sha256, "format": kind.name, "why": kind.elsewhere, "runs": False}
     why = f"the file answers as the student does (a logit differs by {found.max_error:.1g} at most, on {found.n:,} validation samples)"

@@ -15,7 +15,8 @@ from distillctl.compress.quantize.figures import Candidate, measured
 from distillctl.compress.quantize.openvino import write_openvino
 from distillctl.config import ExportStepConfig, QuantizeConfig
 from distillctl.data.loader import PlainLoader
-from distillctl.formats import by_file
+from distillctl.formats import form_of
+from distillctl.metrics.artifact import file_mb
 from distillctl.metrics.latency import times_as_fast
 from distillctl.models.obtain import Obtained, obtain
 from distillctl.models.record import Parents
@@ -54,9 +55,7 @@ def quantize(work: Work) -> dict[str, Any]:
 
 def taken_over(work: Work, file: Path, fp32: Obtained) -> None:
     """A candidate becomes what the step leaves, with its record."""
-    form = by_file(file)
-    assert form is not None, file
-    for part in form.files(file):
+    for part in form_of(file).files(file):
         write_atomically(work.file.with_suffix(part.suffix), [part.read_bytes()])
     riding = riding_record(work.file, "quantize")
     assert fp32.record is not None
@@ -83,8 +82,7 @@ def as_taken(file: Obtained, batches: PlainLoader) -> list[np.ndarray]:
 def written_elsewhere(work: Work, task: auto.Task, fp32: Obtained) -> tuple[Verdict, Path, tuple[str, ...]]:
     """By other quantisers than ONNX Runtime's: as the format has them, or of a net that was trained for it."""
     keys, file = task.config, task.folder / work.file.name
-    form = by_file(file)
-    assert form is not None, file
+    form = form_of(file)
     assert fp32.record is not None
     if keys.name == "openvino":
         write_openvino(task.source, file, [sample[None] for batch in task.calibration for sample in batch][: keys.samples])
@@ -99,19 +97,13 @@ def written_elsewhere(work: Work, task: auto.Task, fp32: Obtained) -> tuple[Verd
     return Verdict(after, times_as_fast(before.rounds_ms, after.rounds_ms), problem), file, ()
 
 
-def size_mb(file: Path) -> float:
-    """Of a file and what belongs to it."""
-    form = by_file(file)
-    return sum(part.stat().st_size for part in (form.files(file) if form is not None else (file,))) / 1e6
-
-
 def named(work: Work, verdict: Verdict, file: Path, notes: tuple[str, ...]) -> dict[str, Any]:
     """The one quantiser that was named. Its file is kept whatever it is worth, and final only where it is right."""
     for line in notes:
         work.session.console.say(line)
     accepted = verdict.problem is None
     why = verdict.sentence if accepted else f"not the quantized file: {verdict.sentence}"
-    work.session.console.say(f"{work.step.name}: {work.file}, {size_mb(file):.2f} MB; {verdict.sentence}")
+    work.session.console.say(f"{work.step.name}: {work.file}, {file_mb(file):.2f} MB; {verdict.sentence}")
     if not accepted:
         others = ", ".join(f"quantize={name}" for name in ("auto", "qat") if name != work.step.settings.name)
         work.session.console.warn(f"{why}; other ways: {others}, or a larger quantize.max_drop")

@@ -13,9 +13,10 @@ import torch
 from distillctl.compress.budget import Candidate, Limits, in_words, limits_of, meets, nearest_level, problem, untrained_in_words
 from distillctl.compress.quantize import auto
 from distillctl.errors import ConfigError, DataError
-from distillctl.formats import by_file, format_of
+from distillctl.formats import format_of
 from distillctl.metrics import cost
 from distillctl.metrics.answers import own_answers
+from distillctl.metrics.artifact import file_mb
 from distillctl.metrics.latency import Spread, latencies, spread
 from distillctl.metrics.quality import top_k_accuracy
 from distillctl.models.obtain import Obtained, obtain
@@ -103,7 +104,7 @@ def untrained(work: Work, trial: Trial) -> list[Candidate]:
     rounds = timed(work, nets) if asked.latency_ms is not None else {}
     share = STANDS_FOR_QAT if trial.quantize.name == "qat" else 1.0
     found = [
-        Candidate(name, trial.level, share * size_of(file), share * rounds[name].low if rounds else None, macs)
+        Candidate(name, trial.level, share * file_mb(file), share * rounds[name].low if rounds else None, macs)
         for name, file in nets.items()
     ]
     shutil.rmtree(scratch)
@@ -139,7 +140,7 @@ def judge(work: Work) -> dict[str, Any]:
         latency = None if time is None else time.middle if time.repeats else time.high
         macs = cost.macs(net, work.bundle.inputs.example(1, torch.device("cpu"))) if asked.macs is not None else None
         drop = before["accuracy"] - accuracies[name]
-        found.append(Candidate(name, trial.level, size_of(file), latency, macs, drop, time is None or time.repeats))
+        found.append(Candidate(name, trial.level, file_mb(file), latency, macs, drop, time is None or time.repeats))
         verdict = "meets the budget" if meets(found[-1], asked) else "does not meet the budget"
         work.session.console.say(f"{work.step.name}: {name} {verdict}: {in_words(found[-1], asked)}")
     figures = [each.to_json() for each in found]
@@ -175,10 +176,3 @@ def file_of(source: Any) -> Path:
     assert isinstance(source, Given), source
     assert source.model.checkpoint is not None
     return Path(source.model.checkpoint)
-
-
-def size_of(file: Path) -> float:
-    """Megabytes of all that belongs to a file."""
-    form = by_file(file)
-    assert form is not None, file
-    return sum(part.stat().st_size for part in form.files(file)) / 1e6

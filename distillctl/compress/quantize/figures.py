@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distillctl.compress.quantize.samples import Samples, first
 from distillctl.compress.quantize.session import Answer, logits_of
+from distillctl.formats import bytes_of
 from distillctl.metrics.latency import Spread, in_turn, one_thread, spread
 from distillctl.metrics.quality import agreement, kl_to_teacher, top_k_accuracy
 
@@ -83,7 +84,7 @@ def measured(candidates: Sequence[Candidate], validation: Samples, targets: Tens
     return [
         Figures(
             candidate.name,
-            size_of(candidate.file),
+            bytes_of(candidate.file),
             quality(logits, answers[0], targets),
             tuple(rounds[candidate.name]),
         )
@@ -96,8 +97,3 @@ def asking(answer: Answer, sample: np.ndarray) -> Callable[[], None]:
         answer(batch)
 
     return partial(run, sample)
-
-
-def size_of(file: Path) -> int:
-    """Bytes on disk, of a folder those of all its files."""
-    return sum(part.stat().st_size for part in file.rglob("*") if part.is_file()) if file.is_dir() else file.stat().st_size
