@@ -103,8 +103,13 @@ class Format(ABC):
         if len(parts) == 1:
             return hash_of(file)
         home = file if file.is_dir() else file.parent
-        lines = "".join(f"{hash_of(part)}  {part.relative_to(home).as_posix()}\n" for part in parts)
-        return hashlib.sha256(lines.encode()).hexdigest()
+        lines = []
+        for part in parts:
+            try:
+                lines.append(f"{hash_of(part)}  {part.relative_to(home).as_posix()}\n")
+            except OSError as error:
+                raise CheckpointError(f"{file}: {part.name}: cannot be read ({error.strerror}); copy all that belongs to it") from None
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def check_can_write(self, asked: str) -> None:
         self.check_installed(self.writes_by, asked)

@@ -68,6 +68,8 @@ def read_record(weights: Path, key: str) -> Record | None:
         found = checksum(weights, seen.st_mtime_ns, seen.st_size)
     except OSError as error:
         raise CheckpointError(f"{key}={weights}: cannot be read ({error.strerror})") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{key}={weights}: {str(error).removeprefix(f'{weights}: ')}") from None
     if found != record.sha256:
         raise CheckpointError(f"{key}: {weights} is damaged, or not the file that {file.name} describes (checksum mismatch)")
     return record

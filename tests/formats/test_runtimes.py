@@ -13,10 +13,12 @@ from nets import METADATA, NETS, SIZE, error_of, program, samples, written
 
 from distillctl import formats
 from distillctl.errors import CheckpointError, ConfigError, MachineError
-from distillctl.formats import HOMES, SUFFIXES, by_file, format_of
+from distillctl.formats import HOMES, SUFFIXES, by_file, bytes_of, format_of
 from distillctl.formats import format as format_module
 from distillctl.formats.format import Form, Format, Takes
 from distillctl.formats.trailer import metadata_at_end, with_metadata
+from distillctl.models.record import Architecture, Record
+from distillctl.models.shipping import read_record
 
 RUNTIMES = {
     "openvino": ("openvino",),
@@ -251,6 +253,22 @@ def test_a_digest_of_several_files_holds_all_of_them_and_their_names(tmp_path: P
     listed = subprocess.run(["sha256sum", "a.xml", "a.bin"], cwd=tmp_path, capture_output=True, check=True).stdout
     again = subprocess.run(["sha256sum"], input=listed, capture_output=True, check=True).stdout
     assert found.digest(graph) == again.split()[0].decode()
+    assert bytes_of(graph) == len(b"graph" + b"weights")
+    (tmp_path / "a.bin").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"a\.xml: a\.bin: cannot be read \(No such file or directory\); copy all that belongs to it$"
+    ):
+        found.digest(graph)
+
+
+def test_a_part_that_lacks_is_named_behind_the_key(tmp_path: Path):
+    file = tmp_path / "a.xml"
+    file.write_bytes(b"graph")
+    seen = {"kind": "images", "image_size": 8, "mean": [0.5] * 3, "std": [0.25] * 3, "resize": 8}
+    record = Record(Architecture("cifar", "resnet8", "small"), ("a", "b"), seen)
+    file.with_suffix(".json").write_text(json.dumps(record.to_json()))
+    with pytest.raises(CheckpointError, match=r"^checkpoint=.*a\.xml: a\.bin: cannot be read"):
+        read_record(file, "checkpoint")
 
 
 def test_metadata_at_the_end_of_a_file(tmp_path: Path):
