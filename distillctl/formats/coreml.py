@@ -16,12 +16,11 @@ import numpy as np
 
 from distillctl.errors import CheckpointError, MachineError, first_line
 from distillctl.formats.exporting import explained, exported, muted
-from distillctl.formats.format import PIXELS, Form, Format, Runner, Takes, in_batches
+from distillctl.formats.format import OUTPUTS, PIXELS, Form, Format, PlainRunner, Takes
 
 if TYPE_CHECKING:
     from distillctl.formats.program import Program
 
-OUTPUTS = ("probabilities", "logits")
 MANIFEST = "Manifest.json"
 THEIRS = "com.github.apple."  # what the converter adds of itself
 
@@ -80,7 +79,7 @@ class CoreMl(Format):
         return found
 
 
-class CoreMlFile(Runner):
+class CoreMlFile(PlainRunner):
     """On a Mac. Not run where this was written, which was none."""
 
     def __init__(self, file: Path):
@@ -98,12 +97,9 @@ class CoreMlFile(Runner):
         self.input, self.takes = inputs[0].name, Takes(PIXELS, shape[0], shape[2])
         self.model = coremltools.models.MLModel(str(file), compute_units=coremltools.ComputeUnit.CPU_ONLY)
 
-    def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        return in_batches(lambda part: self.once(part)[-1:], inputs, self.takes.batch)[0].astype(np.float32, copy=False)
-
     def once(self, inputs: np.ndarray) -> list[np.ndarray]:
         try:
-            found = self.model.predict({self.input: np.ascontiguousarray(inputs, np.float32)})
+            found = self.model.predict({self.input: np.ascontiguousarray(inputs, self.dtype)})
         except Exception as error:
             raise CheckpointError(f"{self.file}: Core ML cannot run it on {list(inputs.shape)} ({first_line(error)[:200]})") from None
         return [found["logits"]]

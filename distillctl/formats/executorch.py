@@ -11,7 +11,7 @@ import numpy as np
 from distillctl import state
 from distillctl.errors import CheckpointError, first_line
 from distillctl.formats.exporting import explained, exported, muted
-from distillctl.formats.format import IMAGE, PIXELS, Form, Format, Runner, Takes, content_of, in_batches
+from distillctl.formats.format import Form, Format, PlainRunner, Takes, content_of, plainly
 from distillctl.formats.trailer import metadata_at_end, with_metadata
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class ExecuTorch(Format):
         return metadata_at_end(file)
 
 
-class ExecuTorchFile(Runner):
+class ExecuTorchFile(PlainRunner):
     """In ExecuTorch's Python runtime, of any exporter: one input; logits are the second output of two, else the only one."""
 
     def __init__(self, file: Path, threads: int = 1):
@@ -72,13 +72,8 @@ class ExecuTorchFile(Runner):
             )
         self.takes = takes_of(file, about.input_tensor_meta(0))
         self.shape = tuple(about.input_tensor_meta(0).sizes())
-        self.dtype = np.uint8 if self.takes.kind == IMAGE else np.float32
-
-    def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        return in_batches(lambda part: self.once(part)[-1:], inputs, self.takes.batch)[0].astype(np.float32, copy=False)
 
     def once(self, inputs: np.ndarray) -> list[np.ndarray]:
-        """All outputs."""
         import torch
 
         if inputs.shape != self.shape:  # the runtime would say so line by line on the terminal
@@ -94,8 +89,7 @@ class ExecuTorchFile(Runner):
 
 def takes_of(file: Path, given: Any) -> Takes:
     shape, dtype = list(given.sizes()), int(given.dtype())
-    if len(shape) == 4 and dtype == BYTE and shape[3] == 3:
-        return Takes(IMAGE, shape[0], shape[1])
-    if len(shape) == 4 and dtype == FLOAT and shape[1] == 3:
-        return Takes(PIXELS, shape[0], shape[2])
-    raise CheckpointError(f"{file}: its input is {shape} of dtype {dtype}; images are uint8 [N, H, W, 3] or float32 [N, 3, H, W]")
+    found = plainly(shape, dtype == BYTE, dtype == FLOAT)
+    if found is None:
+        raise CheckpointError(f"{file}: its input is {shape} of dtype {dtype}; images are uint8 [N, H, W, 3] or float32 [N, 3, H, W]")
+    return found

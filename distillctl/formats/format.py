@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from distillctl.formats.program import Program
 
 IMAGE, PIXELS = "image", "pixels"  # what a file takes: upright images uint8 [N, H, W, 3], or what its net takes, float32 [N, 3, S, S]
+OUTPUTS = ("probabilities", "logits")  # of a file written here, in this order
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,33 @@ class Runner(Protocol):
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Logits float32 [N, K] for inputs as the file takes them."""
         ...
+
+
+class PlainRunner(Runner):
+    """One that takes images in one of the two ways as they are, and whose `once` answers a batch with all outputs. output: which are logits."""
+
+    output = -1
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        """Of what it takes."""
+        return np.uint8 if self.takes.kind == IMAGE else np.float32
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        return in_batches(lambda part: [self.once(part)[self.output]], inputs, self.takes.batch)[0].astype(np.float32, copy=False)
+
+    @abstractmethod
+    def once(self, inputs: np.ndarray) -> list[np.ndarray]:
+        """All outputs for as many samples as it takes at once."""
+
+
+def plainly(shape: Sequence[int | None], is_bytes: bool, is_floats: bool) -> Takes | None:
+    """What an input of four dimensions takes, of which some may be unknown; None where that is none of the two ways."""
+    if len(shape) == 4 and is_bytes and shape[3] == 3:
+        return Takes(IMAGE, shape[0], shape[1])
+    if len(shape) == 4 and is_floats and shape[1] == 3:
+        return Takes(PIXELS, shape[0], shape[2])
+    return None
 
 
 @dataclass(frozen=True)

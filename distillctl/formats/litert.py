@@ -13,7 +13,7 @@ import numpy as np
 from distillctl import state
 from distillctl.errors import CheckpointError, MachineError, first_line
 from distillctl.formats.exporting import explained, muted
-from distillctl.formats.format import IMAGE, PIXELS, Form, Format, Runner, Takes, content_of, in_batches
+from distillctl.formats.format import Form, Format, PlainRunner, Takes, content_of, plainly
 from distillctl.formats.trailer import metadata_at_end, with_metadata
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def dynamic_range(made: Path) -> bytes:
     return bytes(quantizer.Quantizer(str(made), recipe.dynamic_wi8_afp32()).quantize().quantized_model)
 
 
-class LiteRtFile(Runner):
+class LiteRtFile(PlainRunner):
     """In LiteRT, of any converter: one input; logits are the second output of two, else the only one."""
 
     def __init__(self, file: Path, threads: int = 1):
@@ -93,13 +93,9 @@ class LiteRtFile(Runner):
         self.input, self.outputs = inputs[0], in_order(outputs, names)
         self.takes = takes_of(file, self.input)
 
-    def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        return in_batches(lambda part: self.once(part)[-1:], inputs, self.takes.batch)[0].astype(np.float32, copy=False)
-
     def once(self, inputs: np.ndarray) -> list[np.ndarray]:
-        """All outputs."""
         try:
-            self.interpreter.set_tensor(self.input["index"], np.ascontiguousarray(inputs, self.input["dtype"]))
+            self.interpreter.set_tensor(self.input["index"], np.ascontiguousarray(inputs, self.dtype))
             self.interpreter.invoke()
         except Exception as error:
             raise CheckpointError(f"{self.file}: LiteRT cannot run it on {list(inputs.shape)} ({first_line(error)[:200]})") from None
@@ -113,8 +109,7 @@ def in_order(outputs: Any, names: list[str]) -> list[Any]:
 
 def takes_of(file: Path, given: Any) -> Takes:
     shape, dtype = [int(edge) for edge in given["shape"]], np.dtype(given["dtype"])
-    if len(shape) == 4 and dtype == np.uint8 and shape[3] == 3:
-        return Takes(IMAGE, shape[0], shape[1])
-    if len(shape) == 4 and dtype == np.float32 and shape[1] == 3:
-        return Takes(PIXELS, shape[0], shape[2])
-    raise CheckpointError(f"{file}: its input is {dtype} {shape}; images are uint8 [N, H, W, 3] or float32 [N, 3, H, W]")
+    found = plainly(shape, dtype == np.uint8, dtype == np.float32)
+    if found is None:
+        raise CheckpointError(f"{file}: its input is {dtype} {shape}; images are uint8 [N, H, W, 3] or float32 [N, 3, H, W]")
+    return found

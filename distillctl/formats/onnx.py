@@ -12,7 +12,7 @@ import numpy as np
 from distillctl import state
 from distillctl.errors import CheckpointError, ConfigError, first_line
 from distillctl.formats.exporting import dynamic, explained, kind_of
-from distillctl.formats.format import Form, Format, Runner, content_of, in_batches, is_installed
+from distillctl.formats.format import OUTPUTS, Form, Format, Runner, content_of, in_batches, is_installed
 from distillctl.formats.layout import layout_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 OPSET = 20  # GELU is an operator from here on
 OPSETS = (18, 23)  # of the exporter, and what runtimes in use read
-OUTPUTS = ("probabilities", "logits")
 BIGGEST = 2**31 - 1  # bytes of a file of this format
 QUIET = 3  # of ONNX Runtime: errors alone
 

@@ -13,12 +13,11 @@ import numpy as np
 from distillctl import state
 from distillctl.errors import CheckpointError, first_line
 from distillctl.formats.exporting import dynamic, explained, exported, kind_of, silenced
-from distillctl.formats.format import IMAGE, PIXELS, Form, Format, Runner, Takes, content_of, in_batches
+from distillctl.formats.format import OUTPUTS, Form, Format, PlainRunner, Takes, content_of, plainly
 
 if TYPE_CHECKING:
     from distillctl.formats.program import Program
 
-OUTPUTS = ("probabilities", "logits")
 PLACE = "distillctl"  # of the metadata, in what a graph says of itself
 WEIGHTS = "weights_sha256"  # of the .bin, so that no graph is run with the weights of another
 
@@ -55,7 +54,7 @@ class OpenVino(Format):
         return (file, file.with_suffix(".bin"))
 
 
-class OpenVinoFile(Runner):
+class OpenVinoFile(PlainRunner):
     """In OpenVINO, of any exporter: one input, and logits by that name, else the only output that is [N, K]."""
 
     def __init__(self, file: Path, threads: int = 1):
@@ -70,24 +69,18 @@ class OpenVinoFile(Runner):
         if len(named or flat) != 1:
             raise CheckpointError(f"{file}: which of its {len(model.outputs)} outputs are logits [N, K]? Call one of them logits")
         self.output = model.outputs.index((named or flat)[0])
-        self.names = [next(iter(sorted(port.get_names())), str(place)) for place, port in enumerate(model.outputs)]
-        self.dtype = np.uint8 if self.takes.kind == IMAGE else np.float32
         settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
         try:
             self.model = openvino.Core().compile_model(model, "CPU", settings)
         except Exception as error:
             raise CheckpointError(f"{file}: no OpenVINO model that can be run here ({reason_of(error)})") from None
 
-    def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        return in_batches(lambda part: [self.once(part)[self.output]], inputs, self.takes.batch)[0].astype(np.float32, copy=False)
-
     def once(self, inputs: np.ndarray) -> list[np.ndarray]:
-        """All outputs."""
         try:
             found = self.model(np.ascontiguousarray(inputs, self.dtype))
         except Exception as error:
             raise CheckpointError(f"{self.file}: OpenVINO cannot run it on {list(inputs.shape)} ({reason_of(error)})") from None
-        return [np.array(found[place]) for place in range(len(self.names))]
+        return [np.array(found[place]) for place in range(len(found))]
 
 
 def save(model: Any, file: Path, metadata: Mapping[str, str]) -> None:
@@ -145,11 +138,10 @@ def told_by(model: Any, all_of_it: bool = False) -> dict[str, str]:
 def takes_of(file: Path, port: Any) -> Takes:
     shape = [None if edge.is_dynamic else edge.get_length() for edge in port.partial_shape]
     kind = port.get_element_type().get_type_name()
-    if len(shape) == 4 and kind == "u8" and shape[3] == 3:
-        return Takes(IMAGE, shape[0], shape[1])
-    if len(shape) == 4 and kind in ("f32", "f16") and shape[1] == 3:
-        return Takes(PIXELS, shape[0], shape[2])
-    raise CheckpointError(f"{file}: its input is {kind} {port.partial_shape}; images are u8 [N, H, W, 3] or f32 [N, 3, H, W]")
+    found = plainly(shape, kind == "u8", kind in ("f32", "f16"))
+    if found is None:
+        raise CheckpointError(f"{file}: its input is {kind} {port.partial_shape}; images are u8 [N, H, W, 3] or f32 [N, 3, H, W]")
+    return found
 
 
 def reason_of(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from distillctl.entries import Malformed
 from distillctl.errors import CheckpointError, ConfigError, first_line
 from distillctl.formats import archive
 from distillctl.formats.exporting import dynamic, explained, exported, kind_of, silenced
-from distillctl.formats.format import IMAGE, PIXELS, Form, Format, Runner, Takes, content_of, in_batches
+from distillctl.formats.format import Form, Format, PlainRunner, Takes, content_of, plainly
 
 if TYPE_CHECKING:
     from distillctl.formats.program import Program
@@ -52,7 +52,7 @@ class TorchExport(Format):
         return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
-class Pt2File(Runner):
+class Pt2File(PlainRunner):
     """In torch, of any exporter as long as nothing in it could be code: one input; logits are the second output of two, else the only one."""
 
     def __init__(self, file: Path, threads: int = 1):
@@ -69,13 +69,8 @@ class Pt2File(Runner):
                 self.module = load_pt2(io.BytesIO(content)).exported_programs["model"].module(check_guards=False)
         except Exception as error:  # whatever torch may meet in a graph that does not hang together
             raise CheckpointError(f"{file}: no file of torch.export that can be run here ({first_line(error)[:200]})") from None
-        self.dtype = np.uint8 if self.takes.kind == IMAGE else np.float32
-
-    def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        return in_batches(lambda part: self.once(part)[-1:], inputs, self.takes.batch)[0].astype(np.float32, copy=False)
 
     def once(self, inputs: np.ndarray) -> list[np.ndarray]:
-        """All outputs."""
         import torch
 
         before = torch.get_num_threads()
@@ -108,8 +103,7 @@ def takes_of(program: Mapping[str, Any]) -> Takes:
     if len(given) != 1:
         raise Malformed(f"it takes {len(given)} inputs, and a classifier takes one")
     shape, dtype = shapes[0], dtypes[0]
-    if len(shape) == 4 and dtype == BYTE and shape[3] == 3:
-        return Takes(IMAGE, shape[0], shape[1])
-    if len(shape) == 4 and dtype == FLOAT and shape[1] == 3:
-        return Takes(PIXELS, shape[0], shape[2])
-    raise Malformed(f"its input is {shape} of dtype {dtype}; images are uint8 [N, H, W, 3] or float32 [N, 3, H, W]")
+    found = plainly(shape, dtype == BYTE, dtype == FLOAT)
+    if found is None:
+        raise Malformed(f"its input is {shape} of dtype {dtype}; images are uint8 [N, H, W, 3] or float32 [N, 3, H, W]")
+    return found
