@@ -128,6 +128,11 @@ class OnnxFile(Runner):
 
 def opened(file: Path, threads: int, optimised: bool = True) -> Any:
     """A session. From bytes: what lies in other files is no part of a model here, and no path in it is followed."""
+    return session_of(content_of(file), str(file), threads, optimised)
+
+
+def session_of(content: bytes, name: str, threads: int = 1, optimised: bool = True) -> Any:
+    """The same of what a file holds. name: as it is called in errors. Raises CheckpointError."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -137,16 +142,15 @@ def opened(file: Path, threads: int, optimised: bool = True) -> Any:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    content = content_of(file)
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own kinds of exceptions are not exported
         reason = first_line(error)[:300]
         if "external" in reason.lower():
             raise CheckpointError(
-                f"{file}: its weights lie in another file, and half a model is none; export it into one file (external_data=False)"
+                f"{name}: its weights lie in another file, and half a model is none; export it into one file (external_data=False)"
             ) from None
-        raise CheckpointError(f"{file}: no ONNX model that can be run here ({reason})") from None
+        raise CheckpointError(f"{name}: no ONNX model that can be run here ({reason})") from None
 
 
 def output_of(file: Path, outputs: Any) -> tuple[str, str]:

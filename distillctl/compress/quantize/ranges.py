@@ -13,8 +13,8 @@ import numpy as np
 
 from distillctl.compress.quantize.graph import Model, net_nodes
 from distillctl.compress.quantize.libraries import quantization
-from distillctl.compress.quantize.session import options
 from distillctl.errors import ConfigError, DataError, did_you_mean
+from distillctl.formats.onnx import session_of
 
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 
@@ -81,9 +81,8 @@ def observer_of(model: Model, method: str, folder: Path) -> Any:
             return sorted(tensors & known), infos
 
         def create_inference_session(self) -> None:
-            runtime, settings = calibration.onnxruntime, options()
-            settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL  # every tensor is to be seen
-            self.infer_session = runtime.InferenceSession(self.augmented_model_path, settings, providers=self.execution_providers)  # type: ignore[attr-defined]
+            content = Path(self.augmented_model_path).read_bytes()  # type: ignore[attr-defined]
+            self.infer_session = session_of(content, "the model", optimised=False)  # every tensor is to be seen
 
     kind = type("Observer", (OfTheNet, getattr(calibration, f"{METHODS[method]}Calibrater")), {})
     source = folder / "model.onnx"
