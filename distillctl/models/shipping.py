@@ -131,6 +131,18 @@ def told_by(file: Path, modified_ns: int, size: int) -> str | None:
     return form_of(file).metadata(file).get(METADATA)
 
 
+def with_precision(metadata: Mapping[str, str], precision: str) -> dict[str, str]:
+    """The metadata of a file, of numbers of that precision; a record in it that is no JSON mapping stays as it is."""
+    try:
+        essence = json.loads(metadata.get(METADATA, ""))
+    except ValueError:
+        return dict(metadata)
+    if not isinstance(essence, dict) or not isinstance(essence.setdefault("exported", {}), dict):
+        return dict(metadata)
+    essence["exported"]["precision"] = precision
+    return {**metadata, METADATA: json.dumps(essence, sort_keys=True)}
+
+
 @cache
 def checksum(weights: Path, modified_ns: int, size: int) -> str:
     """SHA-256 of a file and what belongs to it, once for each state of it: several checks of a run ask."""

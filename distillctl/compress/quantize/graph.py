@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,10 @@ from typing import Any
 from distillctl.compress.quantize.libraries import onnx_library
 from distillctl.errors import CheckpointError, ConfigError, did_you_mean
 from distillctl.files import read_bytes
+from distillctl.models.shipping import with_precision
+from distillctl.state import write_atomically
 
 LOGITS = "logits"
-METADATA = "distillctl"  # the entry of metadata_props that holds the essence of the record
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "MatMulNBits")
 FLOATS = (1, 10, 16)  # TensorProto.FLOAT, FLOAT16, BFLOAT16
@@ -48,34 +47,18 @@ def parse(source: Path) -> Model:
 
 def write(model: Model, target: Path) -> Path:
     """Equal models are equal bytes; the file is there whole or not at all."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(target, [model.SerializeToString(deterministic=True)])
     return target
 
 
 def finished(model: Model, origin: Model, precision: str) -> Model:
     """What a quantiser made of `origin`, described as that was, with its precision; what the quantiser noted for itself is gone."""
     del model.metadata_props[:]
-    for entry in origin.metadata_props:
-        model.metadata_props.add(key=entry.key, value=with_precision(entry.value, precision) if entry.key == METADATA else entry.value)
+    told = with_precision({entry.key: entry.value for entry in origin.metadata_props}, precision)
+    for key, value in told.items():
+        model.metadata_props.add(key=key, value=value)
     model.producer_name, model.producer_version = origin.producer_name, origin.producer_version
     return model
-
-
-def with_precision(text: str, precision: str) -> str:
-    """The essence of a record with `exported.precision` set; what is no JSON mapping stays as it is."""
-    try:
-        essence = json.loads(text)
-    except ValueError:
-        return text
-    if not isinstance(essence, dict) or not isinstance(essence.setdefault("exported", {}), dict):
-        return text
-    essence["exported"]["precision"] = precision
-    return json.dumps(essence, sort_keys=True)
 
 
 def is_quantized(model: Model) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from distillctl.errors import CheckpointError, ConfigError, MachineError, first_
 from distillctl.formats.exporting import muted
 from distillctl.formats.format import is_installed
 from distillctl.formats.openvino import read, save, told_by
+from distillctl.models.shipping import with_precision
 
 NEEDS = ("openvino", "nncf")
-METADATA = "distillctl"  # the entry of a file's metadata that its record rides in
 
 
 def write_openvino(source: Path, target: Path, samples: Sequence[np.ndarray], transformer: bool | None = None) -> Path:
@@ -34,7 +33,7 @@ def write_openvino(source: Path, target: Path, samples: Sequence[np.ndarray], tr
     if is_quantized(model):
         raise CheckpointError(f"{source}: it is quantized already; give the float file that it was made from")
     attention = has_attention(model) if transformer is None else transformer
-    metadata = {name: with_precision(text) for name, text in told_by(model).items()}
+    metadata = with_precision(told_by(model), "int8")
     try:
         with muted():
             import nncf
@@ -59,15 +58,3 @@ def has_attention(model: Any) -> bool:
 
 def is_quantized(model: Any) -> bool:
     return any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
-
-
-def with_precision(text: str) -> str:
-    """The record that rides in a file, of what is int8 now."""
-    try:
-        told = json.loads(text)
-    except ValueError:
-        return text
-    if isinstance(told, dict) and isinstance(told.get("exported"), dict):
-        told["exported"]["precision"] = "int8"
-        return json.dumps(told, sort_keys=True)
-    return text
