@@ -33,6 +33,11 @@ ONNX_NUMBERS = ("auto", "static", "dynamic", "qat", "fp16", "bf16", "int8_weight
 OF_FORMAT = {"onnx": ONNX_NUMBERS, "web": ONNX_NUMBERS, "openvino": ("openvino",), "litert": ("litert",)}  # which quantisers a format has
 
 
+def home_of(quantiser: str) -> str:
+    """What a file is, where its quantiser alone is named."""
+    return next((name for name, known in OF_FORMAT.items() if quantiser in known), "onnx")
+
+
 def check(config: Any) -> list[str]:
     """Everything that types cannot see; one line a problem."""
     broken = {key: problem for key, value, rules in leaves(config) if (problem := broken_rule(key, value, rules))}
@@ -237,8 +242,7 @@ def check_deployment(_: str, config: Deploys) -> list[str]:
     if not (kept in ("auto", "none") or isinstance(kept, list) and all(isinstance(name, str) for name in kept)):
         problems.append(f"quantize.keep_float={kept}: expected auto, none, or a list of layers, as in quantize.keep_float=[/head/Gemm]")
     if numbers.name not in (*OF_FORMAT.get(file.format, ()), "none") and file.format != "none":
-        homes = [name for name, known in OF_FORMAT.items() if numbers.name in known]
-        problems.append(f"quantize={numbers.name} does not go with export.format={file.format}; take export.format={homes[0]}")
+        problems.append(f"quantize={numbers.name} does not go with export.format={file.format}; take export.format={home_of(numbers.name)}")
     if numbers.name == "qat" and isinstance(config, ExportConfig):
         problems.append("quantize=qat trains, and export does not; distillctl compress checkpoint=... quantize=qat")
     if file.format == "web" and file.web_runtime is None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from distillctl.config.rules import home_of
 from distillctl.config.schema import CompressConfig, Deploys, ExportConfig
 from distillctl.errors import ConfigError
-
-OF_QUANTISER = {"openvino": "openvino", "litert": "litert"}  # what a file is, where the quantiser alone is named
 
 
 def spell_out(config: Any) -> None:
@@ -16,12 +15,12 @@ def spell_out(config: Any) -> None:
         config.model.checkpoint = one_of("checkpoint", config.checkpoint, "model.checkpoint", config.model.checkpoint)
         long = config.export.format
         named = one_of("format", config.format, "export.format", None if long == "none" else long)
-        config.export.format = named or OF_QUANTISER.get(config.quantize.name, "onnx")
+        config.export.format = named or home_of(config.quantize.name)
         config.format = None  # what is wrong with it is said once
     elif isinstance(config, CompressConfig):
         config.student.checkpoint = one_of("checkpoint", config.checkpoint, "student.checkpoint", config.student.checkpoint)
     if isinstance(config, Deploys) and config.quantize.name != "none" and config.export.format == "none":
-        config.export.format = OF_QUANTISER.get(config.quantize.name, "onnx")  # numbers become small in a file
+        config.export.format = home_of(config.quantize.name)  # numbers become small in a file
 
 
 def one_of(short: str, given: str | None, long: str, also: str | None) -> str | None:

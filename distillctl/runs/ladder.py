@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from distillctl.config import OF_FORMAT, CompressConfig, ExportStepConfig, PruneConfig, QuantizeConfig
+from distillctl.config import OF_FORMAT, CompressConfig, ExportStepConfig, PruneConfig, QuantizeConfig, home_of
 from distillctl.metrics.metric import count
 from distillctl.runs.draft import Draft
 from distillctl.runs.smaller import files_of, precision_of, taught_again
@@ -95,8 +95,7 @@ def export_of(config: CompressConfig) -> ExportStepConfig:
     """The format that is asked for; else the one that has the quantiser."""
     if config.export.format != "none":
         return config.export
-    home = next((name for name, known in OF_FORMAT.items() if config.quantize.name in known), "onnx")
-    return replace(config.export, format=home)
+    return replace(config.export, format=home_of(config.quantize.name))
 
 
 def quantize_of(config: CompressConfig) -> QuantizeConfig:
