@@ -84,10 +84,7 @@ def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: Mapping[str
             continue  # its step has left nothing
         if machine.highest(int(session.stop())):
             raise session.interrupted()
-        model, architecture = ready_to_answer(plan.resolved(row.model, made), bundle.inputs, row.role, config.seed)
-        model = model.to(machine.device)
-        if config.trainer.channels_last:
-            model = model.to(memory_format=torch.channels_last)
+        model, architecture = ready(session, plan, row, made)
         at_once = config.teacher.micro_batch if row.role == "teacher" and isinstance(config, (Pretrains, Distils)) else None
         logits, targets = answers(model, bundle.plain_batches(test, at_once) if at_once else batches, machine)
         found: dict[str, Any] = {"model": row.name, "architecture": architecture, "n": len(targets)}
@@ -115,17 +112,22 @@ def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: Mapping[str
     return rows
 
 
+def ready(session: Session, plan: Plan, row: Row, made: Mapping[str, Path]) -> tuple[nn.Module, str]:
+    """A row's model on the run's device, and the name of its architecture."""
+    inputs, trainer = session.bundle(plan.test).inputs, session.config.trainer
+    model, architecture = ready_to_answer(plan.resolved(row.model, made), inputs, row.role, session.config.seed)
+    model = model.to(session.runtime.device)
+    return (model.to(memory_format=torch.channels_last) if trainer.channels_last else model), architecture
+
+
 def validated(session: Session, plan: Plan, row: Row, made: Mapping[str, Path]) -> dict[str, Any]:
     """What the validation split says of a row's model, by labels; as `measure_rows` has it."""
     bundle, machine = session.bundle(plan.test), session.runtime
-    model, _ = ready_to_answer(plan.resolved(row.model, made), bundle.inputs, row.role, session.config.seed)
-    model = model.to(machine.device)
-    if session.config.trainer.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+    model, _ = ready(session, plan, row, made)
     teacher = None
     if any(other.name == "teacher" for other in plan.rows) and session.config.trainer.select_by in BY_TEACHER:
-        guide, _ = ready_to_answer(plan.resolved(plan.row("teacher").model, made), bundle.inputs, "teacher", session.config.seed)
-        teacher, _ = answers(guide.to(machine.device), bundle.plain_batches(bundle.data.val), machine)
+        guide, _ = ready(session, plan, plan.row("teacher"), made)
+        teacher, _ = answers(guide, bundle.plain_batches(bundle.data.val), machine)
     logits, targets = answers(model, bundle.plain_batches(bundle.data.val), machine)
     return {"model": row.name, **on_validation(logits, targets, teacher)}
 
