@@ -109,6 +109,19 @@ ROWS = [
     Row("unknown calibration", f"{EXPORT} quantize=static quantize.calibration=foo", USAGE, ("minmax, entropy, percentile",)),
     Row("drop of everything", f"{EXPORT} quantize=static quantize.max_drop=2", USAGE, ("quantize.max_drop=2.0 must be <= 1",)),
     Row("sweep with a bad job", f"{COMPRESS} -m prune=magnitude prune.ratio=0.3,1", USAGE, ("prune.ratio=1.0", "none was started")),
+    Row(
+        "sweep with a job that lacks a library",
+        f"{COMPRESS} -m prune=magnitude quantize=static,qat",
+        MACHINE,
+        ("quantize=qat needs torchao", "job 2 of 2; none was started"),
+        without=("torchao",),
+    ),
+    Row(
+        "sweep with a job of features for int8",
+        f"{TRAIN} -m quantize=static,qat loss=fitnet",
+        USAGE,
+        ("quantize=qat: the loss or the method reads", "job 2 of 2; none was started"),
+    ),
 ]
 
 

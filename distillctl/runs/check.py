@@ -17,7 +17,6 @@ from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
 from distillctl.models import catalogue
 from distillctl.models.adapter import Classifier
-from distillctl.models.file_net import is_run, named
 from distillctl.models.obtain import source_of
 from distillctl.models.taps import LOGITS
 from distillctl.optimizers import make_optimizer
@@ -26,7 +25,7 @@ from distillctl.runs.assemble import training_attack
 from distillctl.runs.batches import check_before_reading
 from distillctl.runs.draft import labels_only
 from distillctl.runs.plan import plan, teacher_is_read
-from distillctl.runs.steps import Given, Plan, members_of, peer_models, weights_of
+from distillctl.runs.steps import Plan, members_of, peer_models, weights_of
 from distillctl.runs.teachers import check_is_trained
 from distillctl.schedules import Schedule
 from distillctl.teachers.frozen import Frozen
@@ -55,12 +54,13 @@ def check_settings(config: Any) -> None:
     """All that can be found without data, before any of it is downloaded; raises the problems at once."""
     problems = Problems([])
     check_components(config, problems)
-    check_weights(config, problems)
+    todo = problems.attempt(lambda: plan(config))
+    check_weights(config, todo, problems)
     problems.attempt(lambda: check_before_reading(config))
     problems.report()
-    check_deployment(plan(config), config, problems)
+    check_deployment(todo, config, problems)
     problems.report()
-    if not plan(config).rows:
+    if not todo.rows:
         raise ConfigError(
             "neither method nor loss reads a teacher here, and no stage trains a student: nothing to do; give distill.epochs=N"
         )
@@ -166,8 +166,8 @@ def rehearse(config: Any) -> None:
             raise
 
 
-def check_weights(config: Any, problems: Problems) -> None:
-    """The files of weights that are named, and whether the teacher has any."""
+def check_weights(config: Any, todo: Plan | None, problems: Problems) -> None:
+    """The files of weights that are named, and whether the teacher has any. todo: None where no plan can be made."""
     taught = isinstance(config, Distils)
     reads_teacher = problems.attempt(lambda: teacher_is_read(config)) is not False if taught else isinstance(config, Pretrains)
     for key, model in given_models(config).items():
@@ -177,19 +177,10 @@ def check_weights(config: Any, problems: Problems) -> None:
     for key, model in given_models(config).items():
         if reads_teacher and key.partition(".")[0] == "teacher":
             problems.attempt(lambda model=model, key=key: check_is_trained(config, key, model))
-    problems.attempt(lambda: check_learners(config))
+    if todo is not None:
+        problems.attempt(lambda: deployable.check_learners(todo))
     if not problems.found:  # a checkpoint that cannot be read says nothing of its data either
         problems.attempt(lambda: check_named(config.dataset))
-
-
-def check_learners(config: Any) -> None:
-    """A file that another runtime runs cannot learn. Raises ConfigError."""
-    for step in plan(config).todo:
-        if isinstance(step.model, Given) and is_run(source_of(step.model.model, step.model.key)[0]):
-            setting, given = named(step.model.model, step.model.key)
-            raise ConfigError(
-                f"{setting}={given}: an exported file cannot learn, and {step.name} would train it; give the .safetensors that it was made from"
-            )
 
 
 def given_models(config: Any) -> dict[str, ModelConfig]:

@@ -50,14 +50,23 @@ def require(asked: str, library: str, extra: str) -> None:
         raise MachineError(f"{asked} needs {library.replace('_', '-')}: pip install 'distillctl[{extra}]'")
 
 
+def check_learners(plan: Plan) -> None:
+    """A file that another runtime runs cannot learn. Raises ConfigError."""
+    for step in plan.todo:
+        check_begins_with_weights(step, f"cannot learn, and {step.name} would train it")
+
+
+def check_begins_with_weights(step: Step | Transform, why: str) -> None:
+    """why: what an exported file is, that it cannot be what the step begins with."""
+    if isinstance(step.model, Given) and is_run(source_of(step.model.model, step.model.key)[0]):
+        setting, given = named(step.model.model, step.model.key)
+        raise ConfigError(f"{setting}={given}: an exported file {why}; give the .safetensors that it was made from")
+
+
 def check_floats(plan: Plan) -> None:
     """A file that another runtime runs is neither cut nor written again. Raises ConfigError."""
     for step in plan.transforms:
-        if isinstance(step.model, Given) and is_run(source_of(step.model.model, step.model.key)[0]):
-            setting, given = named(step.model.model, step.model.key)
-            raise ConfigError(
-                f"{setting}={given}: an exported file is ready, and {step.name} begins with weights; give the .safetensors that it was made from"
-            )
+        check_begins_with_weights(step, f"is ready, and {step.name} begins with weights")
         if isinstance(step.settings, Verify):
             check_compared(step, step.settings.file)
 

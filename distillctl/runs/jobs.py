@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from distillctl import compose
 from distillctl.config import RunConfig
-from distillctl.errors import ConfigError
+from distillctl.errors import UserError
 
 
 def expand(config: DictConfig) -> list[list[str]]:
@@ -19,13 +19,14 @@ def expand(config: DictConfig) -> list[list[str]]:
 
 
 def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
-    """Compose and check every job; raises ConfigError with all problems, each named by the overrides of its job."""
+    """Compose and check every job; raises all problems in one, of the kind of the first, each with the job that has it."""
     from hydra import compose as hydra_compose
 
-    from distillctl.runs.check import Problems, check_components, check_weights, given_models
+    from distillctl.runs.check import Problems, check_components, check_deployment, check_weights, given_models
     from distillctl.runs.plan import plan
 
-    found: dict[str, str] = {}
+    found: list[UserError] = []
+    where: dict[str, str] = {}
     models: set[str] = set()
     for number, overrides in enumerate(jobs):
         problems = Problems([])
@@ -33,19 +34,20 @@ def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
             config = compose.typed(hydra_compose(command, list(overrides)))
             if isinstance(config, RunConfig):
                 check_components(config, problems)
-                if not problems.found:
-                    plan(config)
+                todo = None if problems.found else plan(config)
                 used = repr(given_models(config))
                 if used not in models:  # large files are read, so once is enough
-                    check_weights(config, problems)
+                    check_weights(config, todo, problems)
                 models.add(used)
+                if todo is not None and not problems.found:
+                    check_deployment(todo, config, problems)
         except Exception as error:
             explained = compose.explain(error, command, list(overrides))
             if explained is None:
                 raise
             problems.found.append(explained)
-        for problem in problems.found:
-            for line in problem.problems:
-                found.setdefault(line, f"job {number + 1} of {len(jobs)}")
+        found += problems.found
+        for line in (line for problem in problems.found for line in problem.problems):
+            where.setdefault(line, f"job {number + 1} of {len(jobs)}")
     if found:
-        raise ConfigError(*(f"{line} ({job}; none was started)" for line, job in found.items()))
+        raise type(found[0])(*(f"{line} ({job}; none was started)" for line, job in where.items()))
