@@ -35,6 +35,10 @@ def main() -> None:
     except KeyboardInterrupt:  # before a run has handlers of its own: there is nothing to save yet
         complain("error: interrupted")
         raise SystemExit(130) from None
+    if Rank.is_given():
+        from distillctl import ranks
+
+        ranks.leave()
 
 
 def dispatch(arguments: list[str]) -> None:

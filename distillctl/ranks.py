@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import multiprocessing
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from distillctl.errors import Interrupted, MachineError, UserError
 from distillctl.interruption import PARENT, StopRequest, held_back
@@ -132,6 +133,7 @@ def be_rank(work: Work, config: Any, folder: Path | None, place: dict[str, str],
     os.environ |= place
     try:
         pipe.send(("done", work(config, folder), None))
+        leave()
     except UserError as error:
         pipe.send(("user", type(error), (error.problems, error.exit_code)))
         os._exit(error.exit_code)
@@ -144,6 +146,18 @@ def be_rank(work: Work, config: Any, folder: Path | None, place: dict[str, str],
         elif not lost_a_peer(error):
             pipe.send(("crash", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", traceback.format_exc()))
         os._exit(1)
+
+
+def leave() -> NoReturn:
+    """End this process, which is done, without tearing Python down.
+
+    Threads of a process group outlive it while anything refers to it, and one that asks for the interpreter as that is torn down aborts the process.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(0)
 
 
 def lost_a_peer(error: Exception) -> bool:

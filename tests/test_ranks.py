@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -143,6 +144,25 @@ def test_a_port_that_is_taken_is_one_line(tmp_path):
         attempt = run(*TRAINING, f"hydra.run.dir={tmp_path / 'run'}", environment=place)
     assert attempt.code == 5, attempt.output
     assert attempt.problems == [f"error: port {port} is in use; pass another with torchrun --master-port, or set MASTER_PORT"]
+
+
+class Spoilsport:
+    """Ends the process that is torn down with it in hand."""
+
+    def __del__(self, abort=os.abort):  # a name of its own: those of the module are gone by then
+        abort()
+
+
+def keep_a_spoilsport(config, folder):
+    keep_a_spoilsport.kept = Spoilsport()
+    print("did its work")
+    return 0.5
+
+
+def test_what_happens_as_python_is_torn_down_is_no_failure_of_a_rank(capfd):
+    config = SimpleNamespace(trainer=SimpleNamespace(devices=2, device="cpu"))
+    assert ranks.launch(keep_a_spoilsport, config, None) == 0.5
+    assert capfd.readouterr().out.count("did its work") == 2
 
 
 # who is believed, and how long the others are waited for
