@@ -83,6 +83,19 @@ def find_class(node: Mapping[str, Any], kind: type[T], key: str) -> type[T]:
     return found
 
 
+def arguments_of(found: type) -> set[str]:
+    """The names that its constructor takes, those that it hands on to a class above it too."""
+    names: set[str] = set()
+    for base in found.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        names |= {entry.name for entry in parameters if entry.kind not in (entry.VAR_POSITIONAL, entry.VAR_KEYWORD)}
+        if not any(entry.kind is entry.VAR_KEYWORD for entry in parameters):
+            break
+    return names - {"self"}
+
+
 def check_arguments(found: type, given: Mapping[str, Any], key: str, taken: set[str], positional: int) -> None:
     """Unknown, missing and wrongly typed arguments, before the constructor sees them."""
     try:

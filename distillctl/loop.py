@@ -159,8 +159,14 @@ def cut(batch: Batch, pieces: int) -> list[Batch]:
     if pieces == 1:
         return [batch]
     answers = [None] * pieces if batch.answers is None else types.pieces(batch.answers, pieces)
-    columns = types.pieces(batch.inputs, pieces), batch.targets.tensor_split(pieces), batch.index.tensor_split(pieces), answers
-    return [Batch(inputs, targets, index, batch.view, kept) for inputs, targets, index, kept in zip(*columns, strict=True) if len(index)]  # type: ignore[arg-type]
+    plain = [None] * pieces if batch.plain is None else types.pieces(batch.plain, pieces)
+    columns = types.pieces(batch.inputs, pieces), batch.targets.tensor_split(pieces), batch.index.tensor_split(pieces), answers, plain
+    found, (first, whole) = list[Batch](), batch.place or (0, len(batch.index))
+    for inputs, targets, index, kept, stored in zip(*columns, strict=True):
+        if len(index):
+            found.append(Batch(inputs, targets, index, batch.view, kept, stored, (first, whole)))  # type: ignore[arg-type]
+            first += len(index)
+    return found
 
 
 def descend(player: str, training: Training, factor: float, settings: FitSettings) -> None:

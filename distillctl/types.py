@@ -20,6 +20,8 @@ class Batch(NamedTuple):
     view:    which augmentation of the samples this is: equal (index, view) means equal inputs
     answers: what was kept of a teacher's answers to these inputs, read ahead of the step: logits [B, M, K] of M teachers, and features
              by name; None where the teacher is asked
+    plain:   the samples as they are stored, not augmented; None where nobody asked for them
+    place:   where in a whole batch this piece of it begins, and how many samples that has; None of one that is no piece of another
     """
 
     inputs: Inputs
@@ -27,6 +29,8 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     view: int
     answers: dict[str, Tensor] | None = None
+    plain: Inputs | None = None
+    place: tuple[int, int] | None = None
 
 
 class Output(NamedTuple):

@@ -16,6 +16,7 @@ LAYERS = (
     ),
     ("data", "formats", "inputs", "losses", "models", "teachers", "batchnorm"),
     ("methods",),
+    ("strategies",),
     ("feed", "runtime", "training", "loop", "metrics", "compress", "export", "outputs", "ranks"),
     ("compose", "report", "runs"),
     ("commands",),

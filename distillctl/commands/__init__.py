@@ -72,6 +72,15 @@ COMMANDS = {
         ),
         home="runs",
     ),
+    "lifelong": Command(
+        "tasks learnt one after another: what is forgotten of the earlier ones, by which strategy",
+        (
+            "distillctl lifelong strategy=derpp",
+            "distillctl lifelong dataset=cifar100 tasks=10 strategy=icarl memory.size=2000 student=resnet20",
+            "distillctl lifelong -m strategy=er,der,derpp,lwf,ewc,icarl seed=0,1,2 lifelong.beside=[]",
+        ),
+        home="runs",
+    ),
     "evaluate": Command(
         "what a checkpoint is worth: accuracy, F1, NLL, calibration, agreement with a teacher",
         (
@@ -105,6 +114,11 @@ COMMANDS = {
     "methods": Command(
         "the methods that can be named: who trains and by whom, and what it costs a step",
         ("distillctl methods", "distillctl methods search=peer", "distillctl methods search=teacher"),
+        home="options",
+    ),
+    "strategies": Command(
+        "the strategies that can be named: how earlier tasks are not forgotten, and what that costs a step",
+        ("distillctl strategies", "distillctl strategies search=memory", "distillctl strategies search=Buzzega"),
         home="options",
     ),
     "cache": Command(

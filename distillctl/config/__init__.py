@@ -15,6 +15,7 @@ from distillctl.config.keys import (
     strangers,
     values_that_decide,
 )
+from distillctl.config.lifelong import BESIDE, LifelongStageConfig, MemoryConfig
 from distillctl.config.limits import has_budget
 from distillctl.config.models import ENSEMBLE, FILE, CacheConfig, MemberConfig, ModelConfig, TeacherConfig
 from distillctl.config.recorded import RECORDED, RecordedSetConfig, check_named, recorded_schema
@@ -32,6 +33,7 @@ from distillctl.config.schema import (
     FinetuneConfig,
     Finetunes,
     FitConfig,
+    LifelongConfig,
     LossesConfig,
     MethodsConfig,
     ModelsConfig,
@@ -40,6 +42,7 @@ from distillctl.config.schema import (
     PretrainConfig,
     Pretrains,
     RunConfig,
+    StrategiesConfig,
     TrainConfig,
 )
 from distillctl.config.short import spell_out

@@ -10,6 +10,7 @@ from omegaconf import MISSING
 from distillctl.config.data import DatasetConfig
 from distillctl.config.deploy import FORMATS, BudgetConfig, ExportStepConfig, PruneConfig, QuantizeConfig
 from distillctl.config.fields import branch, number, option, value
+from distillctl.config.lifelong import TASKS, LifelongStageConfig, MemoryConfig
 from distillctl.config.models import ModelConfig, TeacherConfig
 from distillctl.config.training import AttackConfig, FinetuneStageConfig, PretrainStageConfig, StageConfig, TrackerConfig, TrainerConfig
 
@@ -137,6 +138,20 @@ class ExportConfig(Deploys, RunConfig):
 
 
 @dataclass
+class LifelongConfig(FitConfig):
+    """`distillctl lifelong`: a student that learns tasks one after another."""
+
+    student: ModelConfig = branch(ModelConfig, decides="weights")
+    teacher: TeacherConfig = branch(TeacherConfig, decides="answers")
+    tasks: Any = value(TASKS, decides="weights")
+    """into how many tasks the classes are divided, or the classes of each: tasks=[[cat,dog],[ship,truck]]"""
+    strategy: dict[str, Any] = branch(dict, decides="weights")
+    """how earlier tasks are not forgotten; options: distillctl strategies"""
+    memory: MemoryConfig = branch(MemoryConfig, decides="weights")
+    lifelong: LifelongStageConfig = branch(LifelongStageConfig, decides="weights")
+
+
+@dataclass
 class EvaluateConfig:
     """`distillctl evaluate`: what a checkpoint is worth on a split."""
 
@@ -224,6 +239,11 @@ class MethodsConfig(OptionsConfig):
 
 
 @dataclass
+class StrategiesConfig(OptionsConfig):
+    """`distillctl strategies`."""
+
+
+@dataclass
 class CachesConfig(DistillConfig):
     """`distillctl cache`: the kept answers of teachers. The keys of `distill` say of which teacher to which views."""
 
@@ -254,11 +274,13 @@ SCHEMAS: dict[str, type] = {
     "finetune": FinetuneConfig,
     "compress": CompressConfig,
     "export": ExportConfig,
+    "lifelong": LifelongConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "models": ModelsConfig,
     "losses": LossesConfig,
     "methods": MethodsConfig,
+    "strategies": StrategiesConfig,
     "cache": CachesConfig,
     "doctor": DoctorConfig,
 }

@@ -46,10 +46,11 @@ class TrainLoader:
 
     The view of an epoch is its number, or with a bank of `views` its place in there. Order depends on the epoch. Here a view is the sample
     as it is, in memory; kinds of data that are augmented, or read from files, say in `show` what equal (view seed, view, index) give on any machine.
-    Where it is `balanced`, an epoch has as many samples of one class as of another.
+    Where it is `balanced`, an epoch has as many samples of one class as of another. With `gives_plain` batches hold the samples as they are stored too.
     """
 
     balanced = False
+    gives_plain = False
 
     def __init__(self, split: Split, batch_size: int, seed: int, place: Place, views: int | None = None):
         self.split, self.batch_size, self.seed, self.place, self.views = split, batch_size, seed, place, views
@@ -75,7 +76,8 @@ class TrainLoader:
 
     def __call__(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         whole = self.order(epoch)[: self.samples_per_epoch].split(self.sizes)[first:]
-        yield from self.batches(whole, self.view_of(epoch))
+        for positions, batch in zip(whole, self.batches(whole, self.view_of(epoch)), strict=True):
+            yield batch._replace(place=(self.begins(positions), len(positions)))
 
     def covering(self, epoch: int) -> list[Tensor]:
         """All positions as whole batches in an epoch's order, the last filled up from the beginning."""
@@ -93,6 +95,14 @@ class TrainLoader:
         """This rank's piece of a whole batch."""
         return whole.tensor_split(self.place.world)[self.place.rank]
 
+    def begins(self, whole: Tensor) -> int:
+        """Where in a whole batch this rank's piece begins."""
+        return sum(map(len, whole.tensor_split(self.place.world)[: self.place.rank]))
+
+    def views_of(self, inputs: Inputs, index: Tensor, view: int) -> Inputs:
+        """Samples that are held elsewhere, as a view shows them: here as they are. index: int64 [B]."""
+        return inputs
+
     def order(self, epoch: int) -> Tensor:
         """Positions in the split as an epoch has them."""
         return balanced_order(self.split.targets, self.seed, epoch) if self.balanced else self.shuffled(epoch)
@@ -106,7 +116,8 @@ class TrainLoader:
         assert self.memory is not None
         for piece in pieces:
             row = piece.to(self.place.device)
-            yield Batch(rows(self.memory, row), self.targets[row], self.index[row], view)
+            inputs = rows(self.memory, row)
+            yield Batch(inputs, self.targets[row], self.index[row], view, plain=inputs if self.gives_plain else None)
 
     def deciding(self) -> dict[str, Any]:
         """What decides what a view shows, besides samples, index and view: a part of the key of kept answers."""

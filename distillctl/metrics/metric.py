@@ -12,6 +12,7 @@ VALIDATION = "val_"  # before a metric's key: as it was on the validation split
 
 
 Row = Mapping[str, Any]  # what was measured of a model
+OF_TASKS = ("task_il", "incremental_accuracy", "forgetting", "memory_mb")  # of a model that learnt a sequence of them
 
 
 def always(rows: Sequence[Row]) -> bool:
@@ -24,8 +25,10 @@ def never(rows: Sequence[Row]) -> bool:
 
 
 def tells_nets_apart(rows: Sequence[Row]) -> bool:
-    """Top-5 of 10 classes or more, where somebody misses one in a hundred."""
-    return any(row.get("classes", 0) >= 10 and (row.get("top5") or 1) < 0.99 for row in rows)
+    """Top-5 of 10 classes or more, where somebody misses one in a hundred; of a sequence of tasks other figures tell more."""
+    return not any(key in row for row in rows for key in OF_TASKS) and any(
+        row.get("classes", 0) >= 10 and (row.get("top5") or 1) < 0.99 for row in rows
+    )
 
 
 def classes_are_uneven(rows: Sequence[Row]) -> bool:
@@ -77,6 +80,10 @@ def decimals(places: int) -> Callable[[float], str]:
 
 METRICS = (  # in the order of a table's columns
     Metric("top1", "top-1 %", percent, better="high", over_seeds=True),
+    Metric("task_il", "task-IL %", percent, better="high", over_seeds=True, on_validation=False),
+    Metric("incremental_accuracy", "avg %", percent, better="high", over_seeds=True, on_validation=False),
+    Metric("forgetting", "forgets %", percent, better="low", over_seeds=True, on_validation=False),
+    Metric("memory_mb", "kept MB", decimals(2)),
     Metric("top5", "top-5 %", percent, better="high", over_seeds=True, matters=tells_nets_apart),
     Metric("macro_f1", "macro-F1", percent, better="high", over_seeds=True, matters=classes_are_uneven),
     Metric("macro_precision", "precision", percent, better="high", matters=never),

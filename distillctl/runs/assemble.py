@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distillctl.build import build, find_class
+from distillctl.build import arguments_of, build, find_class
 from distillctl.compress.sparsity import keep_zeros
 from distillctl.config import Distils, Finetunes, TeacherConfig, TrainerConfig
 from distillctl.data.loader import TrainLoader
@@ -30,6 +29,7 @@ from distillctl.runs import keeping
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.int8 import fake_quantise
 from distillctl.runs.lengths import length
+from distillctl.runs.lifelong.handover import going_on, offers_of
 from distillctl.runs.session import Session
 from distillctl.runs.steps import Given, Step
 from distillctl.runs.teachers import make_teacher
@@ -39,6 +39,7 @@ from distillctl.teachers.frozen import Frozen
 from distillctl.training import Ema, Training
 from distillctl.types import Batch, Output
 
+LABELS = {"_target_": "distillctl.methods.distill.Distill"}  # what a step without a method does
 PREPARING = 8  # samples that losses size their parameters by
 
 
@@ -82,7 +83,7 @@ class Assembly:
 def assemble(session: Session, step: Step) -> Assembly:
     """Of a step whose models are all given."""
     config = session.config
-    bundle = session.bundle(step.data)
+    bundle = session.bundle_of(step)
     batches = bundle.train_batches(step.seed)
     loss = build_loss(step.loss)
     if (weights := bundle.class_weights()) is not None:
@@ -90,10 +91,10 @@ def assemble(session: Session, step: Step) -> Assembly:
     teacher = teacher_of(session, bundle, step, loss)
     if teacher is not None:
         teacher = keeping.kept(session, bundle, step, teacher, batches)
-    pupils = pupils_of(bundle, step, teacher)
+    pupils = pupils_of(session, bundle, step, teacher)
     own = pupils["student"]
     part = partial.select(own.classifier, own.inputs.net_example, step.budget, step.seed, own.net.name)
-    method = make_method(session, bundle, step, loss, teacher, pupils)
+    method = make_method(session, bundle, step, loss, teacher, pupils, batches)
     training = make_training(session, step, method, teacher, part)
     schedule = build(config.schedule, Schedule, "schedule")  # type: ignore[type-abstract]
     return Assembly(step, bundle, batches, teacher, pupils, part, training, schedule)
@@ -107,16 +108,19 @@ def teacher_of(session: Session, bundle: Bundle, step: Step, loss: WeightedSum) 
     teacher = make_teacher(session, bundle, step.teacher.model, step.taps("teacher"), loss)
     config: TeacherConfig = session.config.teacher
     teacher.micro_batch = config.micro_batch
-    if config.fold_batchnorm and find_class(session.config.method, Method, "method").asks_of_views:
+    if config.fold_batchnorm and find_class(step.method or LABELS, Method, "method").asks_of_views:
         teacher.fold(bundle.few(4).inputs)
     return teacher
 
 
-def pupils_of(bundle: Bundle, step: Step, teacher: Frozen | None) -> dict[str, Obtained]:
+def pupils_of(session: Session, bundle: Bundle, step: Step, teacher: Frozen | None) -> dict[str, Obtained]:
     """The students, as the method wants them."""
     assert isinstance(step.model, Given), step.model
     taps = step.taps("student")
-    pupils = {"student": obtain(step.model.model, bundle.inputs, step.role, step.seed, weights=not step.fresh, taps=taps)}
+    if step.goes_on:
+        pupils = {"student": going_on(session, bundle, step, taps)}
+    else:
+        pupils = {"student": obtain(step.model.model, bundle.inputs, step.role, step.seed, weights=not step.fresh, taps=taps)}
     for number, (name, model) in enumerate(step.peers().items()):
         pupils[name] = obtain(model, bundle.inputs, f"method.peers.{number}", step.seed, taps=taps)
     if step.method:
@@ -128,9 +132,15 @@ def pupils_of(bundle: Bundle, step: Step, teacher: Frozen | None) -> dict[str, O
 
 
 def make_method(
-    session: Session, bundle: Bundle, step: Step, loss: WeightedSum, teacher: Frozen | None, pupils: dict[str, Obtained]
+    session: Session,
+    bundle: Bundle,
+    step: Step,
+    loss: WeightedSum,
+    teacher: Frozen | None,
+    pupils: dict[str, Obtained],
+    batches: TrainLoader,
 ) -> Method:
-    """The method with its students on the device. What its constructor names of attack, inputs, peers and seed is given to it."""
+    """The method with its students on the device. What its constructor names of attack, inputs, peers and seed is given to it, and of what learning over time needs."""
     samples = bundle.few(PREPARING)
     guide = teacher(samples) if teacher is not None else None
 
@@ -146,9 +156,12 @@ def make_method(
             "inputs": lambda: bundle.inputs,
             "seed": lambda: step.seed,
         }
-        asked = inspect.signature(find_class(node, Method, "method")).parameters
+        key = "method"
+        if step.tasks:
+            key, offers = "strategy", offers_of(session, bundle, step, batches, pupils["student"].classifier)
+        asked = arguments_of(find_class(node, Method, key))
         given = {name: offer() for name, offer in offers.items() if name in asked and name not in node}
-        method: Method = build(node, Method, "method", student, own_loss, teacher, **given)
+        method: Method = build(node, Method, key, student, own_loss, teacher, **given)
     else:
         method = Distill(student, own_loss, teacher)
     with torch.no_grad():

@@ -50,7 +50,7 @@ def check_pieces(session: Session, plan: Plan, step: Step) -> None:
     seen = least * (world if trainer.sync_batchnorm else 1)
     if size == 1 or seen > 1:
         return
-    inputs = session.bundle(step.data).inputs
+    inputs = session.bundle_of(step).inputs
     if who := next(norms_of(plan, step, inputs), None):
         raise ConfigError(
             f"trainer.batch_size={size} leaves pieces of {seen} {inputs.noun.removesuffix('s')}, "

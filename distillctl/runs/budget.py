@@ -10,8 +10,13 @@ from typing import Any
 from distillctl.config import AUTO, DatasetConfig, StageConfig, TrainConfig
 from distillctl.data.loader import batch_sizes
 
-STEPS = {"pretrain": 1500, "distill": 1000, "finetune": 100}  # of the optimizer: 3,000 images of CIFAR-10 gain 2 to 3 points by them
-LEAST_EPOCHS = {"pretrain": 20, "distill": 12, "finetune": 2}  # however large the set
+STEPS = {
+    "pretrain": 1500,
+    "distill": 1000,
+    "finetune": 100,
+    "lifelong": 1500,
+}  # of the optimizer: 3,000 images of CIFAR-10 gain 2 to 3 points by them
+LEAST_EPOCHS = {"pretrain": 20, "distill": 12, "finetune": 2, "lifelong": 5}  # however large the set
 MOST_EPOCHS = 200  # however small
 BATCHES = 40  # in an epoch, where the set has them
 SMALLEST, LARGEST = 16, 128  # of batches
@@ -19,7 +24,7 @@ SMALLEST, LARGEST = 16, 128  # of batches
 DEMO = "digits"  # a set so easy that a run of seconds shows what there is to see
 DEMO_SIZE = 128
 DEMO_EPOCHS = {"pretrain": 25, "distill": 6, "finetune": 2}
-DEMO_EPOCHS_ALONE = {"pretrain": 20, "distill": 20, "finetune": 5}  # of a command that is about one stage
+DEMO_EPOCHS_ALONE = {"pretrain": 20, "distill": 20, "finetune": 5, "lifelong": 10}  # of a command that is about one stage
 
 
 def settle(config: Any, samples: int, pieces: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -19,16 +19,20 @@ from distillctl.models.record import Record
 from distillctl.paths import as_path
 from distillctl.types import Batch
 
+if TYPE_CHECKING:
+    from distillctl.runs.lifelong.tasks import Tasks
+
 
 @dataclass(frozen=True)
 class Bundle:
-    """config: what it was loaded from. place: which part of each batch is this process's."""
+    """config: what it was loaded from. place: which part of each batch is this process's. tasks: into which it is divided, if it is."""
 
     config: DatasetConfig
     data: DataSet
     inputs: Contract
     batch_size: int
     place: Place
+    tasks: Tasks | None = None
 
     def train_batches(self, seed: int) -> TrainLoader:
         """`seed` decides order and views, of which `dataset.view_seed` takes the latter over."""

@@ -10,7 +10,18 @@ import torch
 from torch import nn
 
 from distillctl.build import build, find_class
-from distillctl.config import FILE, CompressConfig, Distils, ExportConfig, Finetunes, FitConfig, ModelConfig, Pretrains, check_named
+from distillctl.config import (
+    FILE,
+    CompressConfig,
+    Distils,
+    ExportConfig,
+    Finetunes,
+    FitConfig,
+    LifelongConfig,
+    ModelConfig,
+    Pretrains,
+    check_named,
+)
 from distillctl.errors import ConfigError, UserError
 from distillctl.inputs.image import Images
 from distillctl.losses.weighted import build_loss
@@ -24,6 +35,7 @@ from distillctl.runs import deployable, keeping, objective, unlabelled
 from distillctl.runs.assemble import training_attack
 from distillctl.runs.batches import check_before_reading
 from distillctl.runs.draft import labels_only
+from distillctl.runs.lifelong.check import check_sequence, check_strategy
 from distillctl.runs.plan import plan, teacher_is_read
 from distillctl.runs.steps import Plan, members_of, peer_models, weights_of
 from distillctl.runs.teachers import check_is_trained
@@ -88,6 +100,9 @@ def check_components(config: Any, problems: Problems) -> None:
     problems.attempt(lambda: make_optimizer(config.optimizer, [torch.nn.Parameter(torch.zeros(1))], 1.0))
     problems.attempt(lambda: build(config.schedule, Schedule, "schedule"))  # type: ignore[type-abstract]
     problems.attempt(lambda: check_weighing(config))
+    if isinstance(config, LifelongConfig):
+        problems.attempt(lambda: check_strategy(config))
+        problems.attempt(lambda: check_sequence(config))
     if isinstance(config, Distils):
         problems.attempt(lambda: find_class(config.method, Method, "method").check_loss(build_loss(unlabelled.loss_of(config))))
         problems.attempt(lambda: peer_models(config.method))
@@ -170,12 +185,13 @@ def check_weights(config: Any, todo: Plan | None, problems: Problems) -> None:
     """The files of weights that are named, and whether the teacher has any. todo: None where no plan can be made."""
     taught = isinstance(config, Distils)
     reads_teacher = problems.attempt(lambda: teacher_is_read(config)) is not False if taught else isinstance(config, Pretrains)
+    reads_teacher = reads_teacher or has_tasks_and_teacher(config)
     for key, model in given_models(config).items():
         teaches = key.partition(".")[0] == "teacher"
         if reads_teacher or not teaches:
             problems.attempt(lambda model=model, key=key: check_model(model, key))
     for key, model in given_models(config).items():
-        if reads_teacher and key.partition(".")[0] == "teacher":
+        if reads_teacher and key.partition(".")[0] == "teacher" and not isinstance(config, LifelongConfig):
             problems.attempt(lambda model=model, key=key: check_is_trained(config, key, model))
     if todo is not None:
         problems.attempt(lambda: deployable.check_learners(todo))
@@ -185,10 +201,15 @@ def check_weights(config: Any, todo: Plan | None, problems: Problems) -> None:
 
 def given_models(config: Any) -> dict[str, ModelConfig]:
     """The models that a config describes, by their keys: the teacher or its members, the student."""
-    teachers = members_of(config.teacher) if isinstance(config, (Pretrains, Distils)) else {}
-    students = {"student": config.student} if isinstance(config, (Distils, Finetunes)) else {}
+    teachers = members_of(config.teacher) if isinstance(config, (Pretrains, Distils)) or has_tasks_and_teacher(config) else {}
+    students = {"student": config.student} if isinstance(config, (Distils, Finetunes, LifelongConfig)) else {}
     models = {"model": weights_of(config)} if isinstance(config, ExportConfig) else {}
     return {**teachers, **students, **models}
+
+
+def has_tasks_and_teacher(config: Any) -> bool:
+    """Whether a sequence of tasks has a teacher: `recorded` without a checkpoint is none."""
+    return isinstance(config, LifelongConfig) and (config.teacher.name != "recorded" or config.teacher.checkpoint is not None)
 
 
 def check_model(model: ModelConfig, role: str) -> None:

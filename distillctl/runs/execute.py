@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from distillctl.config import LifelongConfig
 from distillctl.ranks import Figures
 from distillctl.report import table
 from distillctl.runs import objective, search
@@ -12,6 +13,7 @@ from distillctl.runs.beside import write_cards
 from distillctl.runs.decide import Decision, decide, deployed, last_accepted
 from distillctl.runs.excuse import same_data_as_before
 from distillctl.runs.lengths import announce, cut_in_words, too_few_in_words
+from distillctl.runs.lifelong import results as lifelong
 from distillctl.runs.measure import measure_rows
 from distillctl.runs.outlook import estimate
 from distillctl.runs.plan import plan
@@ -82,6 +84,8 @@ def conclude(session: Session, plan: Plan, made: dict[str, Path]) -> Figures:
     """Measure, choose what is final, print the table, close the run."""
     bundle = session.bundle(plan.test)
     rows = measure_rows(session, plan, bundle, made)
+    if isinstance(session.config, LifelongConfig):
+        rows = lifelong.add_figures(session, plan, rows)
     decision = decide(session, plan, made, rows)
     kept = search.result(session, plan)
     final, why = (
@@ -104,6 +108,8 @@ def conclude(session: Session, plan: Plan, made: dict[str, Path]) -> Figures:
             too_few_in_words(session, plan),
         )
         print_results(session, results, bundle.data)
+        if isinstance(session.config, LifelongConfig):
+            lifelong.write(session, plan, rows)
         if line := cut_in_words(session, plan):
             session.console.say(line)
         write_cards(session, plan, made, rows)

@@ -121,7 +121,7 @@ def prepared(session: Session) -> Work:
     assert views is not None
     todo = plan(config)
     step = next(step for step in todo.todo if step.teacher is not None)
-    bundle = session.bundle(step.data)
+    bundle = session.bundle_of(step)
     check_batches(session, bundle)
     step = todo.ready(step, {})
     teacher = teacher_of(session, bundle, step, build_loss(step.loss))

@@ -13,11 +13,13 @@ from distillctl.runs.steps import Given, MadeBy, Plan, Step, is_ready
 
 FEW, FEW_MORE = 300, 50  # steps that teach a fresh net little, and one that has weights already
 FEW_FOR_DEMO = 50
+LIFELONG = "lifelong"  # the stage of every task
 LIKE = {
-    "alone": ("distill",),
+    "alone": ("distill", LIFELONG),
     "train": ("distill",),
     "pruned": ("distill",),
     "qat": ("finetune", "distill"),
+    **dict.fromkeys(("task", "teacher", "sgd", "joint"), (LIFELONG,)),
 }  # by which stages other steps are as long
 
 
@@ -46,7 +48,7 @@ def most_steps(session: Session, step: Step) -> int | None:
 
 def lengths(session: Session, plan: Plan) -> dict[str, Length]:
     """Of every step that is not skipped, by its name."""
-    return {step.name: length(step, session.bundle(step.data).train_batches(step.seed), session.config.trainer) for step in plan.todo}
+    return {step.name: length(step, session.bundle_of(step).train_batches(step.seed), session.config.trainer) for step in plan.todo}
 
 
 def choice_in_words(session: Session, plan: Plan) -> str:
@@ -60,7 +62,9 @@ def choice_in_words(session: Session, plan: Plan) -> str:
         keys.append("trainer.batch_size=N")
     for name in STEPS:
         if f"{name}.epochs" in session.chosen and (
-            steps := next((found[step.name].steps for step in plan.todo if step.name.startswith(name)), 0)
+            steps := next(
+                (found[step.name].steps for step in plan.todo if step.name.startswith(name) or name == LIFELONG and step.tasks), 0
+            )
         ):
             told.append(f"{name} {session.chosen[f'{name}.epochs']} epochs ({steps:,} steps)")
             keys.append(f"{name}.epochs=N")
@@ -74,11 +78,14 @@ def too_few(session: Session, plan: Plan) -> dict[str, int]:
     done = session.run.record["stages"] if session.run is not None else {}
     for name, taken in lengths(session, plan).items():
         steps = min(taken.steps, done.get(name, {}).get("steps", taken.steps))  # time may have ended it early
-        model = plan.step(name).model
+        step = plan.step(name)
+        assert isinstance(step, Step), name
+        steps *= sum(other.sequence == step.sequence for other in plan.todo) if step.tasks else 1  # a sequence counts as a whole
+        model = step.model
         if isinstance(model, MadeBy):
             continue  # what it begins with was looked at
         ready = isinstance(model, Given) and is_ready(model.model)
-        enough = FEW_MORE if ready else FEW_FOR_DEMO if is_demo(plan.step(name).data) else FEW
+        enough = FEW_MORE if ready else FEW_FOR_DEMO if is_demo(step.data) else FEW
         if steps < enough:
             found[name] = steps
     return found

@@ -42,7 +42,7 @@ def outlook(session: Session, todo: Plan, step: Step) -> Outlook:
     """What is left of a step."""
     if step.skipped:
         return Outlook(0, None, step.skipped.partition(": ")[2])
-    batches = session.bundle(step.data).train_batches(step.seed)
+    batches = session.bundle_of(step).train_batches(step.seed)
     steps = length(step, batches, session.config.trainer).steps
     done = 0
     if session.config.resume is not None:

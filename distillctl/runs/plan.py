@@ -13,6 +13,7 @@ from distillctl.config import (
     Distils,
     ExportConfig,
     Finetunes,
+    LifelongConfig,
     ModelConfig,
     Pretrains,
     TeacherConfig,
@@ -25,6 +26,7 @@ from distillctl.methods.method import Method
 from distillctl.runs import unlabelled
 from distillctl.runs.draft import Draft
 from distillctl.runs.ladder import searched
+from distillctl.runs.lifelong.plan import sequences
 from distillctl.runs.smaller import EAGER, has_teacher, keeps_zeros, pruned, pruned_alone, together, written
 from distillctl.runs.steps import (
     CHOICE,
@@ -54,6 +56,8 @@ def plan(config: Any) -> Plan:
         return compressed(draft, config)
     if isinstance(config, ExportConfig):
         return exported(draft, config)
+    if isinstance(config, LifelongConfig):
+        return sequences(draft, config)
     if isinstance(config, Pretrains):
         add_teacher(draft, pretrained(draft, config, again=True))
     elif isinstance(config, Distils):

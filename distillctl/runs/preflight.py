@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from distillctl.build import find_class
-from distillctl.config import DatasetConfig, Distils, Finetunes, FinetuneStageConfig, ModelConfig
+from distillctl.config import DatasetConfig, Distils, Finetunes, FinetuneStageConfig, LifelongConfig, ModelConfig
 from distillctl.data import balance
 from distillctl.errors import ConfigError
 from distillctl.inputs.contract import Contract
@@ -20,6 +20,7 @@ from distillctl.models.obtain import check_answers, check_obtainable, is_own, pl
 from distillctl.runs import choose, deployable, objective, unlabelled
 from distillctl.runs.batches import check_batches, check_pieces
 from distillctl.runs.check import Problems
+from distillctl.runs.lifelong.check import check_with_data
 from distillctl.runs.search import check_reachable
 from distillctl.runs.session import Session
 from distillctl.runs.steps import Given, MadeBy, Plan, Several, Source, Step
@@ -44,11 +45,15 @@ def preflight(session: Session, plan: Plan) -> None:
         for method in net.methods:
             problems.attempt(lambda net=net, inputs=inputs, method=method: check_net(method, net, inputs))
     for step in plan.todo:
+        if step.tasks:
+            problems.attempt(lambda step=step: check_batches(session, session.bundle_of(step)))
         problems.attempt(lambda step=step: check_ranking(session, step))
-        problems.attempt(lambda step=step: check_part(plan, step, session.bundle(step.data).inputs))
+        problems.attempt(lambda step=step: check_part(plan, step, session.bundle_of(step).inputs))
         problems.attempt(lambda step=step: check_pieces(session, plan, step))
     for cut in deployable.cuts(plan):
         problems.attempt(lambda cut=cut: deployable.check_cut(plan, cut, session.bundle(cut.data)))
+    if isinstance(session.config, LifelongConfig):
+        problems.attempt(lambda: check_with_data(session, session.bundle(plan.test)))
     problems.attempt(lambda: check_attack(session, plan))
     problems.attempt(lambda: check_reachable(session, plan))
     tested = session.bundle(plan.test)
@@ -144,7 +149,7 @@ def check_net(node: Mapping[str, Any], net: NetToCome, inputs: Contract) -> None
 
 def check_ranking(session: Session, step: Step) -> None:
     """Whether the epoch of a step that ships can be chosen as `trainer.select_by` says."""
-    key, bundle = session.config.trainer.select_by, session.bundle(step.data)
+    key, bundle = session.config.trainer.select_by, session.bundle_of(step)
     if key is None:
         return
     if key in choose.BY_TEACHER:

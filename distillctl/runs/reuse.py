@@ -72,7 +72,7 @@ def key_of(session: Session, step: Step, world: int | None = None, threads: int 
     world, threads: of the run that will have it, where that is not this process.
     """
     assert step.teacher is None, f"{step.name}: what is taught depends on its teacher too"
-    config, machine, bundle = session.config, session.runtime, session.bundle(step.data)
+    config, machine, bundle = session.config, session.runtime, session.bundle_of(step)
     model = model_of(step)
     file, record = source_of(model, step.role)
     versions = outputs.versions()
@@ -159,7 +159,7 @@ def write_files(session: Session, step: Step, found: Trained, folder: Path) -> N
 
     The net is the one that this run would train, so the script that loads it is ours.
     """
-    bundle, role, model = session.bundle(step.data), step.role, model_of(step)
+    bundle, role, model = session.bundle_of(step), step.role, model_of(step)
     try:
         theirs = Record.from_json(parse_json(found.files[f"{role}.json"]))
     except ValueError:

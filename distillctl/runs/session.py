@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl import outputs, runtime
-from distillctl.config import AUTO, DatasetConfig, Distils, Pretrains, RunConfig, TrainerConfig
+from distillctl.config import AUTO, DatasetConfig, Distils, LifelongConfig, Pretrains, RunConfig, TrainerConfig
 from distillctl.data.loader import Place
 from distillctl.data.split import Excused
 from distillctl.errors import BadSample, DataError, Interrupted, UserError
@@ -22,7 +22,8 @@ from distillctl.runs import budget, bundle
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.clock import Clock
 from distillctl.runs.excuse import excuse, excused_in, same_data_as_before
-from distillctl.runs.steps import members_of
+from distillctl.runs.lifelong.tasks import arranged, of_folders, part_of
+from distillctl.runs.steps import Step, members_of
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Session:
     go_on: str = ""  # the line that resumes the run
     over_seeds: str = ""  # the line that does the same with several seeds
     bundles: list[Bundle] = field(default_factory=list)
+    parts: dict[tuple[int, tuple[int, ...]], Bundle] = field(default_factory=dict)  # of them, by their places and the tasks
     clock: Clock = field(default_factory=Clock)
     chosen: dict[str, Any] = field(default_factory=dict)  # what the config left open, by full keys
     excused: Excused | None = None  # the samples that earlier attempts ended by
@@ -52,7 +54,28 @@ class Session:
             self.bundles.append(found)
         return found
 
+    def bundle_of(self, step: Step) -> Bundle:
+        """What a step learns from: a data set, or the tasks of it that are its own."""
+        whole = self.bundle(step.data)
+        if not step.tasks:
+            return whole
+        key = (self.bundles.index(whole), step.tasks)
+        if key not in self.parts:
+            self.parts[key] = part_of(whole, step.tasks, self.config.lifelong.head == "growing")
+        return self.parts[key]
+
     def load(self, data: DatasetConfig) -> Bundle:
+        """As the config has it; where that is a sequence of tasks, with its classes in the order in which they come."""
+        if not isinstance(self.config, LifelongConfig):
+            return self.read(data)
+        folders = self.config.lifelong.folders
+        found = of_folders([self.read(replace(data, root=root)) for root in folders]) if folders else arranged(self.read(data), self.config)
+        assert found.tasks is not None
+        for line in found.tasks.in_words():
+            self.console.say(line)
+        return replace(found, config=data)
+
+    def read(self, data: DatasetConfig) -> Bundle:
         machine, names = self.runtime, taught_classes(self.config, data)
         trainer = self.config.trainer
         place = Place(machine.device, machine.rank, machine.world, pieces_of(trainer, machine.world))
@@ -74,7 +97,7 @@ class Session:
         before = self.runtime.from_main(self.run.record.get("budget") if self.run is not None else None)
         samples, pieces = len(self.bundle(self.config.dataset).data.train), pieces_of(self.config.trainer, self.runtime.world)
         self.config = budget.settle(budget.settle_as(self.config, before), samples, pieces)
-        self.bundles = [replace(known, batch_size=self.config.trainer.batch_size) for known in self.bundles]
+        self.bundles, self.parts = [replace(known, batch_size=self.config.trainer.batch_size) for known in self.bundles], {}
         self.chosen = {key: value for key, value in budget.choices(self.config).items() if key in asked}
         if self.run is not None:
             self.run.record["budget"] = self.chosen

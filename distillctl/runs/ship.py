@@ -21,8 +21,8 @@ from distillctl.runs.session import Session
 from distillctl.runs.steps import Given, Plan, Row
 
 
-def ship_step(session: Session, assembly: Assembly, out_of_time: bool = False) -> None:
-    """The best weights of every student, each in a folder of its own but the first; as the last thing, that this step is done."""
+def ship_step(session: Session, assembly: Assembly, out_of_time: bool = False, learnt: Mapping[str, Any] | None = None) -> None:
+    """The best weights of every student, each in a folder of its own but the first; as the last thing, that this step is done. learnt: what is known of a task at its end."""
     assert session.run is not None
     step, training = assembly.step, assembly.training
     folder = session.stage_folder(step.name)
@@ -39,6 +39,7 @@ def ship_step(session: Session, assembly: Assembly, out_of_time: bool = False) -
             **({"seconds": session.clock.step.spent_s(), "out_of_time": out_of_time} if session.clock.limit_s is not None else {}),
             "sha256": written.sha256,
             **written.metrics,
+            **(learnt or {}),
         },
     )
 

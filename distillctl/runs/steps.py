@@ -64,6 +64,7 @@ class Step:
     taken, with new weights. keeps_zeros: weights that are zero in it stay so.
     for_int8: it is trained as if its numbers had 8 bits. skipped: why it is left out. taught_by: the step that has made its teacher, once that is ready.
     level: of a search, to which it belongs: whether it is done is known once the steps before it are (`runs/search.py`).
+    tasks: of a sequence, those whose samples it learns, from 1; empty: it knows no tasks. sequence: what the steps of one sequence are called.
     """
 
     name: str
@@ -83,8 +84,15 @@ class Step:
     skipped: str = ""
     taught_by: str = ""
     level: str = ""
+    tasks: tuple[int, ...] = ()
+    sequence: str = ""
 
     suffix = ".safetensors"
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it learns a task after another."""
+        return bool(self.tasks) and self.tasks[0] > 1
 
     def peers(self) -> dict[str, ModelConfig]:
         """The students that train beside the first, by the names of their folders."""

@@ -20,6 +20,7 @@ from distillctl.runs import checkpoints, choose, keeping
 from distillctl.runs.assemble import Assembly, assemble
 from distillctl.runs.clock import Allowance
 from distillctl.runs.lengths import length, most_steps
+from distillctl.runs.lifelong.boundary import end_of_task
 from distillctl.runs.measure import examined, validation
 from distillctl.runs.session import Session
 from distillctl.runs.ship import ship_step
@@ -95,8 +96,9 @@ class Stage:
         self.say_whether_cut()
         if teacher is not None:
             assert fingerprint(teacher.model) == before, "the teacher was changed by training"
+        learnt = end_of_task(session, assembly, self.evaluated("student"), self.folder) if self.step.tasks else {}
         if session.run is not None:
-            ship_step(session, assembly, self.time_is_up)
+            ship_step(session, assembly, self.time_is_up, learnt)
 
     def share_time(self, before: Mapping[str, Any]) -> None:
         """Where the run may take so many minutes only, this step's part of them; an earlier attempt may have had some of it."""
@@ -175,7 +177,8 @@ class Stage:
             for word, key in (("F1", "val_macro_f1"), ("val", "val_top1"), ("agree", "val_agreement"))
             if key in values
         ][:1]
-        self.session.console.epoch(training.epoch, dict(parts), "".join(shown), rate, best)
+        if not self.step.tasks or training.epoch == self.settings.epochs:  # of many tasks a line each
+            self.session.console.epoch(training.epoch, dict(parts), "".join(shown), rate, best)
         if self.session.run is not None:
             self.log.write({"kind": "epoch", "epoch": training.epoch, "step": training.step, **values, "best": best, "seconds": seconds})
             self.session.tracker.log(self.step.name, training.step, values)

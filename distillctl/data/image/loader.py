@@ -68,6 +68,10 @@ class ImageLoader(TrainLoader):
         repeated = torch.stack([torch.zeros_like(firsts, dtype=torch.bool), partners[firsts] == firsts], dim=1).flatten()
         return pairs[~repeated]
 
+    def views_of(self, inputs: Inputs, index: Tensor, view: int) -> Inputs:
+        assert isinstance(inputs, Tensor)
+        return self.augment.views(inputs, index, view)
+
     def deciding(self) -> dict[str, Any]:
         augment = self.augment
         return {
@@ -79,9 +83,10 @@ class ImageLoader(TrainLoader):
 
     def from_memory(self, row: Tensor, view: int, partners: Tensor | None) -> Batch:
         assert self.memory is not None
-        own = self.augment.views(self.memory.index_select(0, row), self.index[row], view)  # many times as fast as memory[row]
+        plain = self.memory.index_select(0, row)  # many times as fast as memory[row]
+        own = self.augment.views(plain, self.index[row], view)
         if partners is None:
-            return Batch(own, self.targets[row], self.index[row], view)
+            return Batch(own, self.targets[row], self.index[row], view, plain=plain if self.gives_plain else None)
         other = partners.to(row.device)[row]
         return self.mixed(own, self.augment.views(self.memory.index_select(0, other), self.index[other], view), row, other, view)
 
@@ -97,7 +102,8 @@ class ImageLoader(TrainLoader):
         for row, pixels in zip(pieces, decoded(files, wanted, self.reading, self.place.device), strict=True):
             row = row.to(self.place.device)
             if partners is None:
-                yield Batch(finish(pixels, self.index[row], view), self.targets[row], self.index[row], view)
+                plain = pixels if self.gives_plain else None
+                yield Batch(finish(pixels, self.index[row], view), self.targets[row], self.index[row], view, plain=plain)
                 continue
             other = partners.to(row.device)[row]
             views = finish(pixels, torch.cat([self.index[row], self.index[other]]), view)

@@ -1,0 +1,182 @@
+"""Each class a question of its own: old ones answered by the old model, new ones by labels; with exemplars, and without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillctl.errors import ConfigError
+from distillctl.inputs.contract import Contract
+from distillctl.losses.inputs import precise
+from distillctl.models.fitting import head_names
+from distillctl.models.net import Net
+from distillctl.modes import evaluating
+from distillctl.strategies.strategy import Strategy, one, total, weighed
+from distillctl.strategies.task import Samples
+from distillctl.types import Batch, Inputs, Output, Terms, concatenated, rows
+
+POOLED = "pooled"  # what the classifier sees
+
+
+class LwfMc(Strategy):
+    """Rebuffi et al. 2017, section 4.1: iCaRL's loss without exemplars, answered by the net itself."""
+
+    name = "lwf_mc"
+    distils = own_formula = True
+
+    def forward(self, batch: Batch, player: str = "student") -> Terms:
+        return self.binary(self.student(batch.inputs), batch)
+
+    def binary(self, answer: Output, batch: Batch) -> Terms:
+        old = self.old(batch).logits if self.old is not None else None
+        return one("binary", binary_distillation(answer.logits[:, : self.task.seen], old, batch.targets, self.task.old))
+
+
+class Icarl(LwfMc):
+    """Rebuffi et al. 2017: with exemplars chosen by herding, and answered by the nearest mean of a class's exemplars.
+
+    A step learns `memory.batch_size` exemplars beside the new samples, where the authors mix them into the epochs. The nearest of normalised means is
+    the largest product with the feature, so the student ships with the means as its classifier: the file answers as the paper does.
+    """
+
+    name = "icarl"
+    replays = herds = True
+
+    def __init__(self, *arguments: Any, **more: Any):
+        super().__init__(*arguments, **more)
+        assert self.memory is not None
+        if "head.weight" in self.past:  # what was shipped ends in means; learning goes on with what was learnt
+            self.set_head(self.student, self.past["head.weight"], self.past["head.bias"])
+
+    @classmethod
+    def reads(cls, node: Mapping[str, Any], role: str) -> tuple[str, ...]:
+        return (POOLED,) if role == "student" else ()
+
+    @classmethod
+    def check_net(cls, plan: Callable[[], Net], key: str, inputs: Contract) -> None:
+        net = plan()
+        if not isinstance(head_of(net.module), nn.Linear):
+            raise ConfigError(
+                f"{key}={net.name}: icarl answers by class means in the place of a linear classifier, and this net ends in none"
+            )
+
+    def forward(self, batch: Batch, player: str = "student") -> Terms:
+        assert self.memory is not None
+        replay, new = self.memory.draw(batch), len(batch.index)
+        if replay is None:
+            return super().forward(batch, player)
+        answer = self.student(concatenated([batch.inputs, replay.batch.inputs]))
+        ours, kept = Output(answer.logits[:new], {}), Output(answer.logits[new:], {})
+        whole = batch.place[1] if batch.place else new
+        part = whole / (whole + min(self.memory.batch_size, self.memory.filled))
+        return total(
+            weighed(self.binary(ours, batch), part), weighed(self.binary(kept, replay.batch), (1 - part) * replay.share, prefix="memory ")
+        )
+
+    def after_step(self) -> None:
+        assert self.memory is not None
+        self.memory.steps += 1
+
+    @torch.no_grad()
+    def after_task(self, student: nn.Module, samples: Samples) -> None:
+        assert self.memory is not None
+        own = head_of(student.net)  # type: ignore[arg-type]
+        self.head = own.weight.detach().clone(), own.bias.detach().clone() if own.bias is not None else None
+        with evaluating(student):
+            exemplars, targets, index = self.chosen(student, samples)
+            self.memory.fill(exemplars, targets, index)
+            means = class_means(self.features(student, exemplars), targets, self.task.seen)
+        weight = torch.zeros_like(own.weight)
+        weight[: self.task.seen] = means.to(weight)
+        self.set_head(student, weight, None if own.bias is None else torch.zeros_like(own.bias))
+
+    def chosen(self, student: nn.Module, samples: Samples) -> tuple[Inputs, Tensor, Tensor]:
+        """The exemplars of all classes so far, as many of each: the first of those that are there, and of the new classes those that herding takes."""
+        assert self.memory is not None
+        each = self.memory.size // self.task.seen
+        parts: list[tuple[Inputs, Tensor, Tensor]] = []
+        inputs, targets, index = self.memory.held()
+        for label in range(self.task.old):
+            at = (targets == label).nonzero().flatten()[:each]
+            parts.append((rows(inputs, at), targets[at], index[at]))
+        seen = [(answer_features(student(batch.inputs)), batch.targets) for batch in samples.plain(samples.split)]
+        features, labels = (torch.cat([item[place] for item in seen]) for place in (0, 1))
+        for label in range(self.task.old, self.task.seen):
+            at = (labels == label).nonzero().flatten()
+            taken = at[herding(features[at], each)].cpu()
+            [*batches] = samples.plain(samples.split.take(taken.tolist()))
+            parts += [(batch.inputs, batch.targets, batch.index) for batch in batches]
+        return concatenated([part[0] for part in parts]), torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
+
+    def features(self, student: nn.Module, inputs: Inputs) -> Tensor:
+        """[N, D], in pieces."""
+        where = torch.arange(len(rows_of(inputs)), device=rows_of(inputs).device)
+        return torch.cat([answer_features(student(rows(inputs, piece))) for piece in where.split(256)])
+
+    def set_head(self, student: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
+        head = head_of(student.net)  # type: ignore[arg-type]
+        with torch.no_grad():
+            head.weight[: len(weight)] = weight.to(head.weight)
+            if head.bias is not None and bias is not None and len(bias):
+                head.bias[: len(bias)] = bias.to(head.bias)
+
+    def carried(self) -> dict[str, Tensor]:
+        weight, bias = self.head
+        return {**super().carried(), "head.weight": weight, "head.bias": bias if bias is not None else weight.new_zeros(0)}
+
+
+def binary_distillation(logits: Tensor, old: Tensor | None, targets: Tensor, known: int) -> Tensor:
+    """Binary cross-entropy, summed over classes, mean over samples: old classes by the sigmoid of the old model's logits [B, >= known], new ones by labels.
+
+    logits: [B, K] of all classes that came so far; targets: int64 [B]; known: how many of the classes are old. Algorithm 3 of Rebuffi et al. 2017.
+    """
+    logits = precise(logits)
+    wanted = F.one_hot(targets, logits.shape[1]).to(logits)
+    if old is not None and known:
+        wanted = torch.cat([precise(old)[:, :known].sigmoid().to(logits), wanted[:, known:]], 1)
+    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / len(logits)
+
+
+def herding(features: Tensor, count: int) -> Tensor:
+    """int64 [min(count, N)]: rows of [N, D] in the order in which the mean of the normalised ones comes closest to that of all.
+
+    Algorithm 4 of Rebuffi et al. 2017.
+    """
+    unit = F.normalize(features.double(), dim=1)
+    mean, sum_so_far = unit.mean(0), torch.zeros_like(unit[0])
+    free = torch.ones(len(unit), dtype=torch.bool, device=unit.device)
+    taken = []
+    for number in range(1, min(count, len(unit)) + 1):
+        distance = (mean - (sum_so_far + unit) / number).square().sum(1).masked_fill(~free, torch.inf)
+        best = int(distance.argmin())
+        taken.append(best)
+        free[best] = False
+        sum_so_far = sum_so_far + unit[best]
+    return torch.tensor(taken, dtype=torch.int64, device=features.device)
+
+
+def class_means(features: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """[classes, D]: normalised means of the normalised features of each class; zero of a class without any."""
+    unit, means = F.normalize(features.double(), dim=1), []
+    for label in range(classes):
+        own = unit[targets == label]
+        means.append(F.normalize(own.mean(0), dim=0) if len(own) else torch.zeros_like(unit[0]))
+    return torch.stack(means)
+
+
+def answer_features(answer: Output) -> Tensor:
+    return answer.features[POOLED].float()
+
+
+def rows_of(inputs: Inputs) -> Tensor:
+    return next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
+
+
+def head_of(net: nn.Module) -> Any:
+    """The classifier of a net; None where it ends in no module that is one."""
+    names: Sequence[str] = head_names(net)
+    return net.get_submodule(names[0].rpartition(".")[0]) if names else None

@@ -1,0 +1,109 @@
+"""Strategies that learn kept samples again: by their labels, or by what the student once answered to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distillctl.build import not_negative
+from distillctl.losses.inputs import precise
+from distillctl.losses.logits import cross_entropy
+from distillctl.strategies.memory import Memory
+from distillctl.strategies.strategy import Strategy, one, total, weighed
+from distillctl.types import Batch, Output, Terms, concatenated
+
+
+class Replays(Strategy):
+    """A strategy with a memory that every batch passes through."""
+
+    replays = True
+    memory: Memory
+
+    def draw(self, batch: Batch, number: int = 0) -> Any:
+        return self.memory.draw(batch, number)
+
+
+class Er(Replays):
+    """Experience replay (Rolnick et al. 2019; Chaudhry et al. 2019): the loss of new and kept samples, in one batch."""
+
+    name = "er"
+
+    def forward(self, batch: Batch, player: str = "student") -> Terms:
+        replay, new = self.draw(batch), len(batch.index)
+        if replay is None:
+            answer = self.student(batch.inputs)
+            self.memory.observe(batch, answer.logits)
+            return self.lesson(answer, batch)
+        answer = self.student(concatenated([batch.inputs, replay.batch.inputs]))
+        ours, kept = cut(answer, new)
+        self.memory.observe(batch, ours.logits)
+        whole = batch.place[1] if batch.place else new
+        part = whole / (whole + min(self.memory.batch_size, self.memory.filled))  # of the samples those that are new
+        return total(
+            weighed(self.lesson(ours, batch), part), weighed(self.lesson(kept, replay.batch), (1 - part) * replay.share, prefix="memory ")
+        )
+
+
+class Der(Replays):
+    """Dark experience replay (Buzzega et al. 2020, eq. 6): alpha times the mean squared distance from the logits of the moment a sample was kept.
+
+    A batch of its own goes through the net, so batch norm sees new and kept samples apart, as in the authors' code. Under a head that grows the
+    distance is that of the classes which the head had then.
+    """
+
+    name = "der"
+    keeps_logits = True
+
+    def __init__(self, *arguments: Any, alpha: float = 0.3, **more: Any):
+        super().__init__(*arguments, **more)
+        self.alpha = not_negative(alpha=alpha)
+
+    def forward(self, batch: Batch, player: str = "student") -> Terms:
+        answer = self.student(batch.inputs)
+        self.memory.observe(batch, answer.logits)
+        return total(self.lesson(answer, batch), *self.dark(batch))
+
+    def dark(self, batch: Batch) -> list[Terms]:
+        replay = self.draw(batch)
+        if replay is None or not self.alpha:
+            return []
+        answer = self.student(replay.batch.inputs)
+        distance = logit_distance(answer.logits, replay.logits, replay.widths)
+        return [one("memory logits", self.alpha * replay.share * distance)]
+
+
+class DerPlusPlus(Der):
+    """DER++ (eq. 7): and beta times the cross-entropy of a second, independent draw."""
+
+    name = "derpp"
+
+    def __init__(self, *arguments: Any, alpha: float = 0.2, beta: float = 0.5, **more: Any):
+        super().__init__(*arguments, alpha=alpha, **more)
+        self.beta = not_negative(beta=beta)
+
+    def dark(self, batch: Batch) -> list[Terms]:
+        replay = self.draw(batch, 1)
+        if replay is None or not self.beta:
+            return super().dark(batch)
+        answer = self.student(replay.batch.inputs)
+        labels = cross_entropy(answer.logits, replay.batch.targets)
+        return [*super().dark(batch), one("memory labels", self.beta * replay.share * labels)]
+
+
+def cut(answer: Output, first: int) -> tuple[Output, Output]:
+    """The answer to a batch as those to its first samples and to the others."""
+    parts = [
+        Output(answer.logits[rows], {name: value[rows] for name, value in answer.features.items()})
+        for rows in (slice(0, first), slice(first, None))
+    ]
+    return parts[0], parts[1]
+
+
+def logit_distance(student: Tensor, kept: Tensor, widths: Tensor) -> Tensor:
+    """Mean of (z_s - z_kept)² over the classes that were there as each sample was kept: logits [B, K] and [B, K'], widths int64 [B]."""
+    width = min(student.shape[1], kept.shape[1])
+    counts = torch.arange(width, device=student.device) < widths[:, None]
+    squares = (precise(student)[:, :width] - precise(kept)[:, :width]).square()
+    return (squares * counts).sum() / counts.sum().clamp(min=1)
