@@ -37,6 +37,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/usual_accuracy.py
 	$(BIN)/python benchmarks/cache_accuracy.py
 	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/lifelong.py
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -25,6 +25,7 @@ from distillctl.loop import FitSettings, fit
 from distillctl.losses.logits import CrossEntropy, SoftTargets
 from distillctl.losses.weighted import WeightedSum
 from distillctl.methods.distill import Distill
+from distillctl.methods.method import Method
 from distillctl.models.adapter import Classifier
 from distillctl.models.net import build_net
 from distillctl.models.taps import tap
@@ -99,7 +100,14 @@ def training_of(
     """By labels, and with a teacher by its answers at the same weight."""
     model = student.to(machine.device).to(memory_format=torch.channels_last)
     terms: dict[str, nn.Module] = {"ce": CrossEntropy()} | ({"kd": SoftTargets(temperature)} if guide else {})
-    method = Distill(model, WeightedSum(terms, dict.fromkeys(terms, 1.0)), guide).train()
+    return training_by(Distill(model, WeightedSum(terms, dict.fromkeys(terms, 1.0)), guide), machine, optimizer_of)
+
+
+def training_by(
+    method: Method, machine: runtime.Runtime, optimizer_of: Callable[[nn.Module], torch.optim.Optimizer] = optimizer_for
+) -> Training:
+    """Of a method whose student is on the device."""
+    method.train()
     optimizer = optimizer_of(method)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
@@ -125,6 +133,12 @@ def epoch_of(
 ) -> Callable[[], None]:
     """One epoch of a long run, and with each call the next."""
     training = training_of(student, guide, machine, temperature=temperature)
+    return lambda: run(training, batches, 10**6, machine, go_on=False)
+
+
+def epoch_of_method(method: Method, batches: ImageLoader, machine: runtime.Runtime) -> Callable[[], None]:
+    """The same of any method."""
+    training = training_by(method, machine)
     return lambda: run(training, batches, 10**6, machine, go_on=False)
 
 

@@ -38,7 +38,8 @@ def by_hand(student: str, teacher: str | None, batches: ImageLoader, machine: ru
     numbers = iter(range(10**6))
 
     def epoch() -> None:
-        for images, targets, _, _ in batches(next(numbers), 0):
+        for batch in batches(next(numbers), 0):
+            images, targets = batch.inputs, batch.targets
             with machine.autocast():
                 logits = model(images).logits
             loss = F.cross_entropy(logits.float(), targets)

@@ -72,7 +72,15 @@ def test_every_option_composes(file: Path):
 
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_recipe_composes(file: Path):
-    assert said("train", f"recipe={file.stem}") is None
+    for command in compose.commands_of(file.stem, default="train"):
+        assert said(command, f"recipe={file.stem}") is None
+
+
+def test_a_recipe_says_which_command_it_is_for():
+    said_of = str(said("train", "recipe=lifelong_cifar10_small"))
+    assert said_of == "recipe=lifelong_cifar10_small: made for distillctl lifelong, and train lacks what it sets"
+    assert "lifelong_cifar10_small" not in compose.group_names("train")["recipe"]
+    assert "lifelong_cifar10_small" in compose.group_names("lifelong")["recipe"]
 
 
 @pytest.mark.parametrize("name", sorted(compose.options("student")))

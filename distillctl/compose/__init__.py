@@ -2,7 +2,7 @@
 
 from distillctl.compose.data import with_data
 from distillctl.compose.explain import causes, explain
-from distillctl.compose.groups import group_names, known_keys, options, weighed_otherwise
+from distillctl.compose.groups import commands_of, group_names, known_keys, options, weighed_otherwise
 from distillctl.compose.guard import check_built, check_typed
 from distillctl.compose.kept import invocation
 from distillctl.compose.literal import FOLDERS, as_typed, pieces, quoted, unquoted

@@ -12,7 +12,7 @@ import yaml
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 
-from distillctl.compose.groups import files_of, group_names, groups_of, options
+from distillctl.compose.groups import commands_of, files_of, group_names, groups_of, options
 from distillctl.compose.own import folders_in
 from distillctl.compose.sources import ROLES, split_path
 from distillctl.compose.suggest import one_by_one, unknown_key, wrong_type
@@ -139,6 +139,16 @@ def leads_nowhere(error: Exception, _: str, overrides: list[str]) -> UserError |
     return ConfigError(f"{where}: there is no {name[1]}; write the value itself, or a key that --cfg job prints")
 
 
+def recipe_of_another(error: Exception, command: str, overrides: list[str]) -> UserError | None:
+    """A recipe that ships sets keys which this command has not."""
+    names = [name for word in overrides if word.startswith("recipe=") for name in re.findall(r"[^\[\],\s]+", word.partition("=")[2])]
+    for name in names if isinstance(error, COMPOSING) else ():
+        commands = commands_of(name, default=command)
+        if command not in commands:
+            return ConfigError(f"recipe={name}: made for distillctl {' and '.join(commands)}, and {command} lacks what it sets")
+    return None
+
+
 def no_such_key(error: Exception, command: str, overrides: list[str]) -> UserError | None:
     key, value = mentioned(str(error), overrides)
     return ConfigError(unknown_key(key, value, command)) if isinstance(error, COMPOSING) and key is not None else None
@@ -181,6 +191,7 @@ EXPLAINERS: tuple[Callable[[Exception, str, list[str]], UserError | None], ...] 
     chosen_already,
     value_of_another_type,
     leads_nowhere,
+    recipe_of_another,
     no_such_key,
     as_hydra_says,
 )

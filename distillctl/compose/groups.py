@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,10 @@ from distillctl.models import catalogue
 
 def group_names(command: str, folders: Iterable[Path] = ()) -> dict[str, list[str]]:
     """The config groups that a command's primary config uses, each with its options; folders: where configs of one's own are."""
-    return {group: options(group, folders) for group in groups_of(command)}
+    found = {group: options(group, folders) for group in groups_of(command)}
+    if "recipe" in found:
+        found["recipe"] = [name for name in found["recipe"] if command in commands_of(name, default=command)]
+    return found
 
 
 def groups_of(command: str) -> tuple[str, ...]:
@@ -46,6 +50,18 @@ def options(group: str, folders: Iterable[Path] = ()) -> list[str]:
     """What a group can be set to, one's own first; for models the featured names, of the many that work."""
     own = sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
     return [*own, *files_of(group), *(catalogue.FEATURED if group in ROLES else ()), *(EXTRA_NAMES if group in ROLES else ())]
+
+
+@cache
+def commands_of(recipe: str, default: str) -> tuple[str, ...]:
+    """The commands that a recipe that ships is made for, as its first lines say; of one's own `default` alone."""
+    file = recipes_dir() / f"{recipe}.yaml"
+    if not file.is_file():
+        return (default,)
+    head = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    return tuple(dict.fromkeys(re.findall(r"distillctl (\w+)", "\n".join(line for line in head if f"recipe={recipe}" in line)))) or (
+        default,
+    )
 
 
 def folder_of(group: str) -> Path:

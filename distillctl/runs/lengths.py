@@ -61,15 +61,18 @@ def choice_in_words(session: Session, plan: Plan) -> str:
         told.append(f"batches of {session.chosen['trainer.batch_size']}")
         keys.append("trainer.batch_size=N")
     for name in STEPS:
-        if f"{name}.epochs" in session.chosen and (
-            steps := next(
-                (found[step.name].steps for step in plan.todo if step.name.startswith(name) or name == LIFELONG and step.tasks), 0
-            )
-        ):
+        if f"{name}.epochs" in session.chosen and (steps := steps_of(name, plan, found)):
             told.append(f"{name} {session.chosen[f'{name}.epochs']} epochs ({steps:,} steps)")
             keys.append(f"{name}.epochs=N")
     why = "for this demo" if is_demo(plan.test) else f"for {len(bundle.data.train):,} training {bundle.inputs.noun}"
     return f"chosen {why}: {', '.join(told)}; choose otherwise by {' '.join(keys)}" if told else ""
+
+
+def steps_of(stage: str, plan: Plan, found: Mapping[str, Length]) -> int:
+    """What the first step of a stage takes of the optimizer; of tasks, all of the first sequence."""
+    if stage == LIFELONG:
+        return sum(found[step.name].steps for step in plan.todo if step.tasks and step.sequence == plan.todo[0].sequence)
+    return next((found[step.name].steps for step in plan.todo if step.name.startswith(stage)), 0)
 
 
 def too_few(session: Session, plan: Plan) -> dict[str, int]:
@@ -87,7 +90,7 @@ def too_few(session: Session, plan: Plan) -> dict[str, int]:
         ready = isinstance(model, Given) and is_ready(model.model)
         enough = FEW_MORE if ready else FEW_FOR_DEMO if is_demo(step.data) else FEW
         if steps < enough:
-            found[name] = steps
+            found[step.sequence or name] = steps
     return found
 
 
@@ -102,7 +105,8 @@ def announce(session: Session, plan: Plan) -> None:
 def too_few_in_words(session: Session, plan: Plan) -> str:
     """What the figures of a run of too few steps are worth; empty where it had enough."""
     few = too_few(session, plan)
-    return f"{few_in_words(few)}: these figures say little of what distillation brings; {more_in_words(session, few)}" if few else ""
+    about = "a strategy keeps" if any(step.tasks for step in plan.todo) else "distillation brings"
+    return f"{few_in_words(few)}: these figures say little of what {about}; {more_in_words(session, few)}" if few else ""
 
 
 def cut_in_words(session: Session, plan: Plan) -> str:

@@ -69,11 +69,18 @@ class Session:
         if not isinstance(self.config, LifelongConfig):
             return self.read(data)
         folders = self.config.lifelong.folders
-        found = of_folders([self.read(replace(data, root=root)) for root in folders]) if folders else arranged(self.read(data), self.config)
+        found = of_folders([self.read_folder(data, root) for root in folders]) if folders else arranged(self.read(data), self.config)
         assert found.tasks is not None
         for line in found.tasks.in_words():
             self.console.say(line)
         return replace(found, config=data)
+
+    def read_folder(self, data: DatasetConfig, root: str) -> Bundle:
+        """The data of one task, whose folder the config has by another key."""
+        try:
+            return self.read(replace(data, root=root))
+        except UserError as error:
+            raise type(error)(*(line.replace("dataset.root=", "lifelong.folders: ", 1) for line in error.problems)) from None
 
     def read(self, data: DatasetConfig) -> Bundle:
         machine, names = self.runtime, taught_classes(self.config, data)

@@ -153,7 +153,7 @@ class Stage:
             values = {"loss": sum(own.values()), **report.parts, "lr": report.lr, "images_per_s": report.images_per_s}
             self.log.write({"kind": "step", "epoch": report.epoch + 1, "step": report.step, **values})
             self.session.tracker.log(self.step.name, report.step, values)
-        if report.step == 1 and len(report.parts) > 1:
+        if report.step == 1 and len(report.parts) > 1 and self.step.tasks[:1] <= (2,):  # of later tasks the same
             loss = self.session.config.loss
             terms.say_sizes(own, loss, self.session.console, compose.weighed_otherwise(loss))
 

@@ -12,6 +12,7 @@ from distillctl.models.obtain import obtain
 from distillctl.report import matrix as drawn
 from distillctl.runs.lifelong.boundary import ROW, measured
 from distillctl.runs.lifelong.plan import OWN
+from distillctl.runs.lifelong.tasks import Tasks
 from distillctl.runs.session import Session
 from distillctl.runs.steps import Given, Plan
 
@@ -90,8 +91,11 @@ def write(session: Session, plan: Plan, rows: Sequence[Mapping[str, Any]]) -> No
     own = next(row for row in rows if row["model"] == plan.final)
     if len(own["matrix"]) > 1:
         session.console.table(drawn.table(plan.final, own["matrix"], own["matrix_task_il"]))
-    for line in remarks(own, len(tasks.own)):
+    for line in remarks(own, tasks):
         session.console.say(line)
+    if not any(row["model"] == "alone" for row in rows):  # with it the table has said so
+        error = 100 * (own["top1"] * (1 - own["top1"]) / own["n"]) ** 0.5
+        session.console.say(f"one seed, standard error ±{error:.2f} points on {own['n']:,} {session.bundle(plan.test).inputs.noun}")
     picture(session, kept)
 
 
@@ -103,12 +107,13 @@ def picture(session: Session, kept: Sequence[Mapping[str, Any]]) -> None:
     session.console.say(f"matrix and curves: {file}")
 
 
-def remarks(own: Mapping[str, Any], tasks: int) -> list[str]:
+def remarks(own: Mapping[str, Any], tasks: Tasks) -> list[str]:
     """What the figures mean, in a line or two."""
-    found = []
-    if own.get("answers_of_last_task") is not None and len(own["matrix"]) > 1:
-        found.append(f"{own['answers_of_last_task']:.0%} of its answers are classes of the last task, whose share is {1 / tasks:.0%}")
-    return found
+    *before, last = tasks.own
+    if len(own["matrix"]) < 2 or set(last) & {label for group in before for label in group}:
+        return []
+    share = len(last) / len(tasks.classes)
+    return [f"{own['answers_of_last_task']:.0%} of its answers are classes of the last task, which are {share:.0%} of all classes"]
 
 
 KEPT = (
