@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl import state
-from distillctl.metrics.metric import METRICS, VALIDATION, by_key, on_validation
+from distillctl.metrics.metric import METRICS, OF_TASKS, VALIDATION, by_key, on_validation
 from distillctl.report.console import Table, Terminal
 from distillctl.runs.objective import USUAL
 from distillctl.terminal import Stream, cell
@@ -105,15 +105,14 @@ def print_table(folder: Path, jobs: Sequence[dict[str, Any]], rows: Sequence[dic
     """The table, the jobs that failed by name, and those that were others again."""
     console = Terminal(Stream(patient=True))
     seeds = max((item["n"] for item in rows), default=0)
-    names = list(dict.fromkeys(name for item in rows for name in item["models"]))
-    key = tested(rows)
+    key, columns = tested(rows), columns_of(rows)
     table = Table(title(rows, key, seeds), padding=(0, 0))
     table.add_column("setting", overflow="fold", min_width=min(14, max((len(item["short"]) for item in rows), default=0)))
     gained = any(item.get("gain_over_alone") for item in rows)
-    for heading in (val_heading(rows), *names, *(["vs alone"] if gained else [])):
+    for heading in (val_heading(rows), *columns, *(["vs alone"] if gained else [])):
         table.add_column(heading, justify="right")
     for item in rows:
-        cells = [shown(item["models"].get(name, {}).get(key), key) for name in names]
+        cells = [shown(item["models"].get(model or "".join(item["own"]), {}).get(metric), metric) for model, metric in columns.values()]
         fewer = f" (n = {item['n']})" if item["n"] != seeds else ""
         best = " *" if item["best"] else ""
         gain = [shown(item.get("gain_over_alone"), "top1", signed=True)] if gained else []
@@ -127,6 +126,23 @@ def print_table(folder: Path, jobs: Sequence[dict[str, Any]], rows: Sequence[dic
     if again:
         console.print(f"not counted: job {', '.join(map(str, again))}, the same setting and seed as a job before", soft_wrap=True)
     console.print(f"results: {folder / 'sweep.json'}, {folder / 'sweep.csv'}", soft_wrap=True)
+
+
+def columns_of(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[str, str]]:
+    """By heading, which model and metric a column shows; without a model that of the setting's own student.
+
+    Students that learnt tasks are called by their strategies, so they have their figures side by side, and what was trained beside them its own column.
+    """
+    names, key = list(dict.fromkeys(name for item in rows for name in item["models"])), tested(rows)
+    own = [item["models"].get("".join(item["own"]), {}) for item in rows if item["n"]]
+    if not any("task_il" in measured for measured in own):
+        return {name: (name, key) for name in names}
+    figures = [metric for metric in (key, *OF_TASKS) if by_key(metric).over_seeds]
+    students = {"".join(item["own"]) for item in rows}
+    return {
+        **{by_key(metric).heading: ("", metric) for metric in figures},
+        **{name: (name, key) for name in names if name not in students},
+    }
 
 
 def val_heading(rows: Sequence[dict[str, Any]]) -> str:

@@ -87,6 +87,22 @@ def test_the_same_setting_with_the_same_seed_is_no_other_seed(tmp_path, capsys):
     assert "not counted: job 2, 3, the same setting and seed as a job before" in printed
 
 
+def test_students_that_learnt_tasks_have_their_figures_side_by_side_whatever_they_are_called(tmp_path, capsys):
+    def learnt(number, strategy, top1):
+        own = {"model": strategy, "top1": top1, "val_top1": top1, "task_il": 0.9, "incremental_accuracy": 0.7, "forgetting": 0.2}
+        floor = {"model": "floor", "top1": 0.2, "val_top1": 0.2, "task_il": 0.6, "incremental_accuracy": 0.4, "forgetting": 0.8}
+        return job(number, f"strategy={strategy}", rows=[own, floor], own=[strategy], final=strategy, gain_over_alone=None)
+
+    jobs = [learnt(0, "lwf", 0.4), learnt(1, "er", 0.5)]
+    print_table(tmp_path, jobs, group(jobs))
+    header, _, *lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()][1:5]
+    assert header == ["setting", "val", "top-1", "%", "task-IL", "%", "avg", "%", "forgets", "%", "floor"]
+    assert lines == [
+        ["strategy=er", "*", "50.00", "50.00", "90.00", "70.00", "20.00", "20.00"],
+        ["strategy=lwf", "40.00", "40.00", "90.00", "70.00", "20.00", "20.00"],
+    ]
+
+
 def test_jobs_that_all_failed_are_a_table_without_a_best(tmp_path, capsys):
     jobs = [failed(0, "a=1"), failed(1, "a=2")]
     rows = group(jobs)
