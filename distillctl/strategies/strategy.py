@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -80,11 +79,6 @@ class Strategy(Method):
     def carried(self) -> dict[str, Tensor]:
         """What the next task begins with, besides the student's weights."""
         return {} if self.memory is None else {f"memory.{name}": value for name, value in self.memory.carried().items()}
-
-    @classmethod
-    def settings(cls, node: Mapping[str, Any]) -> dict[str, Any]:
-        """Its own keys of the config."""
-        return {key: value for key, value in node.items() if key != "_target_"}
 
 
 class Joint(Strategy):
