@@ -169,7 +169,7 @@ def class_means(features: Tensor, targets: Tensor, classes: int) -> Tensor:
 
 
 def answer_features(answer: Output) -> Tensor:
-    return answer.features[POOLED].float()
+    return precise(answer.features[POOLED])
 
 
 def rows_of(inputs: Inputs) -> Tensor:
