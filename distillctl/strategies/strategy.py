@@ -82,6 +82,11 @@ class Strategy(Method):
         return {} if self.memory is None else {f"memory.{name}": value for name, value in self.memory.carried().items()}
 
     @classmethod
+    def about_known_classes(cls, node: Mapping[str, Any]) -> str | None:
+        """Why it cannot learn a task that has classes of earlier ones, and the way out; None where it can. `node` is its config."""
+        return None
+
+    @classmethod
     def settings(cls, node: Mapping[str, Any]) -> dict[str, Any]:
         """Its own keys of the config."""
         return {key: value for key, value in node.items() if key != "_target_"}
