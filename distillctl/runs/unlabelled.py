@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distillctl.build import find_class
-from distillctl.config import Distils, Pretrains
+from distillctl.config import Distils, LifelongConfig, Pretrains
 from distillctl.errors import ConfigError
 from distillctl.losses.weighted import WeightedSum, build_loss
 from distillctl.methods.adversarial import Adversarial
@@ -51,7 +51,7 @@ def remark(config: Any) -> str | None:
 
 def check_without_labels(config: Any) -> None:
     """Commands, stages and methods that cannot be without labels. Raises ConfigError."""
-    if config.dataset.labels:
+    if config.dataset.labels or isinstance(config, LifelongConfig):  # of tasks the plan says so
         return
     if not isinstance(config, Distils):
         stage = "pretrain" if isinstance(config, Pretrains) else "finetune"

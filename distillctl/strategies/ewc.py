@@ -11,6 +11,7 @@ from torch.func import functional_call, grad, vmap
 
 from distillctl import draws
 from distillctl.build import fraction, not_negative
+from distillctl.losses.inputs import precise
 from distillctl.models.logits import logits_of
 from distillctl.modes import evaluating
 from distillctl.strategies.strategy import Strategy, one, total
@@ -99,7 +100,7 @@ def fisher_information(student: Any, batches: Any, labels: str, seed: int) -> di
 
     def surprise(weights: dict[str, Tensor], sample: Any, target: Tensor) -> Tensor:
         answer = functional_call(net, {name.removeprefix("net."): value for name, value in {**weights, **fixed}.items()}, (alone(sample),))
-        return F.cross_entropy(logits_of(answer, student.outputs).float(), target[None])
+        return F.cross_entropy(precise(logits_of(answer, student.outputs)), target[None])
 
     with evaluating(student):
         for batch in batches:

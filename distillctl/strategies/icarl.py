@@ -28,6 +28,10 @@ class LwfMc(Strategy):
     name = "lwf_mc"
     distils = own_formula = True
 
+    @classmethod
+    def about_known_classes(cls, node: Mapping[str, Any]) -> str | None:
+        return f"strategy={cls.name} learns labels of new classes alone; take strategy=derpp, er or ewc"
+
     def forward(self, batch: Batch, player: str = "student") -> Terms:
         return self.binary(self.student(batch.inputs), batch)
 
@@ -169,7 +173,7 @@ def class_means(features: Tensor, targets: Tensor, classes: int) -> Tensor:
 
 
 def answer_features(answer: Output) -> Tensor:
-    return answer.features[POOLED].float()
+    return precise(answer.features[POOLED])
 
 
 def rows_of(inputs: Inputs) -> Tensor:

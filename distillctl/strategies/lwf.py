@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from distillctl.strategies.strategy import Strategy, first_classes, total, weighed
@@ -22,6 +23,12 @@ class Lwf(Strategy):
         if over not in ("new", "seen", "all"):
             raise ValueError(f"over={over} must be one of new, seen, all")
         self.over = over
+
+    @classmethod
+    def about_known_classes(cls, node: Mapping[str, Any]) -> str | None:
+        if node.get("over", "new") != "new":
+            return None
+        return "strategy.over=new tells labels apart among new classes alone; take strategy.over=seen"
 
     def forward(self, batch: Batch, player: str = "student") -> Terms:
         answer, task = self.student(batch.inputs), self.task

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,11 @@ class Strategy(Method):
     def carried(self) -> dict[str, Tensor]:
         """What the next task begins with, besides the student's weights."""
         return {} if self.memory is None else {f"memory.{name}": value for name, value in self.memory.carried().items()}
+
+    @classmethod
+    def about_known_classes(cls, node: Mapping[str, Any]) -> str | None:
+        """Why it cannot learn a task that has classes of earlier ones, and the way out; None where it can. `node` is its config."""
+        return None
 
 
 class Joint(Strategy):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from distillctl.build import arguments_of, build
-from distillctl.config import BESIDE, ImageSetConfig, LifelongConfig, chosen
+from distillctl.config import ImageSetConfig, LifelongConfig, chosen
 from distillctl.errors import ConfigError
 from distillctl.losses.weighted import build_loss
 from distillctl.models.adapter import Classifier
@@ -39,10 +39,6 @@ def check_sequence(config: LifelongConfig) -> None:
     if config.trainer.select != "last":
         raise ConfigError(
             f"trainer.select={config.trainer.select}: the last epoch of each task counts, as what is kept belongs to it; leave trainer.select out"
-        )
-    if unknown := [name for name in lifelong.beside if name not in BESIDE]:
-        raise ConfigError(
-            f"lifelong.beside={lifelong.beside}: {unknown[0]} must be one of {', '.join(BESIDE)}; lifelong.beside=[] for none"
         )
     if lifelong.folders and (config.dataset.root is not None or config.tasks != type(config)().tasks):
         key = "dataset.root" if config.dataset.root is not None else "tasks"
@@ -97,6 +93,9 @@ def check_with_data(session: Session, whole: Bundle) -> None:
         for number in range(1, len(tasks.own) + 1):
             if not bool((there == number).any()):
                 raise ConfigError(f"tasks: task {number} has no {name} {whole.inputs.noun}")
+    again = next((number for number in range(2, len(tasks.own) + 1) if min(tasks.own[number - 1]) < tasks.ends[number - 2]), None)
+    if again is not None and (problem := found.about_known_classes(config.strategy)):
+        raise ConfigError(f"lifelong.folders: task {again} has classes of earlier ones, and {problem}")
     if not found.replays:
         return
     classes, size = len(tasks.classes), config.memory.size

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distillctl.build import find_class
-from distillctl.config import ENSEMBLE, LifelongConfig, TeacherConfig
+from distillctl.config import BESIDE, ENSEMBLE, LifelongConfig, TeacherConfig
 from distillctl.errors import ConfigError
 from distillctl.runs.draft import Draft
 from distillctl.runs.steps import Given, MadeBy, Plan, Row, Several, Source, is_ready
@@ -21,7 +21,11 @@ def sequences(draft: Draft, config: LifelongConfig) -> Plan:
     """The strategy's tasks, and beside them those of the student without a teacher, of plain fine-tuning, and all tasks at once."""
     name, teacher = strategy_of(config.strategy).name, None
     if not config.dataset.labels:
-        raise ConfigError("dataset.labels=false: tasks are learnt by labels")
+        raise ConfigError("dataset.labels=false: tasks are learnt by labels; leave it out")
+    if unknown := [other for other in config.lifelong.beside if other not in BESIDE]:
+        raise ConfigError(
+            f"lifelong.beside={config.lifelong.beside}: {unknown[0]} must be one of {', '.join(BESIDE)}; lifelong.beside=[] for none"
+        )
     if config.lifelong.update == "both":
         made = sequence(draft, config, "teacher", "teacher", Given(config.teacher, "teacher"), config.strategy)
         draft.rows.append(Row("teacher", "teacher", made))
