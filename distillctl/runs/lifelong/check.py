@@ -68,6 +68,8 @@ def check_teacher(config: LifelongConfig, found: type[Strategy]) -> None:
         raise ConfigError(
             f"strategy={found.name} asks the old student and the teacher by one loss, and this one reads features, which differ; take loss=kd"
         )
+    if update == "student" and has_fixed_teacher(config) and config.lifelong.head == "growing":
+        raise ConfigError("lifelong.head=growing has outputs for some classes, and the teacher for all; take lifelong.head=full")
     if found.at_once and update == "both":
         raise ConfigError(f"strategy={found.name} has no tasks in turn for the teacher to move through; leave out lifelong.update=both")
 
