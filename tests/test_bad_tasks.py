@@ -130,6 +130,12 @@ ROWS = [
         ("teacher=resnet20 is neither trained nor pretrained", "lifelong.update=both", "teacher.checkpoint=<run folder or file>"),
     ),
     Row("teacher missing", "teacher.checkpoint=nowhere", CHECKPOINT, ("teacher.checkpoint=nowhere: no such file",)),
+    Row(
+        "teacher of all classes for a head that grows",
+        "dataset=digits teacher=resnet8 teacher.checkpoint=run lifelong.head=growing",
+        USAGE,
+        ("lifelong.head=growing has outputs for some classes, and the teacher for all; take lifelong.head=full",),
+    ),
     Row("teacher of all tasks at once", "strategy=joint teacher=resnet14 lifelong.update=both", USAGE, ("leave out lifelong.update=both",)),
     Row(
         "loss without a teacher",
@@ -184,8 +190,9 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS])
-def test_a_mistake_about_tasks_is_one_line_with_a_way_out(row: Row, distillctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_mistake_about_tasks_is_one_line_with_a_way_out(row: Row, distillctl, tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("DISTILLCTL_DATA", raising=False)
+    (tmp_path / "run").symlink_to(tiny_run)
     if row.prepare:
         row.prepare(tmp_path)
     finished = distillctl(*shlex.split(f"{FAST} {row.words}"), cwd=tmp_path)
