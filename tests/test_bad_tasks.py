@@ -143,6 +143,12 @@ ROWS = [
         USAGE,
         ("loss=ce: no term of it reads a teacher", "loss=kd"),
     ),
+    Row(
+        "teacher of icarl", "strategy=icarl teacher=resnet14 lifelong.update=both", USAGE, ("strategy=icarl", "would not read the teacher")
+    ),
+    Row(
+        "teacher of lwf_mc", "dataset=digits strategy=lwf_mc teacher=resnet8 teacher.checkpoint=run", USAGE, ("would not read the teacher",)
+    ),
     Row("lwf without a teacher's term", "strategy=lwf loss=ce", USAGE, ("loss",)),
     Row("no labels", "dataset.labels=false", USAGE, ("dataset.labels=false: tasks are learnt by labels; leave it out",)),
     Row("no epochs", "lifelong.epochs=0", USAGE, ("lifelong.epochs=0: nothing to train",)),
@@ -152,6 +158,10 @@ ROWS = [
     Row("one kept sample a step", "memory.batch_size=1", USAGE, ("memory.batch_size=1 leaves less than 2 samples", "raise it")),
     Row("kept samples that are mixed", "dataset.augment.mixup=0.2", USAGE, ("dataset.augment.mixup: strategy=derpp keeps", "set it to 0")),
     Row("kept samples that are pasted", "dataset.augment.cutmix=1", USAGE, ("dataset.augment.cutmix: strategy=derpp keeps", "set it to 0")),
+    Row("lwf of mixed samples", "strategy=lwf dataset.augment.mixup=0.2", USAGE, ("strategy=lwf reads one label of each sample",)),
+    Row("lwf_mc of mixed samples", "strategy=lwf_mc dataset.augment.cutmix=1", USAGE, ("strategy=lwf_mc reads one label", "set it to 0")),
+    Row("lwf of weighed classes", "strategy=lwf dataset.balance=class_weights", USAGE, ("take dataset.balance=oversample",)),
+    Row("icarl of weighed classes", "strategy=icarl dataset.balance=class_weights", USAGE, ("take dataset.balance=oversample",)),
     Row("herding by hand", "memory.select=herding", USAGE, ("memory.select=herding: must be one of reservoir, balanced",)),
     Row(
         "icarl that selects otherwise",
