@@ -26,6 +26,7 @@ SLOW = (
     "test_deploying.py", "test_exporting.py", "test_onnx_teacher.py", "test_predict_exported.py", "test_prune.py", "test_budget_runs.py", "test_resume_files.py",
     "test_bad_files.py", "test_training_for_int8.py", "test_quantizer_choice.py", "test_layers_that_hurt.py", "test_static_files.py",
     "test_onnx.py", "test_torch_export.py", "test_engine.py", "test_evaluate.py", "test_weights_alone.py", "test_sparsity.py",
+    "test_lifelong_resumed.py", "test_lifelong.py", "test_bad_tasks.py",
 )  # fmt: skip
 
 

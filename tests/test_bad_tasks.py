@@ -130,12 +130,24 @@ ROWS = [
         ("teacher=resnet20 is neither trained nor pretrained", "lifelong.update=both", "teacher.checkpoint=<run folder or file>"),
     ),
     Row("teacher missing", "teacher.checkpoint=nowhere", CHECKPOINT, ("teacher.checkpoint=nowhere: no such file",)),
+    Row(
+        "teacher of all classes for a head that grows",
+        "dataset=digits teacher=resnet8 teacher.checkpoint=run lifelong.head=growing",
+        USAGE,
+        ("lifelong.head=growing has outputs for some classes, and the teacher for all; take lifelong.head=full",),
+    ),
     Row("teacher of all tasks at once", "strategy=joint teacher=resnet14 lifelong.update=both", USAGE, ("leave out lifelong.update=both",)),
     Row(
         "loss without a teacher",
         "teacher=resnet14 lifelong.update=both loss=ce",
         USAGE,
         ("loss=ce: no term of it reads a teacher", "loss=kd"),
+    ),
+    Row(
+        "teacher of icarl", "strategy=icarl teacher=resnet14 lifelong.update=both", USAGE, ("strategy=icarl", "would not read the teacher")
+    ),
+    Row(
+        "teacher of lwf_mc", "dataset=digits strategy=lwf_mc teacher=resnet8 teacher.checkpoint=run", USAGE, ("would not read the teacher",)
     ),
     Row("lwf without a teacher's term", "strategy=lwf loss=ce", USAGE, ("loss",)),
     Row("no labels", "dataset.labels=false", USAGE, ("dataset.labels=false: tasks are learnt by labels; leave it out",)),
@@ -146,6 +158,10 @@ ROWS = [
     Row("one kept sample a step", "memory.batch_size=1", USAGE, ("memory.batch_size=1 leaves less than 2 samples", "raise it")),
     Row("kept samples that are mixed", "dataset.augment.mixup=0.2", USAGE, ("dataset.augment.mixup: strategy=derpp keeps", "set it to 0")),
     Row("kept samples that are pasted", "dataset.augment.cutmix=1", USAGE, ("dataset.augment.cutmix: strategy=derpp keeps", "set it to 0")),
+    Row("lwf of mixed samples", "strategy=lwf dataset.augment.mixup=0.2", USAGE, ("strategy=lwf reads one label of each sample",)),
+    Row("lwf_mc of mixed samples", "strategy=lwf_mc dataset.augment.cutmix=1", USAGE, ("strategy=lwf_mc reads one label", "set it to 0")),
+    Row("lwf of weighed classes", "strategy=lwf dataset.balance=class_weights", USAGE, ("take dataset.balance=oversample",)),
+    Row("icarl of weighed classes", "strategy=icarl dataset.balance=class_weights", USAGE, ("take dataset.balance=oversample",)),
     Row("herding by hand", "memory.select=herding", USAGE, ("memory.select=herding: must be one of reservoir, balanced",)),
     Row(
         "icarl that selects otherwise",
@@ -184,8 +200,9 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS])
-def test_a_mistake_about_tasks_is_one_line_with_a_way_out(row: Row, distillctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_mistake_about_tasks_is_one_line_with_a_way_out(row: Row, distillctl, tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("DISTILLCTL_DATA", raising=False)
+    (tmp_path / "run").symlink_to(tiny_run)
     if row.prepare:
         row.prepare(tmp_path)
     finished = distillctl(*shlex.split(f"{FAST} {row.words}"), cwd=tmp_path)

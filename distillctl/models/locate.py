@@ -13,6 +13,8 @@ from distillctl.files import read_json
 from distillctl.formats import by_file
 from distillctl.paths import as_path
 
+CARRIED = "carried.safetensors"  # what a task of a sequence hands to the next, beside the student that it leaves
+
 # the rows of runs whose record has no plan: those of the versions before plans were recorded
 BEFORE_PLANS = (
     {"name": "teacher", "own": False, "file": "pretrain/teacher.safetensors"},
@@ -29,7 +31,9 @@ def locate(given: str, role: str, key: str) -> Path:
         if path.name in (state.NEWEST, state.BEFORE) and (path.parent / "metrics.jsonl").exists():
             raise CheckpointError(f"{key}={given}: made for resuming a run (resume=<run folder>); give the .safetensors beside it")
         return path
-    in_stage = sorted(path.glob("*.safetensors")) or sorted(file for file in path.glob("*") if by_file(file) is not None)
+    in_stage = sorted(file for file in path.glob("*.safetensors") if file.name != CARRIED) or sorted(
+        file for file in path.glob("*") if by_file(file) is not None
+    )
     if len(in_stage) == 1:
         return in_stage[0]
     for file in candidates(path, role):

@@ -202,6 +202,7 @@ def test_kept_logits_stay_as_they_were_whatever_the_student_becomes():
     kept, came = memory(logits=True), batch(0, 8)
     said = answers(came).requires_grad_()
     kept.observe(came, said * 1)
+    assert not kept.pending[0][1].requires_grad  # until the step is done it holds no graph
     with torch.no_grad():
         said.mul_(100)
     kept.keep()

@@ -51,8 +51,11 @@ def check_sequence(config: LifelongConfig) -> None:
         raise ConfigError(
             f"loss={'+'.join(loss.terms)}: no term of it reads a teacher, and strategy={found.name} learns from one; take loss=kd"
         )
-    if found.replays:
-        check_memory(config, found)
+    check_labels(config, found)
+    if found.herds and config.memory.select is not None:
+        raise ConfigError(
+            f"memory.select={config.memory.select}: strategy={found.name} chooses what it keeps by herding; leave memory.select out"
+        )
 
 
 def check_teacher(config: LifelongConfig, found: type[Strategy]) -> None:
@@ -64,23 +67,31 @@ def check_teacher(config: LifelongConfig, found: type[Strategy]) -> None:
             f"teacher={teacher.name} is neither trained nor pretrained: lifelong.update=both lets it learn the tasks, "
             "teacher.checkpoint=<run folder or file> takes one that knows them"
         )
+    if found.own_formula and (update == "both" or has_fixed_teacher(config)):
+        raise ConfigError(
+            f"strategy={found.name} learns from labels and from its old self alone, and would not read the teacher; leave it out"
+        )
     if found.distils and (update == "both" or has_fixed_teacher(config)) and build_loss(config.loss).taps("teacher"):
         raise ConfigError(
             f"strategy={found.name} asks the old student and the teacher by one loss, and this one reads features, which differ; take loss=kd"
         )
+    if update == "student" and has_fixed_teacher(config) and config.lifelong.head == "growing":
+        raise ConfigError("lifelong.head=growing has outputs for some classes, and the teacher for all; take lifelong.head=full")
     if found.at_once and update == "both":
         raise ConfigError(f"strategy={found.name} has no tasks in turn for the teacher to move through; leave out lifelong.update=both")
 
 
-def check_memory(config: LifelongConfig, found: type[Strategy]) -> None:
-    data, memory = config.dataset, config.memory
-    if isinstance(data, ImageSetConfig) and (data.augment.mixup > 0 or data.augment.cutmix > 0):
+def check_labels(config: LifelongConfig, found: type[Strategy]) -> None:
+    """Whether the strategy can read labels as the data have them: a memory has one of each sample, and what distils tells old classes from new."""
+    data = config.dataset
+    if isinstance(data, ImageSetConfig) and (data.augment.mixup > 0 or data.augment.cutmix > 0) and (found.replays or found.distils):
         key = "mixup" if data.augment.mixup > 0 else "cutmix"
+        does = "keeps samples with a label each" if found.replays else "reads one label of each sample"
+        raise ConfigError(f"dataset.augment.{key}: strategy={found.name} {does}, and mixed ones have two; set it to 0")
+    if data.balance == "class_weights" and found.distils:
         raise ConfigError(
-            f"dataset.augment.{key}: strategy={found.name} keeps samples with a label each, and mixed ones have two; set it to 0"
+            f"dataset.balance=class_weights: strategy={found.name} asks labels of some classes at a time; take dataset.balance=oversample"
         )
-    if found.herds and memory.select is not None:
-        raise ConfigError(f"memory.select={memory.select}: strategy={found.name} chooses what it keeps by herding; leave memory.select out")
 
 
 def check_with_data(session: Session, whole: Bundle) -> None:

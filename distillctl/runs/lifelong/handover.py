@@ -19,6 +19,7 @@ from distillctl.draws import seed_of
 from distillctl.errors import CheckpointError
 from distillctl.files import read_bytes
 from distillctl.models.adapter import Adapter
+from distillctl.models.locate import CARRIED
 from distillctl.models.obtain import Obtained, obtain
 from distillctl.models.taps import tap
 from distillctl.runs.bundle import Bundle
@@ -28,8 +29,6 @@ from distillctl.strategies.memory import Memory
 from distillctl.strategies.strategy import Strategy
 from distillctl.teachers.frozen import Frozen
 from distillctl.types import first_sample, to
-
-CARRIED = "carried.safetensors"  # beside the student that a task leaves
 
 
 def going_on(session: Session, bundle: Bundle, step: Step, taps: tuple[str, ...]) -> Obtained:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from distillctl.build import find_class
-from distillctl.config import BESIDE, ENSEMBLE, LifelongConfig, TeacherConfig
+from distillctl.config import BESIDE, ENSEMBLE, LifelongConfig, MemberConfig, TeacherConfig
 from distillctl.errors import ConfigError
 from distillctl.runs.draft import Draft
 from distillctl.runs.steps import Given, MadeBy, Plan, Row, Several, Source, is_ready
@@ -75,7 +76,8 @@ def sequence(
 
 def fixed(config: LifelongConfig) -> Several:
     """A teacher that is ready and stays as it is; asked as a committee of one, which puts its classes into the order of the tasks."""
-    return Several(TeacherConfig(name=ENSEMBLE), {"one": Given(config.teacher, "teacher")})
+    member = MemberConfig(**{entry.name: getattr(config.teacher, entry.name) for entry in fields(MemberConfig)})
+    return Several(TeacherConfig(name=ENSEMBLE), {"one": Given(member, "teacher")})
 
 
 def has_fixed_teacher(config: LifelongConfig) -> bool:
