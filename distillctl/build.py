@@ -8,6 +8,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from distillctl.errors import ConfigError, did_you_mean
@@ -83,29 +84,38 @@ def find_class(node: Mapping[str, Any], kind: type[T], key: str) -> type[T]:
     return found
 
 
-def arguments_of(found: type) -> set[str]:
-    """The names that its constructor takes, those that it hands on to a class above it too."""
-    names: set[str] = set()
-    for base in found.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-        names |= {entry.name for entry in parameters if entry.kind not in (entry.VAR_POSITIONAL, entry.VAR_KEYWORD)}
-        if not any(entry.kind is entry.VAR_KEYWORD for entry in parameters):
+@dataclass(frozen=True)
+class Arguments:
+    """What a constructor takes, in order, with what it hands on to the class above it. open_ended: whatever else it is given too."""
+
+    parameters: dict[str, inspect.Parameter]
+    hints: dict[str, Any]
+    open_ended: bool
+
+
+def arguments_of(found: type) -> Arguments:
+    """Of a class. Raises ValueError, TypeError and NameError where that cannot be told."""
+    parameters, hints = dict(inspect.signature(found).parameters), dict[str, Any]()
+    for base in (base for base in found.__mro__ if "__init__" in vars(base)):
+        own = dict(inspect.signature(vars(base)["__init__"]).parameters) if base is not found else parameters
+        own.pop("self", None)
+        parameters = {**own, **{name: entry for name, entry in parameters.items() if name not in own}} if base is not found else own
+        hints = {**typing.get_type_hints(vars(base)["__init__"]), **hints}
+        hands_on = any(entry.kind is entry.VAR_POSITIONAL for entry in own.values())
+        if not hands_on or base is object:
             break
-    return names - {"self"}
+    named = {name: entry for name, entry in parameters.items() if entry.kind not in (entry.VAR_POSITIONAL, entry.VAR_KEYWORD)}
+    return Arguments(named, hints, any(entry.kind is entry.VAR_KEYWORD for entry in own.values()))
 
 
 def check_arguments(found: type, given: Mapping[str, Any], key: str, taken: set[str], positional: int) -> None:
     """Unknown, missing and wrongly typed arguments, before the constructor sees them."""
     try:
-        parameters = inspect.signature(found).parameters
-        hints = typing.get_type_hints(next(vars(base)["__init__"] for base in found.__mro__ if "__init__" in vars(base)))
+        asked = arguments_of(found)
     except (ValueError, TypeError, NameError):
         return
-    names = [name for name, entry in parameters.items() if entry.kind not in (entry.VAR_POSITIONAL, entry.VAR_KEYWORD)]
-    allowed = [name for name in names[positional:] if name not in taken]
-    open_ended = any(entry.kind is entry.VAR_KEYWORD for entry in parameters.values())
+    parameters, hints, open_ended = asked.parameters, asked.hints, asked.open_ended
+    allowed = [name for name in list(parameters)[positional:] if name not in taken]
     for name, value in given.items():
         if name not in allowed and not open_ended:
             raise ConfigError(f"{key}.{name}={value}: unknown key; {did_you_mean(name, allowed)}")

@@ -293,6 +293,11 @@ def own_net(config: ModelConfig, inputs: Contract, key: str) -> Net:
     return net
 
 
+def sorted_by(key: str, config: ModelConfig) -> str:
+    """The other way out, of a teacher."""
+    return f", or let an ensemble sort them: teacher=ensemble teacher.members.a.checkpoint={config.checkpoint}" if key == "teacher" else ""
+
+
 def check_classes(record: Record, ours: Sequence[str], config: ModelConfig, where: str, key: str) -> None:
     """Count, names and order of the classes: equal numbers with another order would train in silence towards nonsense."""
     theirs = record.classes
@@ -305,7 +310,7 @@ def check_classes(record: Record, ours: Sequence[str], config: ModelConfig, wher
     place, a, b = other
     if sorted(map(one_form, theirs)) == sorted(map(one_form, ours)):
         raise CheckpointError(
-            f"{where}: its classes are the data set's in another order (class {place} is {a!r}, the data set's is {b!r}); give a {key} of this order"
+            f"{where}: its classes are the data set's in another order (class {place} is {a!r}, the data set's is {b!r}); give a {key} of this order{sorted_by(key, config)}"
         )
     ways = ["dataset=recorded is the data that it learned from", f"{key}.new_head=true learns these classes"]
     if (record.dataset or {}).get("name") in (None, "image_folder"):  # what the classes of a published set mean is known

@@ -159,7 +159,7 @@ def make_method(
         key = "method"
         if step.tasks:
             key, offers = "strategy", offers_of(session, bundle, step, batches, pupils["student"].classifier)
-        asked = arguments_of(find_class(node, Method, key))
+        asked = arguments_of(find_class(node, Method, key)).parameters
         given = {name: offer() for name, offer in offers.items() if name in asked and name not in node}
         method: Method = build(node, Method, key, student, own_loss, teacher, **given)
     else:

@@ -44,9 +44,10 @@ def preflight(session: Session, plan: Plan) -> None:
         problems.attempt(lambda net=net, inputs=inputs: check_own(session, net, inputs))
         for method in net.methods:
             problems.attempt(lambda net=net, inputs=inputs, method=method: check_net(method, net, inputs))
+    if parts := [session.bundle_of(step) for step in plan.todo if step.tasks]:
+        smallest = min(parts, key=lambda part: len(part.data.train))
+        problems.attempt(lambda: check_batches(session, smallest))
     for step in plan.todo:
-        if step.tasks:
-            problems.attempt(lambda step=step: check_batches(session, session.bundle_of(step)))
         problems.attempt(lambda step=step: check_ranking(session, step))
         problems.attempt(lambda step=step: check_part(plan, step, session.bundle_of(step).inputs))
         problems.attempt(lambda step=step: check_pieces(session, plan, step))

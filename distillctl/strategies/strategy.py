@@ -88,7 +88,7 @@ class Strategy(Method):
 
 
 class Joint(Strategy):
-    """All tasks at once, with as many steps as a sequence of them takes in all: the ceiling."""
+    """All tasks at once, for as many epochs, and so about as many steps, as a sequence of them takes in all: the ceiling."""
 
     name = "joint"
     at_once = True

@@ -164,10 +164,12 @@ def held(net: Adapter, fisher: dict, anchor: dict) -> float:
 
 def test_two_tasks_add_up_with_decay_and_the_anchor_is_the_last_one():
     net, one, other = student(), batch(1, 18, high=3), batch(2, 14, low=3)
-    strategy = Ewc(net, loss(), task=FIRST, seed=SEED, strength=8.0, decay=0.6, labels="true", samples=None)
+    strategy = Ewc(net, loss(), task=FIRST, seed=SEED, strength=8.0, decay=0.6, labels="true", samples=None, limit=None)
     first = mean_of(squares_of_each(net, one.plain, one.targets))
     strategy.after_task(net, samples_of(one))
-    later = Ewc(moved(net), loss(), task=LATER, seed=SEED, strength=8.0, decay=0.6, labels="true", samples=None, past=strategy.carried())
+    later = Ewc(
+        moved(net), loss(), task=LATER, seed=SEED, strength=8.0, decay=0.6, labels="true", samples=None, limit=None, past=strategy.carried()
+    )
     same(later.fisher, first)
     second = mean_of(squares_of_each(net, other.plain, other.targets))
     anchor = {name: value.detach().clone() for name, value in net.named_parameters()}

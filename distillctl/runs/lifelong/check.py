@@ -27,7 +27,7 @@ def check_strategy(config: LifelongConfig) -> None:
     student = Classifier(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), (0.0,) * 3, (1.0,) * 3, taps=Taps({}))
     memory = Memory(1, 1, torch.zeros(1, 3, 4, 4, dtype=torch.uint8), 2, 0, lambda inputs, index, view: inputs) if found.replays else None
     stand_ins: dict[str, Any] = {"task": Task(1, 2, 0, 1, 2), "old": None, "memory": memory, "past": {}, "seed": 0}
-    asked = arguments_of(found)
+    asked = arguments_of(found).parameters
     given = {name: value for name, value in stand_ins.items() if name in asked and name not in config.strategy}
     build(config.strategy, Strategy, "strategy", student, build_loss(config.loss), None, **given)
 
@@ -60,8 +60,6 @@ def check_sequence(config: LifelongConfig) -> None:
 
 def check_teacher(config: LifelongConfig, found: type[Strategy]) -> None:
     teacher, update = config.teacher, config.lifelong.update
-    if update == "both" and teacher.name == "recorded" and teacher.checkpoint is None:
-        raise ConfigError("lifelong.update=both: name the teacher that learns the tasks too, as in teacher=resnet20")
     if update == "student" and teacher.name != "recorded" and not has_fixed_teacher(config):
         raise ConfigError(
             f"teacher={teacher.name} is neither trained nor pretrained: lifelong.update=both lets it learn the tasks, "
@@ -88,6 +86,11 @@ def check_labels(config: LifelongConfig, found: type[Strategy]) -> None:
         key = "mixup" if data.augment.mixup > 0 else "cutmix"
         does = "keeps samples with a label each" if found.replays else "reads one label of each sample"
         raise ConfigError(f"dataset.augment.{key}: strategy={found.name} {does}, and mixed ones have two; set it to 0")
+    for name, term in build_loss(config.loss).terms.items() if found.distils and not found.own_formula else ():
+        if term.needs_teacher and getattr(term, "needs_labels", False):
+            raise ConfigError(
+                f"loss.{name} compares answers by a sample's label, and the old model of strategy={found.name} knows no new one; take loss=lwf"
+            )
     if data.balance == "class_weights" and found.distils:
         raise ConfigError(
             f"dataset.balance=class_weights: strategy={found.name} asks labels of some classes at a time; take dataset.balance=oversample"

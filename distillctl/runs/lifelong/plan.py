@@ -28,6 +28,8 @@ def sequences(draft: Draft, config: LifelongConfig) -> Plan:
             f"lifelong.beside={config.lifelong.beside}: {unknown[0]} must be one of {', '.join(BESIDE)}; lifelong.beside=[] for none"
         )
     if config.lifelong.update == "both":
+        if config.teacher.name == "recorded" and config.teacher.checkpoint is None:
+            raise ConfigError("lifelong.update=both: name the teacher that learns the tasks too, as in teacher=resnet20")
         made = sequence(draft, config, "teacher", "teacher", Given(config.teacher, "teacher"), config.strategy)
         draft.rows.append(Row("teacher", "teacher", made))
         teacher = "teacher"
