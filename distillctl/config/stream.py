@@ -62,8 +62,8 @@ class StreamStageConfig:
     """the last so many of them count"""
     release_every: Optional[int] = number(500, decides="weights", low=1)
     """samples after which the student is held against the deployed one; null: at the end alone"""
-    tolerance: float = number(0.0, decides="weights", low=0, high=1)
-    """by how much accuracy a new model may be worse and replace the old one all the same"""
+    tolerance: float = number(0.0, decides="weights", low=-1, high=1)
+    """by how much accuracy a new model may be worse and replace the old one all the same; below 0: by how much it has to be better"""
     beside: list[str] = field(default_factory=lambda: [ALONE], metadata={"decides": "weights"})
     """alone: the same student without the teacher, on the same samples"""
     save_every: int = number(100, decides="cost", low=1)
