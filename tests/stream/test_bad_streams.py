@@ -144,6 +144,7 @@ ROWS = [
     Row("mixed samples", f"{STREAM} dataset.augment.mixup=0.2", USAGE, ("dataset.augment.mixup does not go with a stream",)),
     Row("another average", f"{STREAM} trainer.ema_decay=0.9", USAGE, ("stream.teacher=ema",)),
     Row("features", f"{STREAM} loss=fitnet", USAGE, ("it reads features", "take loss=kd")),
+    Row("a weight by epochs", f"{STREAM} loss=consistency", USAGE, ("a stream has none; pass loss.consistency.weight=1",)),
     Row("no loss for a teacher", f"{STREAM} loss=ce", USAGE, ("no term of it reads a teacher", "stream.teacher=none")),
     # teachers
     Row("an untrained teacher", f"{STREAM} teacher=resnet20", USAGE, ("is neither trained nor pretrained", "stream.refresh=every")),

@@ -92,6 +92,13 @@ def test_the_lines_of_a_run_cover_the_stream_without_gap_or_overlap(done: Path):
     assert found[-1]["learnt"] + found[-1]["held_out"] == 200
 
 
+def test_the_summary_has_the_accuracy_by_time(done: Path):
+    curve, found = summary(done)["stream"]["curve"], lines(done)
+    assert [point["position"] for point in curve] == [line["position"] for line in found]
+    assert curve[-1]["windowed"] == next(row["windowed"] for row in summary(done)["rows"] if row["model"] == "student")
+    assert curve[-1]["alone.fading"] == next(row["fading"] for row in summary(done)["rows"] if row["model"] == "alone")
+
+
 def test_the_student_alone_sees_the_same_samples(done: Path):
     rows = {row["model"]: row for row in summary(done)["rows"]}
     assert set(rows) == {"average", "student", "alone"}

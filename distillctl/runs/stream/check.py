@@ -69,6 +69,11 @@ def check_student(config: StreamConfig) -> None:
         raise ConfigError(
             f"loss.{tapped[0]}: it reads features or has weights of its own, and a stream's teacher is asked for its answers alone; take loss=kd"
         )
+    if loss.scheduled:
+        item = loss.scheduled[0]
+        raise ConfigError(
+            f"loss.{item.term}.{item.name} changes over epochs, and a stream has none; pass loss.{item.term}.{item.name}={item.value:g}"
+        )
     if not config.dataset.labels and config.memory.select == "balanced":
         raise ConfigError("memory.select=balanced counts classes, and dataset.labels=false; take memory.select=reservoir")
 

@@ -75,12 +75,10 @@ class Journal:
         new, before = not self.file.exists(), self.file.stat().st_size if self.file.exists() else 0
         line = json.dumps({"first": self.length, "samples": [[item.name, item.label, item.time] for item in samples]}) + "\n"
         try:
-            handle = open_to_write(self.file, os.O_WRONLY | os.O_APPEND)
-            try:
-                os.write(handle, line.encode())
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            with os.fdopen(open_to_write(self.file, os.O_WRONLY | os.O_APPEND), "ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
             if new:
                 folder = open_folder(self.file.parent)
                 os.fsync(folder)

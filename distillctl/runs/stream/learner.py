@@ -78,7 +78,7 @@ class Learner:
         """After a drift: an optimizer that remembers nothing, and with `forget` an empty memory."""
         self.training.optimizers["student"] = make_optimizer(self.config.optimizer, self.method.trainable("student"), 1.0)
         if forget:
-            self.memory.seen = self.memory.filled = 0
+            self.memory.empty()
 
     def state(self) -> dict[str, Any]:
         return self.training.state()

@@ -7,12 +7,14 @@ from typing import Any
 from torch import nn
 
 from distillctl.data.split import UNLABELLED
+from distillctl.files import open_file, parse_json
 from distillctl.metrics.answers import answers
 from distillctl.models.adapter import Adapter
 from distillctl.report import table
 from distillctl.runs.stream.driver import STUDENT, TEACHER, Pass, shown
 from distillctl.runs.stream.releases import DEPLOYED, WEIGHTS
 
+POINTS = 100
 ROWS = {"ema": "average", "student": "snapshot", "model": "teacher"}  # what the row of each kind of teacher is called
 
 
@@ -86,9 +88,25 @@ def told(stream: Pass) -> dict[str, Any]:
         "drifts": progress.drifts,
         "refreshes": progress.refreshes,
         "releases": progress.releases,
+        "curve": curve(stream),
         "memory_bytes": stream.learners[STUDENT].memory.bytes,
         "window_bytes": held,
     }
+
+
+def curve(stream: Pass) -> list[dict[str, Any]]:
+    """Accuracy before learning by time: at most POINTS lines of metrics.jsonl, evenly spread, the last among them."""
+    if not stream.log.size():
+        return []
+    with open_file(stream.log.path) as file:
+        found = list(map(parse_json, file))
+    every = max(1, -(-len(found) // POINTS))
+    names = (
+        "position",
+        "time",
+        *(f"{prefix}{key}" for prefix in ("", "alone.", "teacher.") for key in ("prequential", "windowed", "fading")),
+    )
+    return [{name: line[name] for name in names if name in line} for line in found[::-1][::every][::-1]]
 
 
 def remarks(stream: Pass) -> list[str]:
