@@ -13,8 +13,8 @@ from distillctl.report.console import Console, Table
 from distillctl.runs.stream.releases import Releases
 
 
-def run(config: StreamConfig, folder: Path | None, asked: Invocation | None = None) -> None:
-    """Without `action` a run of its own; the others are about a run that is there, and may be running."""
+def run(config: StreamConfig, folder: Path | None, asked: Invocation | None = None) -> float | None:
+    """Without `action` a run of its own; the others are about a run that is there, and may be running. Returns what a sweeper is told."""
     if config.action == "run":
         for key in ("folder", "version"):
             if getattr(config, key) is not None:
@@ -26,14 +26,16 @@ def run(config: StreamConfig, folder: Path | None, asked: Invocation | None = No
         Console().say(f"deployed again: version {line['version']}, in the place of {line['from']}: {releases.folder}")
     else:
         show(releases)
+    return None
 
 
-def learn(config: StreamConfig, folder: Path | None, asked: Invocation | None) -> None:
+def learn(config: StreamConfig, folder: Path | None, asked: Invocation | None) -> float | None:
+    """Returns the student's accuracy before learning, over all samples; None without labels."""
     from distillctl.interruption import StopRequest
     from distillctl.rank import Rank
     from distillctl.runs.session import session
     from distillctl.runs.stream.check import check_stream
-    from distillctl.runs.stream.driver import Pass
+    from distillctl.runs.stream.driver import STUDENT, Pass
     from distillctl.runs.stream.results import conclude
 
     if Rank.is_given() and Rank.here().world > 1:
@@ -43,6 +45,7 @@ def learn(config: StreamConfig, folder: Path | None, asked: Invocation | None) -
         stream = Pass(running, running.bundle(config.dataset))
         stream.run()
         conclude(stream)
+        return stream.scores[STUDENT].figures()["prequential"]
 
 
 def releases_of(config: StreamConfig) -> Releases:

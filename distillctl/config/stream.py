@@ -38,6 +38,8 @@ class StreamStageConfig:
     """what the fading accuracy multiplies the past by at each sample"""
     teacher: Optional[str] = option(None, "none", "ema", "student", "model", decides="weights")
     """who teaches: nobody, an average of the student's past, a copy of it, or `teacher`; null: `teacher` where one is named, else ema"""
+    taught: Optional[str] = option(None, "all", "memory", decides="weights")
+    """of which samples the teacher is asked; null: of kept ones alone where it follows the student, which knows nothing of new ones"""
     ema_decay: float = number(0.999, decides="weights", low=0, high=1)
     """of the average, which follows faster early on"""
     refresh: str = option("never", "never", "every", "drift", decides="weights")

@@ -13,6 +13,7 @@ VALIDATION = "val_"  # before a metric's key: as it was on the validation split
 
 Row = Mapping[str, Any]  # what was measured of a model
 OF_TASKS = ("task_il", "incremental_accuracy", "forgetting", "memory_mb")  # of a model that learnt a sequence of them
+OF_STREAMS = ("prequential", "windowed", "fading")  # before a sample is learnt, of a model that learns a stream
 
 
 def always(rows: Sequence[Row]) -> bool:

@@ -9,25 +9,33 @@ from torch import nn
 
 from distillctl.data.split import UNLABELLED
 from distillctl.losses.weighted import WeightedSum
+from distillctl.strategies.memory import REPLAYED
 from distillctl.strategies.replay import Er
 from distillctl.types import Batch, Output, Terms
 
 
 class FromStream(Er):
     """Experience replay on a stream. A teacher may have nothing to say yet (`knows`): then `alone` counts, the loss of labels by themselves. Of samples
-    without labels the terms that read the teacher count."""
+    without labels the terms that read the teacher count. of_new: whether the teacher is asked about new samples too, or about kept ones alone."""
 
     name = "stream"
     teacher: Callable[[Batch], Output] | None
 
     def __init__(
-        self, student: nn.Module, loss: WeightedSum, teacher: Callable[[Batch], Output] | None, *, alone: WeightedSum, **more: Any
+        self,
+        student: nn.Module,
+        loss: WeightedSum,
+        teacher: Callable[[Batch], Output] | None,
+        *,
+        alone: WeightedSum,
+        of_new: bool = True,
+        **more: Any,
     ):
         super().__init__(student, loss, teacher, **more)  # type: ignore[arg-type]
-        self.alone = alone
+        self.alone, self.of_new = alone, of_new
 
     def guide(self, batch: Batch) -> Output | None:
-        if self.teacher is None or not getattr(self.teacher, "knows", True):
+        if self.teacher is None or not getattr(self.teacher, "knows", True) or not (self.of_new or batch.view >= REPLAYED):
             return None
         return self.teacher(batch) if self.loss.needs_teacher else None
 

@@ -13,10 +13,11 @@ from processes import Attempt, checkpoint, differences, metrics, record, run
 from streams import FAST, folder, history, lines, summary
 
 KILLS = int(os.environ.get("DISTILLCTL_SOAK", "6"))
+SAMPLES, FILES = min(1280, max(400, 20 * KILLS)), min(500, max(150, 10 * KILLS))  # as many as so many kills need
 SAVING_ALL_THE_TIME = "stream.save_every=1"
 STREAM = [
     *FAST,
-    "stream.samples=400",
+    f"stream.samples={SAMPLES}",
     "stream.release_every=40",
     "stream.teacher=student",
     "stream.refresh=drift",
@@ -101,14 +102,14 @@ def test_a_stream_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_pat
         print(f"\n  seed {seed}: {kills} kills, behind {', '.join(map(str, places))} samples")
     assert kills >= KILLS // 2
     same(whole, killed, seed)
-    learnt_once(killed, 400)
-    assert len(history(killed)) == 10
+    learnt_once(killed, SAMPLES)
+    assert len(history(killed)) == SAMPLES // 40
 
 
 def test_a_watched_folder_is_learnt_once_whatever_is_killed(tmp_path: Path, capsys):
     """The order is that of the journal, which is on the disk before anything is learnt."""
     seed = int(os.environ.get("DISTILLCTL_SOAK_SEED", "0"))
-    place = folder(tmp_path / "in", 150)
+    place = folder(tmp_path / "in", FILES)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     words = [*WATCH, f"stream.path={place}"]
     assert run("stream", *words, f"hydra.run.dir={whole}").code == 0
@@ -116,9 +117,9 @@ def test_a_watched_folder_is_learnt_once_whatever_is_killed(tmp_path: Path, caps
     with capsys.disabled():
         print(f"\n  seed {seed}: {kills} kills, behind {', '.join(map(str, places))} samples")
     same(whole, killed, seed)
-    learnt_once(killed, 150)
+    learnt_once(killed, FILES)
     names = [sample[0] for line in (killed / "stream" / "journal.jsonl").read_text().splitlines() for sample in json.loads(line)["samples"]]
-    assert len(names) == len(set(names)) == 150
+    assert len(names) == len(set(names)) == FILES
     assert (killed / "stream" / "journal.jsonl").read_bytes() == (whole / "stream" / "journal.jsonl").read_bytes()
 
 

@@ -19,7 +19,7 @@ from distillctl.runs.steps import is_ready
 from distillctl.runs.stream import world
 from distillctl.runs.stream.detector import library
 from distillctl.runs.stream.driver import detector_kind
-from distillctl.runs.stream.opened import has_model, teacher_kind
+from distillctl.runs.stream.guide import has_model, teacher_kind
 from distillctl.schedules import Constant, Schedule
 
 
@@ -52,6 +52,11 @@ def check_engine(config: StreamConfig) -> None:
         "trainer.devices": (trainer.devices != 1, "a stream is learnt by one process, in its order; leave it out"),
         "trainer.max_steps": (trainer.max_steps is not None, "pass stream.samples=N"),
         "trainer.max_minutes": (trainer.max_minutes is not None, "pass stream.samples=N"),
+        "trainer.compile": (trainer.compile, "its batches may have any number of samples; leave it out"),
+        "trainer.select_by": (trainer.select_by is not None, "the gate chooses by what was held out; leave it out"),
+        "trainer.early_stopping_epochs": (trainer.early_stopping_epochs is not None, "it has no epochs; pass stream.samples=N"),
+        "dataset.balance": (config.dataset.balance != "none", "nobody knows how many of a class will come; take memory.select=balanced"),
+        "objective": (config.objective is not None, "a sweeper is told its accuracy before learning; leave it out"),
         "trainer.ema_decay": (trainer.ema_decay > 0, "an average of the weights teaches here: stream.teacher=ema stream.ema_decay=0.999"),
         "dataset.augment.mixup": (augment is not None and augment.mixup > 0, "a memory keeps samples with a label each; set it to 0"),
         "dataset.augment.cutmix": (augment is not None and augment.cutmix > 0, "a memory keeps samples with a label each; set it to 0"),
@@ -94,8 +99,14 @@ def check_teacher(config: StreamConfig) -> None:
         raise ConfigError(
             f"loss={'+'.join(build_loss(config.loss).terms)}: no term of it reads a teacher, and stream.teacher={who}; take loss=kd or stream.teacher=none"
         )
+    if stage.taught == "memory" and not config.dataset.labels:
+        raise ConfigError("stream.taught=memory: without labels the teacher alone says what new samples are; take stream.taught=all")
     if who != "model":
         return
+    if config.teacher.file is not None and stage.refresh != "never":
+        raise ConfigError(
+            f"stream.refresh={stage.refresh}: teacher.file={config.teacher.file} is an exported file, which learns nothing; take stream.refresh=never"
+        )
     check_model(config.teacher, "teacher")
     source_of(config.teacher, "teacher")
     if config.teacher.members:

@@ -39,18 +39,18 @@ class Pass:
     """A stream that is being learnt. What `parts` lists is all that a sample changes."""
 
     def __init__(self, session: Session, bundle: Bundle):
-        self.session, self.machine, self.bundle = session, session.runtime, bundle
+        self.session, self.machine, self.bundle = session, session.runtime, opened.as_streamed(bundle)
         self.config: StreamConfig = session.config
         self.stage = self.config.stream
         self.folder: Path = session.stage_folder(STAGE)
-        self.source = opened.source_of(session, bundle, self.folder, self.save)
-        self.read = opened.Reader(bundle, getattr(self.config.dataset, "max_pixels", 0))
-        like, self.views = opened.like(bundle), opened.views_of(session, bundle)
+        self.source = opened.source_of(session, self.bundle, self.folder, self.save)
+        self.read = opened.Reader(self.bundle, getattr(self.config.dataset, "max_pixels", 0))
+        like, self.views = opened.like(self.bundle), opened.views_of(session, self.bundle)
         self.held, self.recent = Ring(self.stage.holdout_size, like), Ring(self.stage.recent, like)
-        teacher = opened.guide_of(session, bundle, self.past, self.views)
-        self.learners = {STUDENT: Learner(session, bundle, like, self.views, teacher)}
+        teacher = opened.guide_of(session, self.bundle, self.past, self.views)
+        self.learners = {STUDENT: Learner(session, self.bundle, like, self.views, teacher)}
         if teacher is not None and ALONE in self.stage.beside:
-            self.learners[ALONE] = Learner(session, bundle, like, self.views, None)
+            self.learners[ALONE] = Learner(session, self.bundle, like, self.views, None)
         self.guide: Guide | None = self.learners[STUDENT].guide
         names = [*self.learners, *([TEACHER] if self.guide is not None else [])]
         self.scores = {name: Prequential(self.stage.window, self.stage.fading) for name in names}
@@ -58,7 +58,7 @@ class Pass:
         self.signal = signal_kind(self.config, self.source.labelled, self.guide is not None)
         self.progress = Progress()
         self.parts = Parts(self.progress, self.learners, self.guide, self.scores, self.detector, self.held, self.recent)
-        self.gate = Gate(session, bundle)
+        self.gate = Gate(session, self.bundle)
         self.log = outputs.MetricsLog(self.folder / "metrics.jsonl")
 
     def run(self) -> None:

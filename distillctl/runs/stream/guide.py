@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from distillctl.averages import follow, warmed_up
+from distillctl.config import StreamConfig
 from distillctl.models.adapter import Adapter
 from distillctl.runtime import Runtime
 from distillctl.types import Batch, Output
@@ -105,3 +106,13 @@ class Larger(Guide):
     def load(self, state: Mapping[str, Any]) -> None:
         super().load(state)
         self.refreshes = int(state["refreshes"])
+
+
+def teacher_kind(config: StreamConfig) -> str:
+    """`stream.teacher`, or what its being null says."""
+    return config.stream.teacher or ("model" if has_model(config) else "ema")
+
+
+def has_model(config: StreamConfig) -> bool:
+    """Whether a teacher is named: `recorded` without a checkpoint is none."""
+    return config.teacher.name != "recorded" or config.teacher.checkpoint is not None or config.teacher.file is not None

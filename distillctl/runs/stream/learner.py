@@ -23,6 +23,7 @@ from distillctl.optimizers import make_optimizer
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.draft import labels_only
 from distillctl.runs.session import Session
+from distillctl.runs.stream.guide import teacher_kind
 from distillctl.runtime import Runtime, diverged
 from distillctl.schedules import Constant
 from distillctl.strategies.memory import Memory
@@ -52,7 +53,14 @@ class Learner:
         seed = seed_of(config.seed, "memory")
         self.memory = Memory(config.memory.size, size, like, classes, seed, views, config.memory.select or "reservoir")
         method = FromStream(
-            student, loss, self.guide, alone=labels, task=Task(1, 1, 0, classes, classes), memory=self.memory, seed=config.seed
+            student,
+            loss,
+            self.guide,
+            alone=labels,
+            of_new=asks_of_new(config),
+            task=Task(1, 1, 0, classes, classes),
+            memory=self.memory,
+            seed=config.seed,
         )
         self.method: FromStream = method.to(self.machine.device).train()
         optimizers = {"student": make_optimizer(config.optimizer, method.trainable("student"), 1.0)}
@@ -85,6 +93,12 @@ class Learner:
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.training.load(state)
+
+
+def asks_of_new(config: StreamConfig) -> bool:
+    """Whether the teacher is asked about new samples: a larger one is, and anybody where there are no labels."""
+    usual = "memory" if teacher_kind(config) in ("ema", "student") and config.dataset.labels else "all"
+    return (config.stream.taught or usual) == "all"
 
 
 def step(training: Training, batch: Batch, config: StreamConfig, machine: Runtime, seed: int) -> dict[str, float]:

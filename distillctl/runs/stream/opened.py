@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from distillctl.data.image import reading
 from distillctl.data.image.files import BadImage
 from distillctl.data.image.loader import WAY_OUT as LEAVE_OUT
 from distillctl.data.split import Split
+from distillctl.inputs.image import Images
 from distillctl.models.adapter import Adapter
 from distillctl.models.obtain import obtain
 from distillctl.paths import as_path
@@ -21,7 +22,7 @@ from distillctl.runs.bundle import Bundle
 from distillctl.runs.session import Session
 from distillctl.runs.steps import is_ready
 from distillctl.runs.stream import ordered, world
-from distillctl.runs.stream.guide import Average, Guide, Larger, Snapshot
+from distillctl.runs.stream.guide import Average, Guide, Larger, Snapshot, teacher_kind
 from distillctl.runs.stream.journal import FILE, Journal
 from distillctl.runs.stream.learner import step, taught_by_labels
 from distillctl.runs.stream.source import Entry, Listed, Source, numbered
@@ -78,6 +79,12 @@ class Reader:
         return to(rows(split.inputs, torch.tensor(places)), self.bundle.place.device)
 
 
+def as_streamed(bundle: Bundle) -> Bundle:
+    """The contract of samples as `Reader` gives them: of files whole along the short edge, where measuring sees a part of it. So does whoever asks the deployed model."""
+    inputs = bundle.inputs
+    return replace(bundle, inputs=replace(inputs, crop=1.0)) if isinstance(inputs, Images) else bundle
+
+
 def like(bundle: Bundle) -> Inputs:
     """A sample as the stream's are stored."""
     split = bundle.data.train
@@ -117,16 +124,6 @@ def guide_of(
         return Larger(model, machine, is_ready(config.teacher), learn)
 
     return larger
-
-
-def teacher_kind(config: StreamConfig) -> str:
-    """`stream.teacher`, or what its being null says."""
-    return config.stream.teacher or ("model" if has_model(config) else "ema")
-
-
-def has_model(config: StreamConfig) -> bool:
-    """Whether a teacher is named: `recorded` without a checkpoint is none."""
-    return config.teacher.name != "recorded" or config.teacher.checkpoint is not None or config.teacher.file is not None
 
 
 def refresh(session: Session, model: torch.nn.Module, past: tuple[Inputs, torch.Tensor, torch.Tensor], views: Views, number: int) -> None:
