@@ -81,6 +81,15 @@ COMMANDS = {
         ),
         home="runs",
     ),
+    "stream": Command(
+        "samples learnt once, in the order of time: predicted, then learnt; drifts told, models deployed through a gate",
+        (
+            "distillctl stream",
+            "distillctl stream stream.path=incoming stream.source=watch stream.classes=[cat,dog] dataset.image_size=32 student=resnet20",
+            "distillctl stream action=rollback folder=outputs/stream/20260101-120000-000000",
+        ),
+        writes=True,
+    ),
     "evaluate": Command(
         "what a checkpoint is worth: accuracy, F1, NLL, calibration, agreement with a teacher",
         (

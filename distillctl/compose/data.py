@@ -31,7 +31,7 @@ def with_data(command: str, words: list[str], config_dirs: Sequence[str | Path] 
         return [f"dataset={given['dataset.name']}", *words] if given["dataset.name"] in files_of("dataset") else words
     if default_of(command, "dataset") == RECORDED:
         return words
-    if "dataset.root" in given or given.get("lifelong.folders", "[]") != "[]":
+    if "dataset.root" in given or "stream.path" in given or given.get("lifelong.folders", "[]") != "[]":
         return ["dataset=image_folder", *words]
     checkpoints = [key for key in given if CHECKPOINT.fullmatch(key)]
     if not checkpoints:

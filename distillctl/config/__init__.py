@@ -43,9 +43,11 @@ from distillctl.config.schema import (
     Pretrains,
     RunConfig,
     StrategiesConfig,
+    StreamConfig,
     TrainConfig,
 )
 from distillctl.config.short import spell_out
+from distillctl.config.stream import ALONE, StreamStageConfig
 from distillctl.config.training import (
     AttackConfig,
     FinetuneStageConfig,

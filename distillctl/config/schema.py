@@ -12,6 +12,7 @@ from distillctl.config.deploy import FORMATS, BudgetConfig, ExportStepConfig, Pr
 from distillctl.config.fields import branch, number, option, value
 from distillctl.config.lifelong import TASKS, LifelongStageConfig, MemoryConfig
 from distillctl.config.models import ModelConfig, TeacherConfig
+from distillctl.config.stream import StreamStageConfig
 from distillctl.config.training import AttackConfig, FinetuneStageConfig, PretrainStageConfig, StageConfig, TrackerConfig, TrainerConfig
 
 
@@ -152,6 +153,22 @@ class LifelongConfig(FitConfig):
 
 
 @dataclass
+class StreamConfig(FitConfig):
+    """`distillctl stream`: a student that learns samples once, in the order of time."""
+
+    student: ModelConfig = branch(ModelConfig, decides="weights")
+    teacher: TeacherConfig = branch(TeacherConfig, decides="answers")
+    memory: MemoryConfig = branch(MemoryConfig, decides="weights")
+    stream: StreamStageConfig = branch(StreamStageConfig, decides="weights")
+    action: str = option("run", "run", "rollback", "history", decides="cost")
+    """learn a stream, put an older model back into its place, or show what was deployed when"""
+    folder: Optional[str] = value(None, decides="cost", path=True)
+    """of rollback and history: the folder of the run"""
+    version: Optional[int] = number(None, decides="cost", low=1)
+    """of rollback: which model; null: the one that was deployed before"""
+
+
+@dataclass
 class EvaluateConfig:
     """`distillctl evaluate`: what a checkpoint is worth on a split."""
 
@@ -275,6 +292,7 @@ SCHEMAS: dict[str, type] = {
     "compress": CompressConfig,
     "export": ExportConfig,
     "lifelong": LifelongConfig,
+    "stream": StreamConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "models": ModelsConfig,

@@ -13,6 +13,7 @@ VALIDATION = "val_"  # before a metric's key: as it was on the validation split
 
 Row = Mapping[str, Any]  # what was measured of a model
 OF_TASKS = ("task_il", "incremental_accuracy", "forgetting", "memory_mb")  # of a model that learnt a sequence of them
+OF_STREAMS = ("prequential", "windowed", "fading")  # before a sample is learnt, of a model that learns a stream
 
 
 def always(rows: Sequence[Row]) -> bool:
@@ -83,6 +84,9 @@ METRICS = (  # in the order of a table's columns
     Metric("task_il", "task-IL %", percent, better="high", over_seeds=True, on_validation=False),
     Metric("incremental_accuracy", "avg %", percent, better="high", over_seeds=True, on_validation=False),
     Metric("forgetting", "forgets %", percent, better="low", over_seeds=True, on_validation=False),
+    Metric("prequential", "stream %", percent, better="high", over_seeds=True, on_validation=False),
+    Metric("windowed", "window %", percent, better="high", over_seeds=True, on_validation=False),
+    Metric("fading", "fading %", percent, better="high", over_seeds=True, on_validation=False),
     Metric("memory_mb", "kept MB", decimals(2)),
     Metric("top5", "top-5 %", percent, better="high", over_seeds=True, matters=tells_nets_apart),
     Metric("macro_f1", "macro-F1", percent, better="high", over_seeds=True, matters=classes_are_uneven),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from omegaconf import DictConfig, OmegaConf
 
 from distillctl import compose
-from distillctl.config import RunConfig
+from distillctl.config import RunConfig, StreamConfig
 from distillctl.errors import UserError
 
 
@@ -24,6 +24,7 @@ def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
 
     from distillctl.runs.check import Problems, check_components, check_deployment, check_weights, given_models
     from distillctl.runs.plan import plan
+    from distillctl.runs.stream.check import check_stream
 
     found: list[UserError] = []
     where: dict[str, str] = {}
@@ -32,7 +33,9 @@ def check_jobs(command: str, jobs: Sequence[Sequence[str]]) -> None:
         problems = Problems([])
         try:
             config = compose.typed(hydra_compose(command, list(overrides)))
-            if isinstance(config, RunConfig):
+            if isinstance(config, StreamConfig):
+                problems.attempt(lambda config=config: check_stream(config))
+            elif isinstance(config, RunConfig):
                 check_components(config, problems)
                 todo = None if problems.found else plan(config)
                 used = repr(given_models(config))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl import outputs, runtime
-from distillctl.config import AUTO, DatasetConfig, Distils, LifelongConfig, Pretrains, RunConfig, TrainerConfig
+from distillctl.config import AUTO, DatasetConfig, Distils, LifelongConfig, Pretrains, RunConfig, StreamConfig, TrainerConfig
 from distillctl.data.loader import Place
 from distillctl.data.split import Excused
 from distillctl.errors import BadSample, DataError, Interrupted, UserError
@@ -24,6 +24,7 @@ from distillctl.runs.clock import Clock
 from distillctl.runs.excuse import excuse, excused_in, same_data_as_before
 from distillctl.runs.lifelong.tasks import arranged, of_folders, part_of
 from distillctl.runs.steps import Step, members_of
+from distillctl.runs.stream import world
 
 
 @dataclass
@@ -66,6 +67,8 @@ class Session:
 
     def load(self, data: DatasetConfig) -> Bundle:
         """As the config has it; where that is a sequence of tasks, with its classes in the order in which they come."""
+        if isinstance(self.config, StreamConfig) and self.config.stream.path is not None:
+            return self.of_stream(data)
         if not isinstance(self.config, LifelongConfig):
             return self.read(data)
         folders = self.config.lifelong.folders
@@ -81,6 +84,15 @@ class Session:
             return self.read(replace(data, root=root))
         except UserError as error:
             raise type(error)(*(line.replace("dataset.root=", "lifelong.folders: ", 1) for line in error.problems)) from None
+
+    def of_stream(self, data: DatasetConfig) -> Bundle:
+        """What the samples of a stream are, which are still to come."""
+        before = self.run.record.get(world.KEY) if self.run is not None else None
+        found, told = world.bundle_of(self.config, data, Place(self.runtime.device), self.config.trainer.batch_size, before)
+        self.console.say(f"stream: {self.config.stream.path} ({told['source']}), {len(told['classes'])} classes, {told['image_size']} px")
+        if self.run is not None:
+            self.run.record[world.KEY] = told
+        return found
 
     def read(self, data: DatasetConfig) -> Bundle:
         machine, names = self.runtime, taught_classes(self.config, data)

@@ -81,6 +81,12 @@ class Memory(nn.Module):
             return self.get_buffer("inputs")
         return {name: self.get_buffer(f"inputs_{name}") for name in self.names}
 
+    def empty(self) -> None:
+        """Hold nothing, as if nothing had ever come."""
+        self.targets.fill_(EMPTY)
+        self.seen = self.filled = 0
+        self.seen_of, self.full = [0] * self.classes, [0] * self.classes
+
     @property
     def bytes(self) -> int:
         """What it holds, with labels, indices and logits."""
