@@ -13,10 +13,11 @@ from processes import Attempt, checkpoint, differences, metrics, record, run
 from streams import FAST, folder, history, lines, summary
 
 KILLS = int(os.environ.get("DISTILLCTL_SOAK", "6"))
-SAMPLES, FILES = min(1280, max(400, 20 * KILLS)), min(500, max(150, 10 * KILLS))  # as many as so many kills need
+SAMPLES, FILES = min(1280, max(400, 26 * KILLS)), min(500, max(150, 10 * KILLS))  # as many as so many kills need
 SAVING_ALL_THE_TIME = "stream.save_every=1"
 STREAM = [
     *FAST,
+    "trainer.batch_size=5",
     f"stream.samples={SAMPLES}",
     "stream.release_every=40",
     "stream.teacher=student",
@@ -25,6 +26,7 @@ STREAM = [
 ]
 WATCH = [
     *FAST,
+    "trainer.batch_size=5",
     "dataset=image_folder",
     "dataset.image_size=8",
     "stream.source=watch",
@@ -58,7 +60,7 @@ def kill_again_and_again(killed: Path, words: list[str], seed: int) -> tuple[int
         attempt = Attempt("stream", *again, SAVING_ALL_THE_TIME)
         if kills < KILLS:
             began_with, wanted = position(killed), draw.randint(0, 3)
-            attempt.until(lambda: position(killed) > began_with + 10 * wanted)  # noqa: B023
+            attempt.until(lambda: position(killed) > began_with + 5 * wanted)  # noqa: B023
             time.sleep(draw.uniform(0, 0.02))
             kind = draw.random()
             if kind < 0.3:  # aim at a save
