@@ -34,6 +34,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/cache_growth.py
 	$(BIN)/python benchmarks/cached_teacher.py
 	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/usual_accuracy.py
 	$(BIN)/python benchmarks/cache_accuracy.py
 	$(BIN)/python benchmarks/export.py

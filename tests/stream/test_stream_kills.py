@@ -12,6 +12,8 @@ import pytest
 from processes import Attempt, checkpoint, differences, metrics, record, run
 from streams import FAST, folder, history, lines, summary
 
+from distillctl.runs.stream.releases import Releases
+
 KILLS = int(os.environ.get("DISTILLCTL_SOAK", "6"))
 SAMPLES, FILES = min(1280, max(400, 26 * KILLS)), min(500, max(150, 10 * KILLS))  # as many as so many kills need
 SAVING_ALL_THE_TIME = "stream.save_every=1"
@@ -123,6 +125,21 @@ def test_a_watched_folder_is_learnt_once_whatever_is_killed(tmp_path: Path, caps
     names = [sample[0] for line in (killed / "stream" / "journal.jsonl").read_text().splitlines() for sample in json.loads(line)["samples"]]
     assert len(names) == len(set(names)) == FILES
     assert (killed / "stream" / "journal.jsonl").read_bytes() == (whole / "stream" / "journal.jsonl").read_bytes()
+
+
+def test_a_rollback_while_it_runs_is_kept_and_is_what_the_next_model_is_held_against(tmp_path: Path):
+    place = tmp_path / "run"
+    attempt = Attempt("stream", *STREAM, "stream.tolerance=1", f"hydra.run.dir={place}")
+    attempt.until(lambda: (Releases(place).current or 0) >= 2)
+    Releases(place).roll_back(1)
+    assert attempt.wait() == 0, attempt.output
+    found = history(place)
+    rolled = next(number for number, line in enumerate(found) if line["what"] == "rolled back")
+    assert found[rolled + 1]["deployed"] == 1
+    assert [line["version"] for line in found if line["what"] == "released"] == list(range(1, SAMPLES // 40 + 1))
+    assert (place / "deployed" / "student.safetensors").read_bytes() == files(place)[
+        f"versions/{found[-1]['version']:04d}/student.safetensors"
+    ]
 
 
 def test_files_that_come_while_it_runs_are_learnt_once_each(tmp_path: Path):

@@ -204,6 +204,15 @@ def test_a_stream_without_labels_is_learnt_by_its_teacher(tmp_path: Path):
     assert found.progress.learnt + found.progress.held_out == 60
     assert found.signal == "disagreement"
     assert found.scores["student"].seen == 0
+    assert 0 <= found.progress.releases[-1]["accuracy"] <= 1  # the share of what was held out that it answers as its teacher does
+
+
+def test_a_data_set_on_the_disk_is_read_as_the_deployed_model_is_asked(tmp_path: Path):
+    words = ("dataset=image_folder", f"dataset.root={folder(tmp_path / 'in', 150)}", "dataset.in_memory=never", "dataset.image_size=8")
+    found = stream(tmp_path / "run", *FILES, *words, "dataset.workers=0", "stream.samples=40")
+    assert found.progress.position == 40
+    record = json.loads((tmp_path / "run" / "versions" / "0001" / "student.json").read_text())
+    assert record["preprocessing"]["resize"] == record["preprocessing"]["image_size"] == 8
 
 
 def test_a_bad_file_is_left_out_where_that_is_asked_for(tmp_path: Path):

@@ -85,20 +85,20 @@ class Snapshot(Guide):
 
 
 class Larger(Guide):
-    """`teacher`, which `learn` trains on what the stream brought; without weights of its own it says nothing before that."""
+    """`teacher`, which `learn` trains on what the stream brought, if that is enough; without weights of its own it says nothing before that."""
 
     name = "model"
 
-    def __init__(self, model: Adapter, machine: Runtime, knows: bool, learn: Callable[[nn.Module, int], None] | None):
+    def __init__(self, model: Adapter, machine: Runtime, knows: bool, learn: Callable[[nn.Module, int], bool] | None):
         super().__init__(model, machine, knows)
         self.learn, self.refreshes = learn, 0
 
     def refresh(self, student: nn.Module) -> None:
         assert self.learn is not None
         self.model.requires_grad_(True).train()
-        self.learn(self.model, self.refreshes)
+        self.knows |= self.learn(self.model, self.refreshes)
         self.model.requires_grad_(False).eval()
-        self.refreshes, self.knows = self.refreshes + 1, True
+        self.refreshes += 1
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "refreshes": self.refreshes}

@@ -113,8 +113,8 @@ def guide_of(
     if who == "student":
         return lambda student: Snapshot(student, machine)
 
-    def learn(model: torch.nn.Module, number: int) -> None:
-        refresh(session, model, past(), views, number)
+    def learn(model: torch.nn.Module, number: int) -> bool:
+        return refresh(session, model, past(), views, number)
 
     def larger(_: Adapter) -> Guide:
         found = obtain(config.teacher, bundle.inputs, "teacher", config.seed)
@@ -126,12 +126,12 @@ def guide_of(
     return larger
 
 
-def refresh(session: Session, model: torch.nn.Module, past: tuple[Inputs, torch.Tensor, torch.Tensor], views: Views, number: int) -> None:
-    """Train a larger teacher on what the stream brought, by labels, with an optimizer of its own that begins anew."""
+def refresh(session: Session, model: torch.nn.Module, past: tuple[Inputs, torch.Tensor, torch.Tensor], views: Views, number: int) -> bool:
+    """Train a larger teacher on what the stream brought, by labels, with an optimizer of its own that begins anew. Returns whether there was anything."""
     config: StreamConfig = session.config
     inputs, targets, index = past
     if len(targets) < 2:
-        return
+        return False
     assert isinstance(model, Adapter)
     training = taught_by_labels(model, config, session.runtime)
     size = min(config.stream.refresh_batch, len(targets))
@@ -146,3 +146,4 @@ def refresh(session: Session, model: torch.nn.Module, past: tuple[Inputs, torch.
             session.runtime,
             draws.seed_of(config.seed, "refresh", number),
         )
+    return True
