@@ -226,3 +226,16 @@ def test_inputs_of_several_tensors_are_cut_and_marked_together():
     assert len(set(marks.tolist())) == 2
     batch["numbers"][3] += 1
     assert input_marks(batch)[3] != marks[3]
+
+
+def test_it_streams(command, tmp_path: Path):
+    """Predicted, learnt once, held out and deployed, as images are."""
+    words = ("dataset=pairs", *WORDS[4:6], "trainer.threads=1", "trainer.device=cpu", "trainer.precision=fp32", "stream.release_every=40")
+    finished = command("stream", *words, "stream.samples=100", "hydra.run.dir=run", cwd=tmp_path)
+    assert (finished.code, finished.err) == (0, ""), finished.err
+    told = json.loads((tmp_path / "run" / "summary.json").read_text())["stream"]
+    assert told["samples"] == told["learnt"] + told["held_out"] == 100
+    weights = load_file(tmp_path / "run" / "deployed" / "student.safetensors")
+    assert weights
+    measured = command("evaluate", "checkpoint=run/deployed", "dataset=pairs", "trainer.device=cpu", cwd=tmp_path)
+    assert measured.code == 0, measured.err

@@ -228,6 +228,10 @@ def rewritten(run: Path, change: Callable[[list], Any]) -> None:
     file.write_text(json.dumps(change(content)))
 
 
+def without(line: dict, name: str) -> dict:
+    return {key: value for key, value in line.items() if key != name}
+
+
 def damaged(run: Path) -> None:
     file = run / "versions" / "0001" / "student.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
@@ -248,6 +252,12 @@ def linked(run: Path) -> None:
         (lambda run: (run / "deployed" / "history.json").write_text("what?"), "version=1", "not the history of a stream"),
         (lambda run: rewritten(run, lambda lines: {"a": 1}), "version=1", "not the history of a stream"),
         (lambda run: rewritten(run, lambda lines: [{"what": "released", "version": "../.."}]), "version=1", "not the history of a stream"),
+        (lambda run: rewritten(run, lambda lines: [without(line, "accuracy") for line in lines]), "version=1", "accuracy is missing"),
+        (
+            lambda run: rewritten(run, lambda lines: [line | {"deployed": "x"} for line in lines]),
+            "version=1",
+            "deployed has to be a whole number",
+        ),
         (lambda run: shutil.rmtree(run / "deployed"), "version=1", "nothing was deployed by this run yet"),
         (linked, "version=1", "a symbolic link"),
     ],

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl import state
-from distillctl.entries import Malformed, integer, text
+from distillctl.entries import Malformed, entry, integer, text
 from distillctl.errors import CheckpointError, ConfigError, MachineError
 from distillctl.files import check_no_link, hash_of, read_bytes, read_json
 from distillctl.locks import NAME, lock_file, open_lock
@@ -141,6 +141,12 @@ def checked(line: Any) -> dict[str, Any]:
         text(line, "sha256")
     if line["what"] != "rolled back":
         integer(line, "position", low=0)
+        integer(line, "held_out", low=0)
+        if lacking := [name for name in ("accuracy", "deployed", "deployed_accuracy") if name not in line]:
+            raise Malformed(f"{lacking[0]} is missing")
+        for name in ("accuracy", "deployed_accuracy"):
+            entry(line, name, (int, float), "a number", None)
+        integer(line, "deployed", None, low=1, high=10**6)
     return line
 
 
