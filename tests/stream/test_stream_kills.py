@@ -142,6 +142,22 @@ def test_a_rollback_while_it_runs_is_kept_and_is_what_the_next_model_is_held_aga
     ]
 
 
+def test_who_reads_the_deployed_file_while_it_is_replaced_has_one_version_whole(tmp_path: Path):
+    place, seen = tmp_path / "run", set()
+    file = place / "deployed" / "student.safetensors"
+
+    def read() -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            seen.add(file.read_bytes())
+        return False
+
+    attempt = Attempt("stream", *STREAM, "stream.tolerance=1", "stream.release_every=5", "stream.samples=200", f"hydra.run.dir={place}")
+    attempt.until(read, pause_s=0)
+    assert attempt.wait() == 0, attempt.output
+    assert len(seen) > 3
+    assert seen <= {found.read_bytes() for found in place.glob("versions/*/student.safetensors")}
+
+
 def test_files_that_come_while_it_runs_are_learnt_once_each(tmp_path: Path):
     place = folder(tmp_path / "in", 30)
     attempt = Attempt(
