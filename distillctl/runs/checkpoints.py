@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,7 @@ def take_up(session: Session, assembly: Assembly, folder: Path, log: outputs.Met
     found = machine.from_main(first_on_main(machine, lambda: state.newest(folder, warn)))
     if found is not None:
         content, before = found
-        now = description(session, assembly)
-        for name in ONLY_BITS:
-            if before.get(name) != now[name]:
-                warn(f"{name} was {before.get(name)} and is {now[name]}: going on, but not bit for bit")
+        warn_of_other_bits(session, before)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of torch, about what is refused in the next line
@@ -41,6 +39,14 @@ def take_up(session: Session, assembly: Assembly, folder: Path, log: outputs.Met
     return found[1] if found is not None else {}
 
 
+def warn_of_other_bits(session: Session, before: Mapping[str, Any]) -> None:
+    """Say what differs from the machine that a checkpoint describes, by which it was written."""
+    now = machine_in_words(session)
+    for name in ONLY_BITS:
+        if before.get(name) != now[name]:
+            session.console.warn(f"{name} was {before.get(name)} and is {now[name]}: going on, but not bit for bit")
+
+
 def save(session: Session, assembly: Assembly, folder: Path, log: outputs.MetricsLog) -> None:
     if session.run is not None:
         assembly.training.log_size = log.size()
@@ -49,7 +55,7 @@ def save(session: Session, assembly: Assembly, folder: Path, log: outputs.Metric
 
 def description(session: Session, assembly: Assembly) -> dict[str, Any]:
     """What a checkpoint says of itself, for people and for the checks when it is taken up."""
-    machine, training = session.runtime, assembly.training
+    training = assembly.training
     return {
         "stage": assembly.step.name,
         "epoch": training.epoch,
@@ -57,6 +63,14 @@ def description(session: Session, assembly: Assembly) -> dict[str, Any]:
         "data": assembly.bundle.data.fingerprint,
         "spent_s": session.clock.step.spent_s(),
         "allotted_s": session.clock.step.allotted_s,
+        **machine_in_words(session),
+    }
+
+
+def machine_in_words(session: Session) -> dict[str, Any]:
+    """Where, by how many and by what it is computed."""
+    machine = session.runtime
+    return {
         "world": machine.world,
         "threads": torch.get_num_threads() if machine.device.type == "cpu" else None,
         "device": machine.device.type,

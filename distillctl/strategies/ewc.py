@@ -17,7 +17,7 @@ from distillctl.models.logits import logits_of
 from distillctl.modes import evaluating
 from distillctl.strategies.strategy import Strategy, one, total
 from distillctl.strategies.task import Samples
-from distillctl.types import Batch, Inputs, Terms, columns, mapped, rows
+from distillctl.types import Batch, Terms, mapped, rows
 
 AT_ONCE = 2**26  # numbers in the gradients of several samples together
 
@@ -114,7 +114,11 @@ def fisher_information(student: Any, batches: Any, labels: str, seed: int) -> di
     sums, count = {name: torch.zeros_like(value) for name, value in weights.items()}, 0
 
     def surprise(weights: dict[str, Tensor], sample: Any, target: Tensor) -> Tensor:
-        answer = functional_call(net, {name.removeprefix("net."): value for name, value in {**weights, **fixed}.items()}, (alone(sample),))
+        answer = functional_call(
+            net,
+            {name.removeprefix("net."): value for name, value in {**weights, **fixed}.items()},
+            (mapped(sample, lambda column: column[None]),),
+        )
         return F.cross_entropy(precise(logits_of(answer, student.outputs)), target[None])
 
     with evaluating(student):
@@ -136,8 +140,3 @@ def drawn(student: nn.Module, batch: Batch, seed: int) -> Tensor:
     shares = student(batch.inputs).logits.double().softmax(1).cumsum(1)
     luck = draws.uniform(seed, "fisher label", batch.index)[:, None]
     return (shares < luck).sum(1).clamp(max=shares.shape[1] - 1)
-
-
-def alone(sample: Inputs) -> Inputs:
-    """A sample as a batch of one."""
-    return {name: column[None] for name, column in sample.items()} if isinstance(sample, dict) else columns(sample)[0][None]

@@ -15,9 +15,10 @@ from distillctl.losses.inputs import precise
 from distillctl.models.fitting import head_names
 from distillctl.models.net import Net
 from distillctl.modes import evaluating
-from distillctl.strategies.strategy import Strategy, one, total, weighed
+from distillctl.strategies.replay import learnt_together
+from distillctl.strategies.strategy import Strategy, one
 from distillctl.strategies.task import Samples
-from distillctl.types import Batch, Inputs, Output, Terms, concatenated, rows
+from distillctl.types import Batch, Inputs, Output, Terms, concatenated, count, device_of, rows
 
 POOLED = "pooled"  # what the classifier sees
 
@@ -70,16 +71,7 @@ class Icarl(LwfMc):
 
     def forward(self, batch: Batch, player: str = "student") -> Terms:
         assert self.memory is not None
-        replay, new = self.memory.draw(batch), len(batch.index)
-        if replay is None:
-            return super().forward(batch, player)
-        answer = self.student(concatenated([batch.inputs, replay.batch.inputs]))
-        ours, kept = Output(answer.logits[:new], {}), Output(answer.logits[new:], {})
-        whole = batch.place[1] if batch.place else new
-        part = whole / (whole + min(self.memory.batch_size, self.memory.filled))
-        return total(
-            weighed(self.binary(ours, batch), part), weighed(self.binary(kept, replay.batch), (1 - part) * replay.share, prefix="memory ")
-        )
+        return learnt_together(self.student, batch, self.memory, self.binary)[1]
 
     def after_step(self) -> None:
         assert self.memory is not None
@@ -118,7 +110,7 @@ class Icarl(LwfMc):
 
     def features(self, student: nn.Module, inputs: Inputs) -> Tensor:
         """[N, D], in pieces."""
-        where = torch.arange(len(rows_of(inputs)), device=rows_of(inputs).device)
+        where = torch.arange(count(inputs), device=device_of(inputs))
         return torch.cat([answer_features(student(rows(inputs, piece))) for piece in where.split(256)])
 
     def set_head(self, student: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
@@ -174,10 +166,6 @@ def class_means(features: Tensor, targets: Tensor, classes: int) -> Tensor:
 
 def answer_features(answer: Output) -> Tensor:
     return precise(answer.features[POOLED])
-
-
-def rows_of(inputs: Inputs) -> Tensor:
-    return next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
 
 
 def head_of(net: nn.Module) -> Any:

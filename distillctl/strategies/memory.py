@@ -125,6 +125,11 @@ class Memory(nn.Module):
         replayed = Batch(inputs, self.targets[chosen], index, view)
         return Replay(replayed, self.logits[chosen], self.widths[chosen], share)
 
+    def new_part(self, batch: Batch) -> float:
+        """Of the samples that a step learns, those of this batch and those drawn beside it, the share of the new ones."""
+        whole = batch.place[1] if batch.place else len(batch.index)
+        return whole / (whole + min(self.batch_size, self.filled))
+
     def observe(self, batch: Batch, logits: Tensor | None = None) -> None:
         """Take note of a piece of a batch, and of what the student answered to it; `keep` decides."""
         assert batch.plain is not None, "a memory keeps samples as they are stored"

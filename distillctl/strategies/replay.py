@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distillctl.build import not_negative
 from distillctl.losses.inputs import precise
@@ -21,9 +22,6 @@ class Replays(Strategy):
     replays = True
     memory: Memory
 
-    def draw(self, batch: Batch, number: int = 0) -> Any:
-        return self.memory.draw(batch, number)
-
 
 class Er(Replays):
     """Experience replay (Rolnick et al. 2019; Chaudhry et al. 2019): the loss of new and kept samples, in one batch."""
@@ -31,19 +29,9 @@ class Er(Replays):
     name = "er"
 
     def forward(self, batch: Batch, player: str = "student") -> Terms:
-        replay, new = self.draw(batch), len(batch.index)
-        if replay is None:
-            answer = self.student(batch.inputs)
-            self.memory.observe(batch, answer.logits)
-            return self.lesson(answer, batch)
-        answer = self.student(concatenated([batch.inputs, replay.batch.inputs]))
-        ours, kept = cut(answer, new)
-        self.memory.observe(batch, ours.logits)
-        whole = batch.place[1] if batch.place else new
-        part = whole / (whole + min(self.memory.batch_size, self.memory.filled))  # of the samples those that are new
-        return total(
-            weighed(self.lesson(ours, batch), part), weighed(self.lesson(kept, replay.batch), (1 - part) * replay.share, prefix="memory ")
-        )
+        answer, terms = learnt_together(self.student, batch, self.memory, self.lesson)
+        self.memory.observe(batch, answer.logits)
+        return terms
 
 
 class Der(Replays):
@@ -66,7 +54,7 @@ class Der(Replays):
         return total(self.lesson(answer, batch), *self.dark(batch))
 
     def dark(self, batch: Batch) -> list[Terms]:
-        replay = self.draw(batch)
+        replay = self.memory.draw(batch)
         if replay is None or not self.alpha:
             return []
         answer = self.student(replay.batch.inputs)
@@ -84,12 +72,23 @@ class DerPlusPlus(Der):
         self.beta = not_negative(beta=beta)
 
     def dark(self, batch: Batch) -> list[Terms]:
-        replay = self.draw(batch, 1)
+        replay = self.memory.draw(batch, 1)
         if replay is None or not self.beta:
             return super().dark(batch)
         answer = self.student(replay.batch.inputs)
         labels = cross_entropy(answer.logits, replay.batch.targets)
         return [*super().dark(batch), one("memory labels", self.beta * replay.share * labels)]
+
+
+def learnt_together(student: nn.Module, batch: Batch, memory: Memory, lesson: Callable[[Output, Batch], Terms]) -> tuple[Output, Terms]:
+    """The answer to new samples, and the mean of a lesson over them and those that are drawn beside them, in one pass."""
+    replay = memory.draw(batch)
+    if replay is None:
+        answer: Output = student(batch.inputs)
+        return answer, lesson(answer, batch)
+    ours, kept = cut(student(concatenated([batch.inputs, replay.batch.inputs])), len(batch.index))
+    part = memory.new_part(batch)
+    return ours, total(weighed(lesson(ours, batch), part), weighed(lesson(kept, replay.batch), (1 - part) * replay.share, prefix="memory "))
 
 
 def cut(answer: Output, first: int) -> tuple[Output, Output]:

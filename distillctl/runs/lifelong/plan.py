@@ -69,7 +69,6 @@ def sequence(
             teacher=guide,
             tasks=numbers,
             sequence=called,
-            shares_teacher=False,
             **taught,
         )
     assert made is not None

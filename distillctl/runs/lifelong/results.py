@@ -17,11 +17,11 @@ from distillctl.runs.session import Session
 from distillctl.runs.steps import Given, Plan
 
 FILE = "tasks.json"  # all matrices and figures of a run
-CHANCE_OF = {"class_il": "class-IL", "task_il": "task-IL"}
+PROTOCOLS = ("class_il", "task_il")
 
 
 def add_figures(session: Session, plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of the final table with what their sequences were worth; None of it where a row was not trained here."""
+    """The rows of the final table with what their sequences were worth; of a row that was not trained here as they are."""
     found = sequences_of(session, plan)
     untrained, joint = before_any_task(session, plan), found.get("joint")
     result = []
@@ -52,7 +52,7 @@ def before_any_task(session: Session, plan: Plan) -> dict[str, list[float]] | No
     whole, step = session.bundle(plan.test), next(step for step in plan.todo if step.sequence == OWN)
     assert isinstance(step.model, Given)
     fresh = obtain(step.model.model, whole.inputs, "student", session.config.seed).classifier.to(session.runtime.device)
-    return {name: value for name, value in measured(session, whole, fresh, 0).items() if name in CHANCE_OF}
+    return {name: value for name, value in measured(session, whole, fresh, 0).items() if name in PROTOCOLS}
 
 
 def worth(
@@ -62,7 +62,7 @@ def worth(
     joint_task: Sequence[float] | None,
 ) -> dict[str, Any]:
     """The figures of one sequence, by class-IL, and those that task-IL has too."""
-    class_il, task_il = ([step[name] for step in steps] for name in CHANCE_OF)
+    class_il, task_il = ([step[name] for step in steps] for name in PROTOCOLS)
     found: dict[str, Any] = continual.figures(class_il, joint=joint)
     # before its classes have come a task has no answer among those that have: what was learnt ahead shows under task-IL alone
     told = continual.figures(task_il, untrained["task_il"] if untrained else None, joint_task)

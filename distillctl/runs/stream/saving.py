@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from distillctl import outputs, state
+from distillctl import state
 from distillctl.errors import CheckpointError, DataError, first_line
 from distillctl.metrics.prequential import Prequential
-from distillctl.runs.checkpoints import ONLY_BITS
+from distillctl.runs.checkpoints import machine_in_words, warn_of_other_bits
 from distillctl.runs.session import Session
 from distillctl.runs.stream.detector import Detector
 from distillctl.runs.stream.guide import Guide
@@ -21,7 +19,6 @@ from distillctl.runs.stream.learner import Learner
 from distillctl.runs.stream.progress import Progress
 from distillctl.runs.stream.ring import Ring
 from distillctl.runs.stream.source import Source, chained
-from distillctl.runtime import precision_name
 
 STAGE = "stream"  # the folder of its checkpoint and metrics
 
@@ -66,15 +63,11 @@ class Parts:
 
 def take_up(session: Session, folder: Path, parts: Parts, source: Source) -> None:
     """Go on from the newest valid checkpoint of a folder, if there is one. Raises CheckpointError and DataError."""
-    warn = session.console.warn
-    found = state.newest(folder, warn)
+    found = state.newest(folder, session.console.warn)
     if found is None:
         return
     content, before = found
-    now = description(session, parts)
-    for name in ONLY_BITS:
-        if before.get(name) != now[name]:
-            warn(f"{name} was {before.get(name)} and is {now[name]}: going on, but not bit for bit")
+    warn_of_other_bits(session, before)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about what is refused in the next line
@@ -96,15 +89,9 @@ def save(session: Session, folder: Path, parts: Parts) -> None:
 
 def description(session: Session, parts: Parts) -> dict[str, Any]:
     """What a checkpoint says of itself, for people and for the checks when it is taken up."""
-    machine = session.runtime
     return {
         "stage": STAGE,
         "position": parts.progress.position,
         "step": parts.progress.batches,
-        "world": machine.world,
-        "threads": torch.get_num_threads() if machine.device.type == "cpu" else None,
-        "device": machine.device.type,
-        "precision": precision_name(machine.precision),
-        "torch": torch.__version__,
-        "versions": outputs.versions(),
+        **machine_in_words(session),
     }
