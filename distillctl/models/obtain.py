@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from distillctl import inputs as kinds
-from distillctl.build import build, find_class
+from distillctl.build import build
 from distillctl.config import FILE, ModelConfig
-from distillctl.data.forms import one_form
 from distillctl.draws import seed_of
 from distillctl.errors import CheckpointError, ConfigError, first_line
 from distillctl.inputs.contract import Contract
 from distillctl.models import catalogue
 from distillctl.models.adapter import Adapter
-from distillctl.models.edits import apply_edits, change_of
+from distillctl.models.classes import check_classes
 from distillctl.models.file_net import WEIGHTS, check_known, file_net, is_meant, is_run, named, remark
 from distillctl.models.fitting import left_over, load_weights, match_names
 from distillctl.models.locate import locate
-from distillctl.models.net import SMALL, Net, rebuild
-from distillctl.models.pruned import PRUNED
+from distillctl.models.net import SMALL, Net
 from distillctl.models.published import triple
 from distillctl.models.record import Record
+from distillctl.models.recorded import from_record
 from distillctl.models.shipping import read_record
 from distillctl.models.taps import LOGITS, tap
 from distillctl.models.trace import trace
 from distillctl.models.weights import read_weights
 from distillctl.types import Inputs, count
-
-SPARE = 2**20  # weights that a net may make besides those that its file holds
-UNCUT = 2**28  # and one that was pruned, which is built whole before it is cut: a gigabyte
 
 
 @dataclass(frozen=True)
@@ -210,77 +202,6 @@ def source_of(config: ModelConfig, key: str) -> tuple[Path | None, Record | None
     return file, record
 
 
-def from_record(record: Record, config: ModelConfig, inputs: Contract, key: str) -> Net:
-    """The architecture as it was, with as many classes as are asked for now."""
-    architecture = record.architecture
-    source, name, edits = architecture.source, config._target_ or architecture.name, architecture.edits
-    args = {**architecture.args, **config.args}
-    where = f"{key}.checkpoint={config.checkpoint}"
-    try:
-        spare = UNCUT if any(isinstance(change_of(edit.became), PRUNED) for edit in edits) else SPARE
-        with parameters_within(weights_in(locate(str(config.checkpoint), key, f"{key}.checkpoint")), spare):
-            if source == "own":
-                module = own_of_record(name, args, config, len(inputs.classes), key)
-                apply_edits(module, edits)
-            else:
-                module = rebuild(source, architecture.name, len(inputs.classes), architecture.args, edits, key, added=config.args)
-    except CheckpointError as error:
-        raise CheckpointError(f"{where}: {error}") from None
-    theirs = kinds.from_record(record)
-    if theirs.kind != inputs.kind:
-        raise CheckpointError(f"{where} takes {theirs.noun}, and the data set has {inputs.noun}; give a {key} of these")
-    size = config.image_size or architecture.image_size or inputs.size
-    told = record.preprocessing
-    mean, std = (triple(getattr(config, name) or told.get(name)) for name in ("mean", "std"))
-    return Net(module, source, name, architecture.stem, edits, args, mean, std, size)
-
-
-def weights_in(file: Path) -> int:
-    """How many a file can hold at most."""
-    try:
-        return file.stat().st_size
-    except OSError as error:
-        raise CheckpointError(f"cannot be read ({error.strerror})") from None
-
-
-@contextlib.contextmanager
-def parameters_within(count: int, spare: int = SPARE) -> Iterator[None]:
-    """Refuse to make a net of many more than so: a record may ask for more layers, or wider ones, than any machine has room for.
-
-    Nets make some that they drop again, so four times as many may be made. Raises CheckpointError, within the builder of the net.
-    """
-    made, most = 0, 4 * count + spare
-
-    def weigh(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal made
-        made += parameter.numel()
-        if made > most:
-            raise CheckpointError("it describes a net of more weights than the file holds")
-
-    hook = register_module_parameter_registration_hook(weigh)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def own_of_record(name: str, args: Mapping[str, Any], config: ModelConfig, classes: int, key: str) -> nn.Module:
-    """A class of the user's own with what its record gives it. Raises CheckpointError where it is not trusted, or cannot be built."""
-    node = {**args, "_target_": name}
-    try:
-        find_class(node, nn.Module, key)
-    except ConfigError as error:
-        if config._target_:
-            raise
-        raise CheckpointError(f"its record names a class ({error})") from None
-    try:
-        return build(node, nn.Module, key, num_classes=classes)
-    except Exception as error:  # a record may give it anything, and the class may object in any way
-        if config.args:
-            raise
-        raise CheckpointError(f"its record describes no {name} that can be built ({first_line(error)[:200]})") from None
-
-
 def own_net(config: ModelConfig, inputs: Contract, key: str) -> Net:
     """A class of the user's own: it is given `num_classes` and `<role>.args`, and inputs as their kind prepares them: images are normalised by the data set."""
     module = build({"_target_": config._target_, **config.args}, nn.Module, key, num_classes=len(inputs.classes))
@@ -291,28 +212,3 @@ def own_net(config: ModelConfig, inputs: Contract, key: str) -> Net:
         side = f" of {net.input_size} px" if net.input_size else ""
         raise ConfigError(f"{key}._target_={config._target_}: it cannot take {inputs.noun}{side} ({problem})")
     return net
-
-
-def sorted_by(key: str, config: ModelConfig) -> str:
-    """The other way out, of a teacher."""
-    return f", or let an ensemble sort them: teacher=ensemble teacher.members.a.checkpoint={config.checkpoint}" if key == "teacher" else ""
-
-
-def check_classes(record: Record, ours: Sequence[str], config: ModelConfig, where: str, key: str) -> None:
-    """Count, names and order of the classes: equal numbers with another order would train in silence towards nonsense."""
-    theirs = record.classes
-    if len(theirs) != len(ours):
-        raise CheckpointError(f"{where} knows {len(theirs)} classes, the data set has {len(ours)}; give a {key} of these classes")
-    pairs = zip(map(one_form, theirs), map(one_form, ours), strict=True)
-    other = next(((place, a, b) for place, (a, b) in enumerate(pairs) if a != b), None)
-    if other is None or config.ignore_class_names:
-        return
-    place, a, b = other
-    if sorted(map(one_form, theirs)) == sorted(map(one_form, ours)):
-        raise CheckpointError(
-            f"{where}: its classes are the data set's in another order (class {place} is {a!r}, the data set's is {b!r}); give a {key} of this order{sorted_by(key, config)}"
-        )
-    ways = ["dataset=recorded is the data that it learned from", f"{key}.new_head=true learns these classes"]
-    if (record.dataset or {}).get("name") in (None, "image_folder"):  # what the classes of a published set mean is known
-        ways.append(f"{key}.ignore_class_names=true if they mean the same")
-    raise CheckpointError(f"{where}: its class {place} is {a!r}, the data set's is {b!r}; {', '.join(ways[:-1])}, or {ways[-1]}")
