@@ -13,7 +13,7 @@ from distillctl.errors import ConfigError
 from distillctl.runs.execute import execute
 from distillctl.runs.plan import plan
 from distillctl.runs.session import session
-from distillctl.runs.steps import Given, MadeBy, Several
+from distillctl.runs.sources import Given, MadeBy, Several
 
 HERE = Path()
 

@@ -14,7 +14,7 @@ from distillctl.config import TrainerConfig, value
 from distillctl.errors import Interrupted
 from distillctl.runs import registry, reuse
 from distillctl.runs.session import session
-from distillctl.runs.steps import Given
+from distillctl.runs.sources import Given
 
 WORDS = (*SMALL, "student=resnet8", "pretrain.epochs=2", "distill.epochs=1", "finetune.epochs=0", "baseline=false")
 AGAIN = "the same teacher was trained before"

@@ -35,7 +35,7 @@ from distillctl.report.table import Results, attack_remark
 from distillctl.runs import bundle
 from distillctl.runs.bundle import Bundle, at_once
 from distillctl.runs.measure import costs as runs_cost
-from distillctl.runs.steps import members_of
+from distillctl.runs.sources import members_of
 from distillctl.runs.teachers import check_is_trained, ready_to_answer
 from distillctl.types import Output
 

@@ -16,7 +16,8 @@ from distillctl.metrics.answers import own_answers
 from distillctl.models.obtain import Obtained, obtain
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Given, Transform
+from distillctl.runs.sources import Given
+from distillctl.runs.steps import Transform
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ from distillctl.runs.int8 import fake_quantise
 from distillctl.runs.lengths import length
 from distillctl.runs.lifelong.handover import going_on, offers_of
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Given, Step
+from distillctl.runs.sources import Given
+from distillctl.runs.steps import Step
 from distillctl.runs.teachers import make_teacher
 from distillctl.schedules import Schedule
 from distillctl.teachers.cached import Cached

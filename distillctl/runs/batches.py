@@ -17,7 +17,8 @@ from distillctl.methods.method import Method
 from distillctl.models.obtain import planned, source_of
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Plan, Several, Step
+from distillctl.runs.sources import Several
+from distillctl.runs.steps import Plan, Step
 
 HEAD_ALONE = ("head", "lora")  # parts to fine-tune whose batch norms keep their statistics
 

@@ -21,7 +21,8 @@ from distillctl.outputs import RunFolder
 from distillctl.paths import as_path
 from distillctl.runs.artifact import Work
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Given, MadeBy, Plan, Several, Transform
+from distillctl.runs.sources import Given, MadeBy, Several
+from distillctl.runs.steps import Plan, Transform
 from distillctl.state import write_atomically
 
 CARD, LABELS, SCRIPT = "README.md", "labels.txt", "predict.py"

@@ -37,7 +37,8 @@ from distillctl.runs.batches import check_before_reading
 from distillctl.runs.draft import labels_only
 from distillctl.runs.lifelong.check import check_sequence, check_strategy
 from distillctl.runs.plan import plan, teacher_is_read
-from distillctl.runs.steps import Plan, members_of, peer_models, weights_of
+from distillctl.runs.sources import members_of, peer_models, weights_of
+from distillctl.runs.steps import Plan
 from distillctl.runs.teachers import check_is_trained
 from distillctl.schedules import Schedule
 from distillctl.teachers.frozen import Frozen

@@ -11,7 +11,8 @@ from distillctl.runs import choose
 from distillctl.runs.measure import validated
 from distillctl.runs.session import Session
 from distillctl.runs.ship import ship_given
-from distillctl.runs.steps import Choice, Given, MadeBy, Plan
+from distillctl.runs.sources import Given, MadeBy
+from distillctl.runs.steps import Choice, Plan
 
 FILES = ("export", "quantize")  # what leaves a model for another runtime
 

@@ -17,7 +17,8 @@ from distillctl.models.shipping import read_record
 from distillctl.paths import as_path
 from distillctl.runs import unlabelled
 from distillctl.runs.bundle import Bundle
-from distillctl.runs.steps import Given, Plan, Step, Transform, Verify, start_from
+from distillctl.runs.sources import Given, start_from
+from distillctl.runs.steps import Plan, Step, Transform, Verify
 
 LIBRARY = {"magnitude": ("torch_pruning", "prune"), "taylor": ("torch_pruning", "prune"), "bn_scale": ("torch_pruning", "prune")}
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from distillctl.config import StageConfig
 from distillctl.runs import unlabelled
-from distillctl.runs.steps import Choice, Given, MadeBy, Plan, Row, Source, Step, Transform
+from distillctl.runs.sources import Given, MadeBy, Source
+from distillctl.runs.steps import Choice, Plan, Row, Step, Transform
 
 USUAL = ("fine-tuned", "distilled again", "trained again", "distilled", "teacher")  # of these rows the first is what a run is about
 

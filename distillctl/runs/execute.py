@@ -20,7 +20,8 @@ from distillctl.runs.plan import plan
 from distillctl.runs.preflight import preflight
 from distillctl.runs.reuse import train_once
 from distillctl.runs.session import Session
-from distillctl.runs.steps import CHOICE, FILE, MadeBy, Plan, Step, Transform
+from distillctl.runs.sources import CHOICE, FILE, MadeBy
+from distillctl.runs.steps import Plan, Step, Transform
 from distillctl.runs.train import train
 from distillctl.runs.transform import transform
 

@@ -27,7 +27,8 @@ from distillctl.paths import as_path
 from distillctl.runs.artifact import Work
 from distillctl.runs.beside import write_beside
 from distillctl.runs.ship import first_record
-from distillctl.runs.steps import Verify, start_from
+from distillctl.runs.sources import start_from
+from distillctl.runs.steps import Verify
 
 
 def export(work: Work) -> dict[str, Any]:

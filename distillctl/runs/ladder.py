@@ -9,7 +9,8 @@ from distillctl.config import OF_FORMAT, CompressConfig, ExportStepConfig, Prune
 from distillctl.metrics.metric import count
 from distillctl.runs.draft import Draft
 from distillctl.runs.smaller import files_of, precision_of, taught_again
-from distillctl.runs.steps import Given, MadeBy, Row, Source, Trial
+from distillctl.runs.sources import Given, MadeBy, Source
+from distillctl.runs.steps import Row, Trial
 
 SHARES = (0.75, 0.5, 0.35, 0.25)  # of the multiply-accumulates, that stay
 UNDER = 0.97  # of a share that is asked for: channels are whole, so the nearest that can be cut may lie above it

@@ -9,7 +9,8 @@ from distillctl.config import TrainerConfig, chosen
 from distillctl.data.loader import TrainLoader
 from distillctl.runs.budget import STEPS, is_demo, stages_of
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Given, MadeBy, Plan, Step, is_ready
+from distillctl.runs.sources import Given, MadeBy, is_ready
+from distillctl.runs.steps import Plan, Step
 
 FEW, FEW_MORE = 300, 50  # steps that teach a fresh net little, and one that has weights already
 FEW_FOR_DEMO = 50

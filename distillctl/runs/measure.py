@@ -22,7 +22,8 @@ from distillctl.metrics.stopwatch import Stopwatch
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.choose import BY_TEACHER, Ranking
 from distillctl.runs.session import Session
-from distillctl.runs.steps import MadeBy, Plan, Row
+from distillctl.runs.sources import MadeBy
+from distillctl.runs.steps import Plan, Row
 from distillctl.runs.teachers import ready_to_answer
 from distillctl.teachers.frozen import Frozen
 from distillctl.types import Inputs

@@ -19,7 +19,8 @@ from distillctl.runs.assemble import assemble
 from distillctl.runs.lengths import length, lengths
 from distillctl.runs.registry import FOLDER, look_up
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Given, Plan, Several, Source, Step
+from distillctl.runs.sources import Given, Several, Source
+from distillctl.runs.steps import Plan, Step
 from distillctl.runtime import threads_for
 
 TIMED = 3  # steps, of which the first warms up

@@ -28,21 +28,8 @@ from distillctl.runs.draft import Draft
 from distillctl.runs.ladder import searched
 from distillctl.runs.lifelong.plan import sequences
 from distillctl.runs.smaller import EAGER, has_teacher, keeps_zeros, pruned, pruned_alone, together, written
-from distillctl.runs.steps import (
-    CHOICE,
-    Choice,
-    Given,
-    MadeBy,
-    Plan,
-    Row,
-    Several,
-    Source,
-    Verify,
-    is_ready,
-    peer_models,
-    start_from,
-    weights_of,
-)
+from distillctl.runs.sources import CHOICE, Given, MadeBy, Several, Source, is_ready, peer_models, start_from, weights_of
+from distillctl.runs.steps import Choice, Plan, Row, Verify
 
 ATTACKED = {"_target_": "distillctl.methods.adversarial.Adversarial", "attacked": ["ce"], "objective": "ce"}  # Madry et al. 2018
 

@@ -23,7 +23,8 @@ from distillctl.runs.check import Problems
 from distillctl.runs.lifelong.check import check_with_data
 from distillctl.runs.search import check_reachable
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Given, MadeBy, Plan, Several, Source, Step
+from distillctl.runs.sources import Given, MadeBy, Several, Source
+from distillctl.runs.steps import Plan, Step
 from distillctl.types import to
 
 

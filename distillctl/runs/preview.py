@@ -11,7 +11,8 @@ from distillctl.runs.outlook import TIMED, outlook
 from distillctl.runs.plan import plan
 from distillctl.runs.preflight import preflight
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Given, Plan, Several, Source, Transform, Trial
+from distillctl.runs.sources import Given, Several, Source
+from distillctl.runs.steps import Plan, Transform, Trial
 
 
 def preview(session: Session) -> None:

@@ -25,7 +25,7 @@ from distillctl.runs import exporting
 from distillctl.runs.artifact import Work
 from distillctl.runs.beside import write_beside
 from distillctl.runs.int8 import in_int8
-from distillctl.runs.steps import Given
+from distillctl.runs.sources import Given
 from distillctl.state import write_atomically
 
 

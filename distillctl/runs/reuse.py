@@ -34,7 +34,8 @@ from distillctl.paths import cache_folder
 from distillctl.runs.keys import DECIDING_VERSIONS
 from distillctl.runs.registry import FOLDER, LOG, Trained, files_of, is_free, look_up
 from distillctl.runs.session import Session, first_on_main
-from distillctl.runs.steps import Given, Step
+from distillctl.runs.sources import Given
+from distillctl.runs.steps import Step
 from distillctl.runs.train import train
 from distillctl.runtime import precision_name
 from distillctl.trust import PACKAGES, within

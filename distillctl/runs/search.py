@@ -11,7 +11,8 @@ from distillctl.errors import ConfigError
 from distillctl.metrics.metric import count
 from distillctl.models.obtain import planned, source_of
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Given, Plan, Step, Transform
+from distillctl.runs.sources import Given
+from distillctl.runs.steps import Plan, Step, Transform
 from distillctl.runs.trials import SURVEY
 
 Records = Callable[[str], Mapping[str, Any] | None]  # of a finished step, by its name

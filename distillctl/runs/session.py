@@ -23,7 +23,8 @@ from distillctl.runs.bundle import Bundle
 from distillctl.runs.clock import Clock
 from distillctl.runs.excuse import excuse, excused_in, same_data_as_before
 from distillctl.runs.lifelong.tasks import arranged, of_folders, part_of
-from distillctl.runs.steps import Step, members_of
+from distillctl.runs.sources import members_of
+from distillctl.runs.steps import Step
 from distillctl.runs.stream import world
 
 

@@ -18,7 +18,8 @@ from distillctl.runs.assemble import Assembly
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.int8 import parted, write_quantizers
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Given, Plan, Row
+from distillctl.runs.sources import Given
+from distillctl.runs.steps import Plan, Row
 
 
 def ship_step(session: Session, assembly: Assembly, out_of_time: bool = False, learnt: Mapping[str, Any] | None = None) -> None:

@@ -12,7 +12,8 @@ from distillctl.formats import format_of
 from distillctl.formats.format import Format
 from distillctl.runs import unlabelled
 from distillctl.runs.draft import Draft
-from distillctl.runs.steps import FILE, Given, MadeBy, Row, Source
+from distillctl.runs.sources import FILE, Given, MadeBy, Source
+from distillctl.runs.steps import Row
 
 EAGER = "fp32 (PyTorch)"
 INT8 = ("static", "dynamic", "qat", "int8_weights", "openvino", "litert")

@@ -1,57 +1,17 @@
-"""The values that a plan is made of: sources of models, steps, rows of the final table. Plain descriptions, of which nothing is built."""
+"""The values that a plan is made of: steps, and rows of the final table. Plain descriptions, of which nothing is built."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from distillctl.build import find_class
-from distillctl.config import (
-    ENSEMBLE,
-    DatasetConfig,
-    ExportConfig,
-    ExportStepConfig,
-    ModelConfig,
-    PruneConfig,
-    QuantizeConfig,
-    StageConfig,
-    TeacherConfig,
-)
-from distillctl.errors import ConfigError
+from distillctl.config import DatasetConfig, ExportStepConfig, ModelConfig, PruneConfig, QuantizeConfig, StageConfig
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
-from distillctl.models.locate import locate
-
-
-@dataclass(frozen=True)
-class Given:
-    """A model as the config describes it, with the weights that it names or with fresh ones. key: its place in the config."""
-
-    model: ModelConfig
-    key: str
-
-
-@dataclass(frozen=True)
-class MadeBy:
-    """What an earlier step leaves: its student, or one that trained beside it."""
-
-    step: str
-    peer: str = ""
-
-
-@dataclass(frozen=True)
-class Several:
-    """Models that answer as one. teacher: how; its own members are described by `members`."""
-
-    teacher: TeacherConfig
-    members: Mapping[str, Given | MadeBy]
-
-
-Source = Given | MadeBy | Several
-# what `MadeBy` says of the student before or after fine-tuning, whichever is the better, and of the last file that was accepted
-CHOICE, FILE = "choice", "file"
+from distillctl.runs.sources import CHOICE, FILE, Given, MadeBy, Several, Source, parts, peer_models, start_from
 
 
 @dataclass(frozen=True)
@@ -286,47 +246,6 @@ class Plan:
         }
 
 
-def start_from(model: ModelConfig, weights: Path) -> ModelConfig:
-    """The same model, beginning with the weights of another step."""
-    return replace(model, name="recorded", checkpoint=str(weights), file=None, pretrained=False, new_head=False, ignore_class_names=True)
-
-
-def weights_of(config: ExportConfig) -> ModelConfig:
-    """The model that is exported: of a run's folder the weights, whatever was made of them there. Raises CheckpointError."""
-    given = config.model.checkpoint
-    return config.model if given is None else replace(config.model, checkpoint=str(locate(given, "student", "checkpoint")))
-
-
-def parts(source: Source | None) -> Iterator[Given | MadeBy]:
-    """The single models that a source is made of."""
-    if isinstance(source, Several):
-        yield from source.members.values()
-    elif source is not None:
-        yield source
-
-
-def members_of(teacher: TeacherConfig) -> dict[str, ModelConfig]:
-    """The models that a teacher is made of, by their places in the config: itself, or the members of an ensemble."""
-    if teacher.name == ENSEMBLE:
-        return {f"teacher.members.{name}": member for name, member in teacher.members.items()}
-    return {"teacher": teacher}
-
-
-def is_ready(model: ModelConfig) -> bool:
-    """Whether it needs no training here: weights of these classes are given."""
-    return bool(model.checkpoint or model.file or model.pretrained) and not model.new_head
-
-
 def reads(method: Mapping[str, Any] | None, role: str) -> tuple[str, ...]:
     """Taps that a method reads, whatever its loss does."""
     return find_class(method, Method, "method").reads(method, role) if method else ()
-
-
-def peer_models(method: Mapping[str, Any] | None) -> dict[str, ModelConfig]:
-    """`method.peers=[a,b]` as models, by the names of their folders."""
-    peers = method.get("peers", ()) if method else ()
-    if isinstance(peers, str) or not all(isinstance(name, str) for name in peers):
-        raise ConfigError(f"method.peers={peers}: expected a list of model names, as in method.peers=[resnet8,vgg8]")
-    if method and "peers" in method and not peers:
-        raise ConfigError("method.peers=[]: name at least one student to train beside the first, as in method.peers=[resnet8]")
-    return {f"peer{number}": ModelConfig(name=name) for number, name in enumerate(peers, start=1)}

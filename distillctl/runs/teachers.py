@@ -15,7 +15,7 @@ from distillctl.models.obtain import obtain
 from distillctl.runs import unlabelled
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.session import Session
-from distillctl.runs.steps import is_ready, members_of
+from distillctl.runs.sources import is_ready, members_of
 from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.frozen import Frozen
 

@@ -23,7 +23,8 @@ from distillctl.models.obtain import Obtained, obtain
 from distillctl.runs import exporting, pruning
 from distillctl.runs.artifact import Work
 from distillctl.runs.quantizing import as_taken
-from distillctl.runs.steps import Given, Trial, start_from
+from distillctl.runs.sources import Given, start_from
+from distillctl.runs.steps import Trial
 
 SURVEY = "survey"
 TRIES = 3  # at a latency whose rounds agree

@@ -24,7 +24,8 @@ from distillctl.models.obtain import Obtained, obtain
 from distillctl.models.taps import tap
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Given, Step
+from distillctl.runs.sources import Given
+from distillctl.runs.steps import Step
 from distillctl.strategies.memory import Memory
 from distillctl.strategies.strategy import Strategy
 from distillctl.teachers.frozen import Frozen

@@ -10,7 +10,8 @@ from distillctl.build import find_class
 from distillctl.config import BESIDE, ENSEMBLE, LifelongConfig, MemberConfig, TeacherConfig
 from distillctl.errors import ConfigError
 from distillctl.runs.draft import Draft
-from distillctl.runs.steps import Given, MadeBy, Plan, Row, Several, Source, is_ready
+from distillctl.runs.sources import Given, MadeBy, Several, Source, is_ready
+from distillctl.runs.steps import Plan, Row
 from distillctl.strategies.strategy import Strategy
 
 FLOOR = {"_target_": "distillctl.strategies.strategy.Strategy"}

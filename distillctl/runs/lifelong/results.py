@@ -14,7 +14,8 @@ from distillctl.runs.lifelong.boundary import ROW, measured
 from distillctl.runs.lifelong.plan import OWN
 from distillctl.runs.lifelong.tasks import Tasks
 from distillctl.runs.session import Session
-from distillctl.runs.steps import Given, Plan
+from distillctl.runs.sources import Given
+from distillctl.runs.steps import Plan
 
 FILE = "tasks.json"  # all matrices and figures of a run
 PROTOCOLS = ("class_il", "task_il")

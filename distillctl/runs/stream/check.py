@@ -15,7 +15,7 @@ from distillctl.models.obtain import source_of
 from distillctl.optimizers import make_optimizer
 from distillctl.runs.check import Problems, check_model
 from distillctl.runs.draft import labels_only
-from distillctl.runs.steps import is_ready
+from distillctl.runs.sources import is_ready
 from distillctl.runs.stream import world
 from distillctl.runs.stream.detector import library
 from distillctl.runs.stream.driver import detector_kind

@@ -20,7 +20,7 @@ from distillctl.models.obtain import obtain
 from distillctl.paths import as_path
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.session import Session
-from distillctl.runs.steps import is_ready
+from distillctl.runs.sources import is_ready
 from distillctl.runs.stream import ordered, world
 from distillctl.runs.stream.guide import Average, Guide, Larger, Snapshot, teacher_kind
 from distillctl.runs.stream.journal import FILE, Journal
