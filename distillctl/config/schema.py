@@ -11,6 +11,7 @@ from distillctl.config.data import DatasetConfig
 from distillctl.config.deploy import FORMATS, BudgetConfig, ExportStepConfig, PruneConfig, QuantizeConfig
 from distillctl.config.fields import branch, number, option, value
 from distillctl.config.lifelong import TASKS, LifelongStageConfig, MemoryConfig
+from distillctl.config.listings import DoctorConfig, LossesConfig, MethodsConfig, ModelsConfig, StrategiesConfig
 from distillctl.config.models import ModelConfig, TeacherConfig
 from distillctl.config.stream import StreamStageConfig
 from distillctl.config.training import AttackConfig, FinetuneStageConfig, PretrainStageConfig, StageConfig, TrackerConfig, TrainerConfig
@@ -214,53 +215,6 @@ class PredictConfig:
 
 
 @dataclass
-class ModelsConfig:
-    """`distillctl models`: what can be named as a teacher or a student."""
-
-    search: Optional[str] = value(None, decides="words")
-    """a part of a name, or a pattern with *; with taps of a module's path"""
-    taps: Optional[str] = value(None, decides="words")
-    """a model, whose places to read features from are listed instead"""
-    source: str = option("auto", "auto", "cifar", "torchvision", "timm", decides="words")
-    """whose models"""
-    costs: bool = value(False, decides="words")
-    """count parameters and MACs, for which the nets are built"""
-    classes: int = number(10, decides="words", low=2)
-    """what the costs are counted for"""
-    image_size: int = number(32, decides="words", low=1)
-    """pixels that the costs are counted for"""
-    limit: int = number(40, decides="words", low=1)
-    """rows"""
-    debug: bool = value(False, decides="words")
-    """show tracebacks"""
-
-
-@dataclass
-class OptionsConfig:
-    """What a command reads that lists the options of a group."""
-
-    search: Optional[str] = value(None, decides="words")
-    """a part of a name, of what it reads, or of what is said of it"""
-    debug: bool = value(False, decides="words")
-    """show tracebacks"""
-
-
-@dataclass
-class LossesConfig(OptionsConfig):
-    """`distillctl losses`."""
-
-
-@dataclass
-class MethodsConfig(OptionsConfig):
-    """`distillctl methods`."""
-
-
-@dataclass
-class StrategiesConfig(OptionsConfig):
-    """`distillctl strategies`."""
-
-
-@dataclass
 class CachesConfig(DistillConfig):
     """`distillctl cache`: the kept answers of teachers. The keys of `distill` say of which teacher to which views."""
 
@@ -274,14 +228,6 @@ class CachesConfig(DistillConfig):
     """what prune removes: not used for so long"""
     all: bool = value(False, decides="cost")
     """prune removes everything"""
-
-
-@dataclass
-class DoctorConfig:
-    """`distillctl doctor`: what this machine can do."""
-
-    debug: bool = value(False, decides="words")
-    """show tracebacks"""
 
 
 SCHEMAS: dict[str, type] = {

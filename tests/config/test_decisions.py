@@ -15,9 +15,13 @@ from distillctl.config import (
     branch,
     data,
     decides,
+    deploy,
     keys_that_decide,
+    lifelong,
+    listings,
     models,
     schema,
+    stream,
     training,
     value,
 )
@@ -26,7 +30,7 @@ from distillctl.runs import reuse
 
 DATACLASSES = [
     found
-    for module in (data, models, schema, training)
+    for module in (data, deploy, lifelong, listings, models, schema, stream, training)
     for found in vars(module).values()
     if isinstance(found, type) and is_dataclass(found) and found.__module__ == module.__name__
 ]
