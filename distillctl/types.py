@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Inputs = Tensor | dict[str, Tensor]  # a sample in each row: of the tensor, or of all tensors of the dict alike
+MARK = "mark"  # of a dict the column that tells one sample from another, int64, where the others depend on who reads it and on its batch
 
 
 class Batch(NamedTuple):
@@ -63,6 +65,11 @@ def columns(inputs: Inputs) -> list[Tensor]:
     return [inputs[name] for name in sorted(inputs)] if isinstance(inputs, dict) else [inputs]
 
 
+def content(inputs: Inputs) -> list[Tensor]:
+    """What tells samples apart: all tensors, or the one column of marks."""
+    return [inputs[MARK]] if isinstance(inputs, dict) and MARK in inputs else columns(inputs)
+
+
 def count(inputs: Inputs) -> int:
     """How many samples there are."""
     return len(columns(inputs)[0])
@@ -79,10 +86,15 @@ def first_sample(inputs: Inputs) -> Inputs:
 
 
 def concatenated(parts: Sequence[Inputs]) -> Inputs:
-    """The samples of all parts, one behind the other."""
+    """The samples of all parts, one behind the other; rows of another length are filled up with zeros."""
     if isinstance(parts[0], dict):
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}  # type: ignore[index]
-    return torch.cat(parts)  # type: ignore[arg-type]
+        return {name: stacked([part[name] for part in parts]) for name in parts[0]}  # type: ignore[index]
+    return stacked(parts)  # type: ignore[arg-type]
+
+
+def stacked(parts: Sequence[Tensor]) -> Tensor:
+    longest = max(part.shape[1] if part.ndim == 2 else 0 for part in parts)
+    return torch.cat([F.pad(part, (0, longest - part.shape[1])) if part.ndim == 2 else part for part in parts])
 
 
 def pieces(inputs: Inputs, number: int) -> list[Inputs]:
@@ -98,7 +110,7 @@ def to(inputs: Inputs, device: torch.device) -> Inputs:
 
 
 def dtypes_of(inputs: Inputs) -> tuple[torch.dtype, ...]:
-    return tuple(column.dtype for column in columns(inputs))
+    return tuple(column.dtype for column in content(inputs))
 
 
 def device_of(inputs: Inputs) -> torch.device:

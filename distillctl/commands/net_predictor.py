@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from distillctl.commands.predictor import Predictor
+from distillctl.commands.predictor import Item, Predictor
 from distillctl.config import ModelConfig, PredictConfig
 from distillctl.inputs import from_record
 from distillctl.models.obtain import obtain
@@ -29,8 +29,12 @@ class NetPredictor(Predictor):
     def files_below(self, folder: Path) -> tuple[list[Path], str]:
         return self.inputs.files_below(folder)
 
-    def read(self, files: Sequence[Path]) -> Inputs:
-        return self.inputs.read(files, self.config)
+    def rows(self, file: Path | None) -> Iterable[Item] | None:
+        found = self.inputs.rows(file)
+        return None if found is None else (Item(name, what) for name, what in found)
+
+    def read(self, whats: Sequence[Any]) -> Inputs:
+        return self.inputs.read(whats, self.config)
 
     def joined(self, parts: Sequence[Inputs]) -> Inputs:
         return concatenated(parts)

@@ -6,14 +6,14 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distillctl.commands.given import named_as_given, recorded, with_checkpoint
-from distillctl.commands.predictor import FilePredictor, Predictor, answers_alone
+from distillctl.commands.predictor import FilePredictor, Item, Predictor, answers_alone
 from distillctl.config import PredictConfig
 from distillctl.config.training import at_once
 from distillctl.data.image.files import shown
@@ -42,23 +42,21 @@ def predict(config: PredictConfig) -> None:
             from distillctl.runtime import open_runtime
 
             predictor = NetPredictor(record, model, config, stack.enter_context(open_runtime(config.trainer)))
-        files = list(expand(config.inputs, predictor))
+        items = list(expand(config.inputs, predictor))
         predictor.prepare()
-        found = list(answered(files, predictor, record, config))
+        found = list(answered(items, predictor, record, config))
     print_found(found, config.format, predictor.noun)
 
 
-def answered(files: list[Path], predictor: Predictor, record: Record, config: PredictConfig) -> Iterator[dict[str, Any]]:
-    """A row for each file, in their order."""
+def answered(items: list[Item], predictor: Predictor, record: Record, config: PredictConfig) -> Iterator[dict[str, Any]]:
+    """A row for each sample, in their order."""
     size, noun = at_once(config.trainer), predictor.noun.removesuffix("s")
-    for start in range(0, len(files), size):
-        chunk = files[start : start + size]
+    for start in range(0, len(items), size):
+        chunk = items[start : start + size]
         samples, problems = read(chunk, predictor)
-        rows = dict(problems)
-        if samples is not None:
-            readable = [path for path in chunk if path not in problems]
-            rows |= zip(readable, best(predictor.probabilities(samples), record.classes, config.top_k), strict=True)
-        yield from ({noun: str(path), **rows[path]} for path in chunk)
+        answers = iter(()) if samples is None else best(predictor.probabilities(samples), record.classes, config.top_k)
+        for place, item in enumerate(chunk):
+            yield {noun: item.name, **(problems[place] if place in problems else next(answers))}
 
 
 def best(probabilities: np.ndarray, classes: tuple[str, ...], count: int) -> Iterator[dict[str, Any]]:
@@ -68,17 +66,17 @@ def best(probabilities: np.ndarray, classes: tuple[str, ...], count: int) -> Ite
         yield {"answers": [{"class": classes[place], "p": float(row[place])} for place in order]}
 
 
-def read(files: list[Path], predictor: Predictor) -> tuple[Any, dict[Path, dict[str, Any]]]:
-    """The samples of those files that can be read, None where none can, and the rows of the others."""
+def read(items: list[Item], predictor: Predictor) -> tuple[Any, dict[int, dict[str, Any]]]:
+    """Those samples that can be read, None where none can, and the rows of the others by their places."""
     try:
-        return predictor.read(files), {}
+        return predictor.read([item.what for item in items]), {}
     except DataError:  # one by one, to see which
         samples, problems = [], {}
-    for file in files:
+    for place, item in enumerate(items):
         try:
-            samples.append(predictor.read([file]))
+            samples.append(predictor.read([item.what]))
         except DataError as problem:
-            problems[file] = {"answers": [], "error": str(problem).removeprefix(f"{shown(file)}: ")}
+            problems[place] = {"answers": [], "error": str(problem).removeprefix(f"{shown(item.name)}: ")}
     return predictor.joined(samples) if samples else None, problems
 
 
@@ -96,21 +94,31 @@ def print_found(found: list[dict[str, Any]], form: str, noun: str) -> None:
         )
 
 
-def expand(given: list[str], predictor: Predictor) -> Iterator[Path]:
-    """Files as given, folders as the samples below them, in a stable order."""
+def expand(given: list[str], predictor: Predictor) -> Iterator[Item]:
+    """Files as given, folders as the samples below them, in a stable order; of kinds that have many samples in a file those, and - for what is piped in."""
     if not given:
-        raise ConfigError("inputs is empty: pass inputs=[image.png] or inputs=[folder]")
+        raise ConfigError("inputs is empty: pass inputs=[image.png] or inputs=[folder], of texts inputs=[texts.csv] or inputs=[-]")
     for name in given:
         path = as_path(name)
-        if path.is_dir():
+        if name == "-":
+            if (rows := predictor.rows(None)) is None:
+                raise ConfigError(f"inputs=-: {predictor.noun} are read from files; name them")
+            yield from rows
+        elif path.is_dir():
             inside, others = predictor.files_below(path)
             if not inside:
                 raise DataError(f"inputs={name}: no {predictor.noun} in this folder{others}")
-            yield from inside
+            for file in inside:
+                yield from of_file(file, predictor)
         elif path.exists():
-            yield path
+            yield from of_file(path, predictor)
         else:
             raise DataError(f"inputs={name}: no such file")
+
+
+def of_file(file: Path, predictor: Predictor) -> Iterable[Item]:
+    rows = predictor.rows(file)
+    return [Item(str(file), file)] if rows is None else rows
 
 
 def print_answers(found: list[dict[str, Any]], form: str) -> None:

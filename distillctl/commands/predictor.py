@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,13 @@ from distillctl.formats.format import PIXELS, Runner
 from distillctl.models.record import Record
 from distillctl.models.seen import is_of_images, seen_in
 from distillctl.rank import own_processors
+
+
+class Item(NamedTuple):
+    """A sample that is asked about. what: the file that it is, or what was read of it."""
+
+    name: str
+    what: Any
 
 
 class Predictor(ABC):
@@ -34,9 +41,13 @@ class Predictor(ABC):
     def files_below(self, folder: Path) -> tuple[list[Path], str]:
         """The files of one sample each below a folder, and in brackets what else lay there."""
 
+    def rows(self, file: Path | None) -> Iterable[Item] | None:
+        """The samples in a file, or in standard input; None where a file is one sample."""
+        return None
+
     @abstractmethod
-    def read(self, files: Sequence[Path]) -> Any:
-        """Their samples. Raises DataError that names one."""
+    def read(self, whats: Sequence[Any]) -> Any:
+        """Samples by what items are. Raises DataError that names one."""
 
     @abstractmethod
     def joined(self, parts: Sequence[Any]) -> Any:
@@ -67,9 +78,9 @@ class FilePredictor(Predictor):
     def files_below(self, folder: Path) -> tuple[list[Path], str]:
         return images_below(folder)
 
-    def read(self, files: Sequence[Path]) -> np.ndarray:
+    def read(self, whats: Sequence[Path]) -> np.ndarray:
         size = self.runner.takes.size or self.seen.side
-        return np.stack([middle_array(open_image(path, self.config.max_pixels), size, self.seen.crop) for path in files])
+        return np.stack([middle_array(open_image(path, self.config.max_pixels), size, self.seen.crop) for path in whats])
 
     def joined(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""Which data a command is about where its words name none: the images below dataset.root or lifelong.folders, or what the checkpoint learned from. No torch here."""
+"""Which data a command is about where its words name none: what lies below dataset.root or lifelong.folders, or what the checkpoint learned from; and what texts have by default where images have something else. No torch here."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from distillctl.compose import yaml_files
-from distillctl.compose.groups import default_of, files_of, groups_of
-from distillctl.compose.places import recipes_dir
+from distillctl.compose.groups import default_of, files_of, groups_of, primary_of
+from distillctl.compose.places import conf_dir, recipes_dir
 from distillctl.config.keys import flat
 from distillctl.config.recorded import RECORDED
 from distillctl.errors import ConfigError
+from distillctl.paths import as_path
 
 CHECKPOINT = re.compile(r"((?:teacher|student)(?:\.members\.[\w-]+)?\.)(?:checkpoint|file)")
 NOTHING = ("", "null", "''", '""')
+TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet")  # the suffixes of files of texts
+OF_TEXTS = re.compile(r"override kind@_here_:\s*texts")
+USUAL_OF_TEXTS = {"teacher": "bert_mini", "student": "bilstm", "optimizer": "adamw_text"}
+STAGES_OF = {"pretrain": "teacher", "distill": "student"}  # whose net comes with weights that a large rate would undo
 
 
 def with_data(command: str, words: list[str], config_dirs: Sequence[str | Path] = ()) -> list[str]:
@@ -22,6 +27,11 @@ def with_data(command: str, words: list[str], config_dirs: Sequence[str | Path] 
 
     Without it a folder or a checkpoint would be named, and the default set be trained on. Raises ConfigError where nothing says which data is meant.
     """
+    named = with_set(command, words, config_dirs)
+    return with_usual(command, named, config_dirs)
+
+
+def with_set(command: str, words: list[str], config_dirs: Sequence[str | Path]) -> list[str]:
     if "dataset" not in groups_of(command):
         return words
     given = {key: value for key, value in dict(settings(words, config_dirs)).items() if value not in NOTHING}
@@ -32,7 +42,11 @@ def with_data(command: str, words: list[str], config_dirs: Sequence[str | Path] 
     if default_of(command, "dataset") == RECORDED:
         return words
     if "dataset.root" in given or "stream.path" in given or given.get("lifelong.folders", "[]") != "[]":
+        if "dataset.hub" in given or "dataset.root" in given and holds_texts(given["dataset.root"]):
+            return ["dataset=text", *words]
         return ["dataset=image_folder", *words]
+    if "dataset.hub" in given:
+        return ["dataset=text", *words]
     checkpoints = [key for key in given if CHECKPOINT.fullmatch(key)]
     if not checkpoints:
         return words
@@ -43,6 +57,41 @@ def with_data(command: str, words: list[str], config_dirs: Sequence[str | Path] 
             "pass dataset=<name>, or dataset.root=<folder of images>"
         )
     return [f"dataset={RECORDED}", *words]
+
+
+def holds_texts(root: str) -> bool:
+    """Whether a file, or what lies in a folder, is a table of texts by its name."""
+    path = as_path(root.strip("'\""))
+    if path.is_dir():
+        return any(file.suffix.lower() in TABLES for file in path.iterdir())
+    return path.suffix.lower() in TABLES
+
+
+def with_usual(command: str, words: list[str], config_dirs: Sequence[str | Path]) -> list[str]:
+    """The words of a run on texts, and before them what it has by default where they choose nothing else."""
+    given = dict(settings(words, config_dirs))
+    files = [Path(folder) / "dataset" / f"{given.get('dataset')}.yaml" for folder in (*config_dirs, conf_dir())]
+    file = next((each for each in files if each.is_file()), None)
+    if file is None or not OF_TEXTS.search(file.read_text()):
+        return words
+    groups = groups_of(command)
+    usual = {group: name for group, name in USUAL_OF_TEXTS.items() if group in groups and group not in given}
+    if any(key.startswith(f"{role}.") and CHECKPOINT.fullmatch(key) for role in ("teacher", "student") for key in given):
+        usual = {
+            group: name
+            for group, name in usual.items()
+            if not any(key.startswith(f"{group}.") and CHECKPOINT.fullmatch(key) for key in given)
+        }
+    keys = [
+        f"{stage}.lr_scale=0.1"
+        for stage, role in STAGES_OF.items()
+        if given.get(role) == "transformer" and f"{stage}.lr_scale" not in given and has_stage(command, stage)
+    ]
+    return [*(f"{group}={name}" for group, name in usual.items()), *keys, *words]
+
+
+def has_stage(command: str, stage: str) -> bool:
+    return stage in primary_of(command)
 
 
 def settings(words: Iterable[str], config_dirs: Sequence[str | Path]) -> list[tuple[str, str]]:

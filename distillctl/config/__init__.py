@@ -1,6 +1,6 @@
 """The typed configuration: schemas, the keys they have and what each decides, and what must hold of a config. No torch here."""
 
-from distillctl.config.data import DATA_KINDS, AugmentConfig, DatasetConfig, ImageSetConfig
+from distillctl.config.data import DATA_KINDS, AugmentConfig, DatasetConfig, ImageSetConfig, TextAugmentConfig, TextSetConfig
 from distillctl.config.deploy import BudgetConfig, ExportStepConfig, PruneConfig, QuantizeConfig
 from distillctl.config.environment import SECRET_FREE_VARIABLES, read_variable
 from distillctl.config.fields import AUTO, DECISIONS, Count, branch, chosen, count, number, option, value

@@ -85,6 +85,49 @@ class ImageSetConfig(DatasetConfig):
     augment: AugmentConfig = branch(AugmentConfig, decides="answers")
 
 
+@dataclass
+class TextAugmentConfig:
+    """How a training text becomes a view of itself; everything off means the text as it is, to which a teacher answers once."""
+
+    mask: float = number(0.0, decides="answers", low=0, high=1)
+    """the probability that a word is replaced by the tokenizer's mask"""
+    drop: float = number(0.0, decides="answers", low=0, high=1)
+    """the probability that a word is left out"""
+
+
+@dataclass
+class TextSetConfig(DatasetConfig):
+    """Texts with a class each, or pairs of texts: a file, a folder of files, or a set of the `datasets` library; and how they are cut into tokens."""
+
+    hub: Optional[str] = value(None, decides="answers")
+    """a set by its name on the Hugging Face hub, in place of dataset.root (pip install 'distillctl[hub]')"""
+    hub_config: Optional[str] = value(None, decides="answers")
+    """which of its configurations, as sst2 of glue"""
+    text: Optional[str] = value(None, decides="answers")
+    """the column of texts; null: found by the usual names (text, sentence, ...)"""
+    pair: Optional[str] = value(None, decides="answers")
+    """the column of second texts, where a sample is a pair; null: found by the usual names, else none"""
+    label: Optional[str] = value(None, decides="answers")
+    """the column of labels, words or numbers; null: found by the usual names (label, class, ...)"""
+    class_names: Optional[list[str]] = value(None, decides="answers")
+    """names in place of labels that are numbers, in their order: class_names=[negative,positive]"""
+    delimiter: Optional[str] = value(None, decides="answers")
+    """what separates columns; null: found"""
+    encoding: Optional[str] = value(None, decides="answers")
+    """of text files; null: found"""
+    groups: Optional[str] = value(None, decides="answers")
+    """what stays on one side of a split: a column whose equal values belong together, or contained: texts that stand in others word for word"""
+    max_tokens: int = number(128, decides="answers", low=4, high=100_000)
+    """longer texts are cut, and counted"""
+    vocab_size: int = number(8000, decides="answers", low=260, high=1_000_000)
+    """entries of the tokenizer that is trained on the training texts, for nets that bring none"""
+    lowercase: bool = value(False, decides="answers")
+    """whether that tokenizer takes all letters for small ones"""
+    bucket: int = number(50, decides="weights", low=0)
+    """batches whose texts are sorted by length among each other, so that few positions are filled up; 0: none"""
+    augment: TextAugmentConfig = branch(TextAugmentConfig, decides="answers")
+
+
 # The schemas of `dataset`, as options of the group dataset/kind. A file in conf/dataset whose data are no images begins with
 # `defaults: [override kind@_here_: NAME]`; one that says nothing is an image set.
-DATA_KINDS: dict[str, type[DatasetConfig]] = {"images": ImageSetConfig}
+DATA_KINDS: dict[str, type[DatasetConfig]] = {"images": ImageSetConfig, "texts": TextSetConfig}

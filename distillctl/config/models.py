@@ -16,7 +16,7 @@ class ModelConfig:
 
     name: str = value(MISSING, decides="weights")
     """the architecture, which the group sets; recorded: what the checkpoint's record says"""
-    source: str = option("auto", "auto", "cifar", "torchvision", "timm", "own", decides="weights")
+    source: str = option("auto", "auto", "cifar", "torchvision", "timm", "text", "transformers", "own", decides="weights")
     """whose net of that name is meant"""
     _target_: Optional[str] = value(None, decides="weights")
     """one's own class, where the source is own"""
@@ -26,6 +26,14 @@ class ModelConfig:
     """begin with these weights: a run's folder, a stage's folder, or a file"""
     file: Optional[str] = value(None, decides="weights", path=True)
     """a net that another framework exported, as it is: an ONNX file, which can teach and be measured, and cannot learn"""
+    model: Optional[str] = value(None, decides="weights")
+    """of transformer and causal_lm: a net of the transformers library, by its name on the hub or by its folder"""
+    tokenizer: Optional[str] = value(None, decides="weights")
+    """how texts become tokens: a folder, a tokenizer.json or a name on the hub; null: the net's own, else one that is trained on the training texts"""
+    template: Optional[str] = value(None, decides="weights")
+    """what the net reads of a text, with columns in braces, as in \"{hint} {text}\"; or a file that holds it; null: the text, or the pair"""
+    max_tokens: Optional[int] = number(None, decides="weights", low=4, high=100_000)
+    """longer texts are cut for this net; null: dataset.max_tokens"""
     new_head: bool = value(False, decides="weights")
     """take all but the classifier from the weights, for other classes"""
     stem: str = option("auto", "auto", "small", "large", decides="weights")

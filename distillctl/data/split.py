@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,13 +180,38 @@ def few(split: Split, shots: int, classes: Sequence[str], key: str) -> Split:
     return cut(split, shots * len(classes), len(classes), key, least=shots, left=0)[1]
 
 
-def divide(
-    pool: Split, val: Split | None, test: Split | None, classes: tuple[str, ...], config: DatasetConfig
-) -> tuple[Split, Split, Split]:
-    """Train, validation and test, as a config of any kind says. What is not given is cut out of `pool`, each class in proportion.
+def cut_groups(split: Split, count: int, groups: Tensor, key: str) -> tuple[Split, Split]:
+    """What is left, and a part of about `count` samples made of whole groups; `key` decides which. groups: int64, of each sample by its index,
+    below 0 of those that stay. Raises DataError where nothing would be left, or nothing be cut out."""
+    own = groups[split.index].tolist()
+    sizes = Counter(group for group in own if group >= 0)
+    chosen: set[int] = set()
+    taken = 0
+    for group in sorted(sizes, key=lambda group: _draw(key, group)):
+        if abs(taken + sizes[group] - count) < abs(taken - count) and taken + sizes[group] < len(split):
+            chosen.add(group)
+            taken += sizes[group]
+    if not chosen:
+        raise DataError(
+            f"dataset.groups: of {len(split):,} samples in {len(sizes):,} groups none can be held out whole; give a validation and a test file, or leave it out"
+        )
+    inside = [group in chosen for group in own]
+    return split.take([p for p, held in enumerate(inside) if not held]), split.take([p for p, held in enumerate(inside) if held])
 
-    The labels of validation images that were cut out are forgotten where training is to do with few labels or none.
+
+def divide(
+    pool: Split, val: Split | None, test: Split | None, classes: tuple[str, ...], config: DatasetConfig, groups: Tensor | None = None
+) -> tuple[Split, Split, Split]:
+    """Train, validation and test, as a config of any kind says. What is not given is cut out of `pool`, each class in proportion, or by groups whole.
+
+    The labels of validation samples that were cut out are forgotten where training is to do with few labels or none.
     """
+
+    def held_out(pool: Split, share: float, key: str, left: int) -> tuple[Split, Split]:
+        if groups is not None:
+            return cut_groups(pool, round(share * len(pool)), groups, key)
+        return cut(pool, round(share * len(pool)), count, key, left=left)
+
     count = len(classes) if pool.labelled else 1
     need = 1 + (val is None) + (test is None)
     for name, size in zip(classes[:count], pool.sizes(count), strict=True):
@@ -193,11 +219,11 @@ def divide(
             who, way_out = (f"class {name} has", "add some or remove the class") if pool.labelled else ("there are", "add some")
             raise DataError(f"{who} {size} image{'s' * (size != 1)} to be split into {need} parts; {way_out}")
     if test is None:  # the key is fixed: a test split that follows a seed would be another one for everyone
-        pool, test = cut(pool, round(config.test_fraction * len(pool)), count, "test", left=need - 1)
+        pool, test = held_out(pool, config.test_fraction, "test", need - 1)
     test = _part_of_test(test, classes, config)
     pool, val = _subset_of(pool, val, count, config)
     if val is None:
-        pool, val = cut(pool, round(config.val_fraction * len(pool)), count, f"val {config.split_seed}")
+        pool, val = held_out(pool, config.val_fraction, f"val {config.split_seed}", 1)
         if config.shots is not None or not config.labels:
             val = val.without_labels()
     if config.shots is not None:

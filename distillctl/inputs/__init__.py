@@ -9,10 +9,11 @@ from distillctl.config import DATA_KINDS, DatasetConfig
 from distillctl.entries import Malformed
 from distillctl.inputs.contract import Contract
 from distillctl.inputs.image import Images
+from distillctl.inputs.text import Texts
 from distillctl.models.record import Record
 from distillctl.models.seen import kind_in
 
-KINDS: dict[str, type[Contract]] = {"images": Images}
+KINDS: dict[str, type[Contract]] = {"images": Images, "texts": Texts}
 
 
 def kind_of(config: DatasetConfig) -> type[Contract]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +27,7 @@ class Contract(ABC):
     """What models of a data set see and name. A frozen value; a kind is a class of it in `inputs.KINDS`.
 
     noun, rate: what people call samples, and how many of them a second. suffixes: of files of one sample each, for `predict` on a folder; empty where there are none.
-    attackable: whether samples are tensors of values in [0, 1] that can be changed a little.
+    attackable: whether samples are tensors of values in [0, 1] that can be changed a little. steady: whether samples are all of one shape.
     """
 
     classes: tuple[str, ...]
@@ -37,6 +37,7 @@ class Contract(ABC):
     rate: ClassVar[str] = "samples/s"
     suffixes: ClassVar[tuple[str, ...]] = ()
     attackable: ClassVar[bool] = False
+    steady: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod
@@ -80,8 +81,32 @@ class Contract(ABC):
         """One sample as a net of this contract is given it."""
 
     @abstractmethod
-    def read(self, files: Sequence[Path], config: PredictConfig) -> Inputs:
-        """Files of a sample each, as batches hold them. Raises DataError that names one."""
+    def read(self, samples: Sequence[Any], config: PredictConfig) -> Inputs:
+        """Files of a sample each, or what `rows` gives, as batches hold them. Raises DataError that names one."""
+
+    def rows(self, file: Path | None) -> Iterable[tuple[str, Any]] | None:
+        """(name, sample) of those in a file, or in standard input where there is none; None where a file is one sample."""
+        return None
+
+    def beside(self, net: Net, role: str, weights: Mapping[str, Any]) -> dict[str, bytes]:
+        """Files that belong to a shipped model, by their names. Here none."""
+        return {}
+
+    def reader_for(self, config: ModelConfig, key: str) -> Any:
+        """How a net that has no record reads samples, where that is its own. Here nothing is."""
+        return None
+
+    def reader_of_record(self, record: Record, config: ModelConfig, file: Path, key: str) -> Any:
+        """The same of a net that a record describes, whose weights are in `file`."""
+        return None
+
+    def settle(self, kept: str | None, place: Path | None) -> None:
+        """kept: what an earlier attempt of the run wrote to the file `place` of what is made of the data, such as a tokenizer. Here nothing is."""
+        return
+
+    def remarks(self) -> list[str]:
+        """What is to be said of samples once models have read them."""
+        return []
 
     def files_below(self, folder: Path) -> tuple[list[Path], str]:
         """The files of one sample each below a folder, in a stable order, and in brackets what else lay there; of images as data sets find them."""

@@ -100,8 +100,8 @@ class Images(Contract):
     def net_example(self, device: torch.device, dtype: torch.dtype) -> Inputs:
         return pixels(self.image_size)(device, dtype)
 
-    def read(self, files_: Sequence[Path], config: PredictConfig) -> Inputs:
-        opened = (files.open_image(path, config.max_pixels) for path in files_)
+    def read(self, samples: Sequence[Any], config: PredictConfig) -> Inputs:
+        opened = (files.open_image(path, config.max_pixels) for path in samples)
         return torch.stack([files.resize_and_center_crop(image, self.image_size, self.crop) for image in opened])
 
     def files_below(self, folder: Path) -> tuple[list[Path], str]:

@@ -30,7 +30,14 @@ CIFAR = {
     "shufflenetv2": "shufflenet",
 }
 
-SOURCES = ("cifar", "torchvision", "timm")  # in the order in which a name is looked for
+# nets that read texts
+TEXTS = {
+    **dict.fromkeys(("bilstm", "textcnn", "bag"), "text"),
+    **dict.fromkeys(("bert_tiny", "bert_mini", "bert_small", "bert_base", "transformer"), "transformers"),
+}
+
+IMAGE_SOURCES, TEXT_SOURCES = ("cifar", "torchvision", "timm"), ("text", "transformers")
+SOURCES = (*IMAGE_SOURCES, *TEXT_SOURCES)  # in the order in which a name is looked for
 
 ALIASES = {
     "mobilenetv2": "mobilenet_v2",
@@ -57,6 +64,7 @@ FEATURED = (
     *CIFAR,
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2"),
     *("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "squeezenet1_1"),
+    *TEXTS,
     *("efficientnet_b0", "efficientnet_v2_s", "regnet_y_400mf", "densenet121", "vgg11", "vgg16", "convnext_tiny", "swin_t", "vit_b_16"),
 )
 
@@ -74,7 +82,9 @@ def model_names(source: str | None = None) -> dict[str, str]:
 def resolve(name: str, source: str = "auto", key: str = "student") -> tuple[str, str]:
     """(source, the name that this source knows). A timm name may carry a tag: `resnet50.a1_in1k`."""
     if any(mark in name for mark in "/\\:"):
-        raise ConfigError(f"{key}={name}: hubs and folders are not read; name a model, and give its weights as {key}.checkpoint=<file>")
+        raise ConfigError(
+            f"{key}={name}: name a model, and give its weights as {key}.checkpoint=<file>; one that reads texts, of the hub or of a folder, is {key}=transformer {key}.model={name}"
+        )
     if source not in ("auto", *SOURCES):
         raise ConfigError(f"{key}.source={source}: no models by name there; {did_you_mean(source, ('auto', *SOURCES))}")
     sources = SOURCES if source == "auto" else (source,)
@@ -103,6 +113,8 @@ def has(source: str, name: str) -> bool:
 
 
 def _names_of(source: str) -> frozenset[str]:
+    if source in TEXT_SOURCES:
+        return frozenset(name for name, each in TEXTS.items() if each == source)
     return frozenset(CIFAR) if source == "cifar" else _registered_in(source)
 
 

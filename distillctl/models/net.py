@@ -40,6 +40,7 @@ class Net:
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
     input_size: int | None
+    reader: Any = None  # how it reads samples, where that is its own: of texts their tokens
 
 
 def build_net(config: ModelConfig | Mapping[str, Any], num_classes: int, image_size: int, key: str = "student") -> Net:
@@ -64,6 +65,8 @@ def plan_net(config: ModelConfig | Mapping[str, Any], num_classes: int, image_si
 
 def _build(config: ModelConfig, num_classes: int, image_size: int, key: str, load: bool) -> Net:
     source, name = catalogue.resolve(config.name, config.source, key)
+    if source in catalogue.TEXT_SOURCES:
+        raise ConfigError(f"{key}={config.name} reads texts, and the data set has images; take one that sees images, as {key}=resnet20")
     args = arguments.checked(_builder(source, name), name, config.args, key)
     published = find_published(source, name, num_classes, config.new_head, key) if config.pretrained else None
     # published weights see what they were trained on, unless the configuration says otherwise
@@ -117,6 +120,8 @@ def rebuild(
 
     Names and arguments are held against what a config may say. Raises CheckpointError, and ConfigError about what was added.
     """
+    if source == "transformers":
+        return _rebuilt_transformer(num_classes, {**args, **(added or {})})
     try:
         resolved = catalogue.resolve(name, source, "name")
     except ConfigError:
@@ -136,6 +141,15 @@ def rebuild(
         raise CheckpointError(f"its record describes no {name} that can be built: {str(error)[:300]}") from None
     apply_edits(module, edits)
     return module
+
+
+def _rebuilt_transformer(num_classes: int, settings: Mapping[str, Any]) -> nn.Module:
+    from distillctl.models.text import transformer
+
+    try:
+        return transformer.build(settings, num_classes)
+    except ConfigError as error:
+        raise CheckpointError(f"its record describes no net that can be built: {error}") from None
 
 
 def _as_model_config(config: ModelConfig | Mapping[str, Any]) -> ModelConfig:
@@ -183,6 +197,8 @@ def _construct(source: str, name: str, num_classes: int, args: dict[str, Any], k
 def _builder(source: str, name: str) -> Callable[..., nn.Module]:
     if source == "cifar":
         return getattr(importlib.import_module(f"distillctl.models.cifar.{catalogue.CIFAR[name]}"), name)
+    if source == "text":
+        return getattr(importlib.import_module(f"distillctl.models.text.{name}"), name)
     if source == "torchvision":
         from torchvision.models import get_model_builder
 

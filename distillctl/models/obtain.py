@@ -206,7 +206,7 @@ def own_net(config: ModelConfig, inputs: Contract, key: str) -> Net:
     """A class of the user's own: it is given `num_classes` and `<role>.args`, and inputs as their kind prepares them: images are normalised by the data set."""
     module = build({"_target_": config._target_, **config.args}, nn.Module, key, num_classes=len(inputs.classes))
     mean, std, size = triple(config.mean), triple(config.std), config.image_size or inputs.size
-    net = Net(module, "own", str(config._target_), "large", (), dict(config.args), mean, std, size)
+    net = Net(module, "own", str(config._target_), "large", (), dict(config.args), mean, std, size, inputs.reader_for(config, key))
     problem = trace(module, inputs.seen_by(net).net_example)[1]
     if problem is not None:
         side = f" of {net.input_size} px" if net.input_size else ""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from distillctl.models.edits import Edit
 
 FORMAT_VERSION = 1
-SOURCES = ("cifar", "torchvision", "timm", "own")
+SOURCES = ("cifar", "torchvision", "timm", "text", "transformers", "own")
 STEMS = ("small", "large")
 LARGEST_SIZE = 2**13  # px
 LARGEST_ARGUMENT = 2**20

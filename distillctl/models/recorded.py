@@ -48,7 +48,8 @@ def from_record(record: Record, config: ModelConfig, inputs: Contract, key: str)
     size = config.image_size or architecture.image_size or inputs.size
     told = record.preprocessing
     mean, std = (triple(getattr(config, name) or told.get(name)) for name in ("mean", "std"))
-    return Net(module, source, name, architecture.stem, edits, args, mean, std, size)
+    file = locate(str(config.checkpoint), key, f"{key}.checkpoint")
+    return Net(module, source, name, architecture.stem, edits, args, mean, std, size, inputs.reader_of_record(record, config, file, key))
 
 
 def weights_in(file: Path) -> int:

@@ -13,8 +13,9 @@ from distillctl.models.record import Record
 
 
 class Reading(NamedTuple):
-    """What a script says of its inputs, which their kind knows: the name of an example's file, the libraries it needs, imports that go
-    before and behind torch's, constants, the function `preprocess` from what was opened to what the net takes, and how `path` is opened."""
+    """What a script says of its inputs, which their kind knows: an example of what it is given, the libraries it needs, imports that go
+    before and behind torch's, constants, the function `preprocess` from what was opened to what the net takes, how `path` is opened, and
+    how the net is asked."""
 
     file: str
     needs: str
@@ -23,6 +24,8 @@ class Reading(NamedTuple):
     constants: str
     preprocess: str
     opened: str
+    what: str = "files"
+    ask: str = "net({})"
 
 
 def load_script(net: Net, role: str, record: Record, reading: Reading) -> str:
@@ -34,6 +37,13 @@ def load_script(net: Net, role: str, record: Record, reading: Reading) -> str:
     if source == "cifar":
         definition = (Path(__file__).parent / "cifar" / f"{CIFAR[name]}.py").read_text()
         make = f"{name}(num_classes={count}{arguments})"
+    elif source == "text":
+        definition = (Path(__file__).parent / "text" / f"{name}.py").read_text()
+        make = f"{name}(num_classes={count}{arguments})"
+    elif source == "transformers":
+        settings = ", ".join(f"{name}={value!r}" for name, value in architecture.args.items() if name != "model_type")
+        definition = "from transformers import AutoConfig, AutoModelForSequenceClassification\n"
+        make = f"AutoModelForSequenceClassification.from_config(AutoConfig.for_model({architecture.args['model_type']!r}, num_labels={count}, {settings}))"
     elif source == "torchvision":
         definition = "import torchvision\n"
         make = f'torchvision.models.get_model("{name}", weights=None, num_classes={count}{arguments})'
@@ -54,7 +64,7 @@ def load_script(net: Net, role: str, record: Record, reading: Reading) -> str:
         edits=f"\n{edits}" if edits else "",
         parts=parts,
         classes=json.dumps(record.classes, ensure_ascii=True),
-        **reading._asdict(),
+        **{**reading._asdict(), "ask": reading.ask.format(f"preprocess({reading.opened})")},
     )
 
 
@@ -95,7 +105,7 @@ if __name__ == "__main__":
     net = load()
     for path in sys.argv[1:]:
         with torch.inference_mode():
-            probabilities = net(preprocess({opened})).softmax(-1)[0]
+            probabilities = {ask}.softmax(-1)[0]
         best = int(probabilities.argmax())
         print(path, CLASSES[best], round(float(probabilities[best]), 4))
 '''

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 METADATA = "distillctl"  # the entry of a file's metadata that its record rides in
 
 
-def ship(folder: Path, role: str, weights: Mapping[str, Tensor], record: Record, script: str) -> Record:
-    """Write `<role>.safetensors`, `load_<role>.py` and, last, `<role>.json` into a stage's folder. Returns the record."""
+def ship(
+    folder: Path, role: str, weights: Mapping[str, Tensor], record: Record, script: str, beside: Mapping[str, bytes] | None = None
+) -> Record:
+    """Write `<role>.safetensors`, `load_<role>.py`, the files `beside` and, last, `<role>.json` into a stage's folder. Returns the record."""
     from safetensors.torch import save as safetensors_bytes
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
@@ -38,6 +40,8 @@ def ship(folder: Path, role: str, weights: Mapping[str, Tensor], record: Record,
     complete = replace(record, sha256=hashlib.sha256(content).hexdigest())
     state.write_atomically(folder / f"{role}.safetensors", [content])
     state.write_atomically(folder / f"load_{role}.py", [script.encode()])
+    for name, held in (beside or {}).items():
+        state.write_atomically(folder / name, [held])
     state.write_json(folder / f"{role}.json", complete.to_json())
     return complete
 

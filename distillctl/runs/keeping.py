@@ -81,9 +81,9 @@ def keepable(session: Session, bundle: Bundle, step: Step, teacher: Frozen) -> K
     keeps = session.config.teacher.cache.features
     like = features_read(bundle, teacher, step.taps("teacher"))
     layout = layout_of(session, bundle, teacher, like)
-    lost = unkept(dict(layout.features), keeps)
-    price = price_of(layout, len(bundle.data.train)) if lost else ""
-    return Keepable(like, layout, dtypes_of(bundle.few(1).inputs), obstacle(step.method, lost, keeps), price)
+    lost = unkept(dict(layout.features), keeps if bundle.inputs.steady else "vectors")
+    price = price_of(layout, len(bundle.data.train)) if lost and bundle.inputs.steady else ""
+    return Keepable(like, layout, dtypes_of(bundle.few(1).inputs), obstacle(step.method, lost, keeps, bundle.inputs.steady), price)
 
 
 def summary(teacher: Frozen | None) -> str:
@@ -103,10 +103,12 @@ def pays(batches: TrainLoader, epochs: int, shared: bool) -> bool:
     return shared or (batches.views is not None and batches.views < epochs)
 
 
-def obstacle(method: Mapping[str, Any] | None, lost: Sequence[str], features: str) -> str | None:
-    """Why kept answers would not do; `lost` are features that are read, and that `teacher.cache.features` leaves out."""
+def obstacle(method: Mapping[str, Any] | None, lost: Sequence[str], features: str, steady: bool = True) -> str | None:
+    """Why kept answers would not do; `lost` are features that are read, and that `teacher.cache.features` leaves out. steady: samples are of one shape."""
     if method and not find_class(method, Method, "method").asks_of_views:
         return "the method asks it about other images than the views"
+    if lost and not steady:
+        return f"features of every token are read ({', '.join(lost)}), of which texts have different numbers"
     if lost:
         kind = "features" if features == "none" else "feature maps"
         return f"its {kind} are read ({', '.join(lost)}), and teacher.cache.features={features} keeps none of them"

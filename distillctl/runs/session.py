@@ -13,6 +13,7 @@ from distillctl.config import AUTO, DatasetConfig, Distils, LifelongConfig, Pret
 from distillctl.data.loader import Place
 from distillctl.data.split import Excused
 from distillctl.errors import BadSample, DataError, Interrupted, UserError
+from distillctl.files import TEXT_LIMIT, read_text
 from distillctl.interruption import StopRequest
 from distillctl.invocation import Invocation
 from distillctl.models.obtain import source_of
@@ -104,6 +105,8 @@ class Session:
             return bundle.load(data, 0 if trainer.batch_size == AUTO else trainer.batch_size, place, names, self.excused)
 
         found = first_on_main(machine, read) or read()
+        made = self.run.path / f"made-{found.data.fingerprint[:16]}.json" if self.run is not None else None
+        found.inputs.settle(machine.from_main(read_text(made, TEXT_LIMIT) if made is not None and made.is_file() else None), made)
         for note in [found.described(), *found.data.notes]:
             self.console.say(note)
         same_data_everywhere(machine, found.data.fingerprint)

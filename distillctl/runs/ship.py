@@ -61,7 +61,8 @@ def ship_one(session: Session, assembly: Assembly, pupil: Obtained, best: Mappin
     if step.for_int8:
         weights, ranges = parted(weights, pupil.net.module)
         write_quantizers(folder, ranges)
-    return ship(folder, step.role, weights, record, load_script(pupil.net, step.role, record, pupil.inputs.script()))
+    beside = pupil.inputs.beside(pupil.net, step.role, weights)
+    return ship(folder, step.role, weights, record, load_script(pupil.net, step.role, record, pupil.inputs.script()), beside)
 
 
 def ship_given(session: Session, plan: Plan, row: Row, measured: Mapping[str, Any]) -> str:
@@ -78,6 +79,7 @@ def ship_given(session: Session, plan: Plan, row: Row, measured: Mapping[str, An
         given.classifier.plain_state(),
         record,
         load_script(given.net, row.role, record, given.inputs.script()),
+        given.inputs.beside(given.net, row.role, given.classifier.plain_state()),
     )
     return f"{row.name}/{row.role}.safetensors"
 

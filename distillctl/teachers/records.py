@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distillctl.draws import bits
-from distillctl.types import Inputs, columns
+from distillctl.types import Inputs, content
 
 Words = NDArray[np.uint32]
 Features = tuple[tuple[str, tuple[int, ...]], ...]  # (name, shape), by name
@@ -134,7 +134,7 @@ def input_marks(inputs: Inputs) -> Words:
     Σ k_i w_i over its 4-byte words with drawn 64-bit keys, the upper half of 64 bits: two samples are alike by chance once in 2^32
     (Dietzfelbinger 1996, "Universal hashing and k-wise independent random variables via integer arithmetic without primes").
     """
-    tensors = columns(inputs)
+    tensors = content(inputs)
     flat = torch.cat([bytes_of(tensor) for tensor in tensors], dim=1) if len(tensors) > 1 else bytes_of(tensors[0])
     flat = F.pad(flat, (0, -flat.shape[1] % 4)).contiguous()
     words, total = flat.view(torch.int32), torch.zeros(len(flat), dtype=torch.int64, device=flat.device)

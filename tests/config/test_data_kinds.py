@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from distillctl import compose, config
-from distillctl.config import DatasetConfig, ImageSetConfig, number, option
+from distillctl.config import DatasetConfig, ImageSetConfig, TextSetConfig, number, option
 from distillctl.errors import ConfigError
 
-IMAGES = sorted({file.stem for file in (compose.conf_dir() / "dataset").glob("*.yaml")} - {config.RECORDED})
+SETS = sorted({file.stem for file in (compose.conf_dir() / "dataset").glob("*.yaml")} - {config.RECORDED})
 
 
 @dataclass
@@ -46,10 +46,10 @@ def said(distillctl, folder: Path, *words: str) -> str:
     return distillctl("train", "--config-dir", str(folder), *words, cwd=folder.parent).err
 
 
-@pytest.mark.parametrize("name", IMAGES)
-def test_our_own_data_are_images(name: str, tmp_path: Path):
+@pytest.mark.parametrize("name", SETS)
+def test_our_own_data_are_images_but_for_those_that_say_otherwise(name: str, tmp_path: Path):
     found = composed(tmp_path, "evaluate", "checkpoint=x", f"dataset={name}").dataset
-    assert type(found) is ImageSetConfig
+    assert type(found) is (TextSetConfig if name in ("text", "docstrings") else ImageSetConfig)
 
 
 def test_a_file_that_names_no_kind_is_an_image_set(mine: Path):

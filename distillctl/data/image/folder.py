@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distillctl.data.image.files import shown
-from distillctl.data.image.names import class_name, is_hidden, is_image, left_out, part_of
+from distillctl.data.image.names import class_name, is_image, left_out
+from distillctl.data.names import is_hidden, part_of
 from distillctl.errors import DataError
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from distillctl import draws
 from distillctl.data.image.files import shown
 from distillctl.data.image.folder import images_below
-from distillctl.data.image.names import class_name, is_hidden
+from distillctl.data.image.names import class_name
+from distillctl.data.names import is_hidden
 from distillctl.errors import DataError
 from distillctl.runs.stream.source import Found
 

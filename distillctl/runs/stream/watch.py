@@ -9,7 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from distillctl.data.image.files import BadImage, decodes, shown
-from distillctl.data.image.names import class_name, is_hidden, is_image
+from distillctl.data.image.names import class_name, is_image
+from distillctl.data.names import is_hidden
 from distillctl.errors import DataError
 from distillctl.runs.stream.journal import Journal
 from distillctl.runs.stream.source import Entry, Found, Source, numbered
