@@ -11,8 +11,7 @@ from commands import TINY
 from exported import export
 from test_bad_input import CHECKPOINT, MACHINE, USAGE, half_written
 
-from distillctl.formats import format as formats
-from distillctl.runs import deployable
+from distillctl import extras
 
 FAST = " ".join(TINY[5:])
 TRAIN = f"train {' '.join(TINY)} baseline=false"
@@ -133,8 +132,7 @@ def test_a_mistake_is_one_line_before_anything_is_trained(row: Row, distillctl, 
     elif row.prepare:
         row.prepare(tmp_path)
     if row.without:
-        for module in (formats, deployable):
-            monkeypatch.setattr(module, "is_installed", lambda name, lacking=row.without: name not in lacking)
+        monkeypatch.setattr(extras, "is_installed", lambda name, lacking=row.without: name not in lacking)
     done = distillctl(*shlex.split(row.command), "hydra.run.dir=out", cwd=tmp_path)
     assert done.code == row.code, done.err
     assert done.err.count("\n") == row.lines, done.err
