@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from clock import Time, timed
+from clock import Time, in_turn
 from common import MEAN, STD, classifier
 from timm.data.mixup import Mixup
 from torch import Tensor
@@ -122,15 +122,9 @@ def step(name: str, scale: Scale, images: Tensor, targets: Tensor, machine: runt
 
 def measure(works: dict[str, Work], rounds: int) -> dict[str, Time]:
     """Medians; all take their turn in every round."""
-    for work in works.values():
-        work()
-    times: dict[str, list[Time]] = {name: [] for name in works}
-    for number in range(rounds):  # forwards and backwards, so that a drift of the machine hits all alike
-        for name in sorted(works, reverse=bool(number % 2)):
-            times[name].append(timed(works[name], CPU))
     return {
         name: Time(statistics.median(time.wall for time in values), statistics.median(time.cpu for time in values))
-        for name, values in times.items()
+        for name, values in in_turn(works, rounds, CPU).items()
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,3 +58,21 @@ def turns(names: Sequence[str], number: int) -> list[str]:
     count = len(names)
     zigzag = [(step + 1) // 2 * (1 if step % 2 else -1) for step in range(count)]  # 0, 1, -1, 2 ...
     return [names[(number + place) % count] for place in zigzag]
+
+
+def in_turn(works: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warm_ups: int = 1) -> dict[str, list[Time]]:
+    """What each takes in every round, once all have run without a clock. Which goes first changes, so that a drift of the machine hits all alike."""
+    for work in works.values():
+        for _ in range(warm_ups):
+            work()
+    times: dict[str, list[Time]] = {name: [] for name in works}
+    for number in range(rounds):
+        for name in turns([*works], number):
+            times[name].append(timed(works[name], device))
+    return times
+
+
+def compared(times: Sequence[Time], others: Sequence[Time]) -> str:
+    """How a pair did, in words."""
+    wall, cpu = ratios(times, others)
+    return f"ratio of time {spread(wall)}, of CPU time {spread(cpu)}, n = {len(times)}"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from clock import Time, ratios, spread, timed
+from clock import compared, in_turn, timed
 from common import classifier, epoch_of_method, loader, machine_of, noise, optimizer_for, options_of_machine
 from safetensors.torch import load_file
 from torch import Tensor
@@ -90,18 +90,11 @@ def by_hand(name: str, batches: ImageLoader, machine: runtime.Runtime) -> Callab
 def compare(name: str, steps: int, rounds: int, machine: runtime.Runtime) -> None:
     batches = loader(noise(steps * BATCH, SIZE, CLASSES), CLASSES, SIZE, BATCH, machine.device)
     loops = {"ours": epoch_of_method(strategy(name, batches, machine), batches, machine), "by hand": by_hand(name, batches, machine)}
-    for loop in loops.values():
-        loop()
-        loop()
-    times: dict[str, list[Time]] = {kind: [] for kind in loops}
-    for number in range(rounds):
-        for kind in sorted(loops, reverse=bool(number % 2)):
-            times[kind].append(timed(loops[kind], machine.device))
-    wall, cpu = ratios(times["ours"], times["by hand"])
+    times = in_turn(loops, rounds, machine.device, warm_ups=2)  # the memory is filled by then
     each = {kind: 1000 * statistics.median(value.wall for value in values) / steps for kind, values in times.items()}
     print(
         f"derpp, {name:<10} ours {each['ours']:6.1f} ms a step   by hand {each['by hand']:6.1f}   "
-        f"ratio of time {spread(wall)}, of CPU time {spread(cpu)}, n = {rounds}",
+        f"{compared(times['ours'], times['by hand'])}",
         flush=True,
     )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from clock import timed
+from clock import in_turn
 from common import classifier
 from omegaconf import OmegaConf
 
@@ -90,14 +90,8 @@ def measure(names: list[str], rounds: int, machine: runtime.Runtime) -> dict[str
         ours = student(batch.inputs)
     theirs = Frozen(classifier(TEACHER, CLASSES, SIZE, TAPS), machine.precision, machine.device)(batch)
     steps = {STEP: plain_step(batch, machine)} | {name: term_step(name, ours, theirs, batch, machine) for name in names}
-    for step in steps.values():
-        step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds):  # forwards and backwards, so that a drift of the machine hits all alike
-        for name in sorted(steps, reverse=bool(number % 2)):
-            spent = timed(steps[name], machine.device)
-            times[name].append(spent.cpu if machine.device.type == "cpu" else spent.wall)
-    return {name: 1000 * statistics.median(values) for name, values in times.items()}
+    times, on_cpu = in_turn(steps, rounds, machine.device), machine.device.type == "cpu"
+    return {name: 1000 * statistics.median(spent.cpu if on_cpu else spent.wall for spent in values) for name, values in times.items()}
 
 
 def main() -> None:

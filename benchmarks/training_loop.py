@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from clock import Time, ratios, spread, timed
+from clock import compared, in_turn
 from common import classifier, epoch_of, loader, machine_of, noise, optimizer_for, options_of_machine
 
 from distillctl import runtime
@@ -58,18 +58,12 @@ def by_hand(student: str, teacher: str | None, batches: ImageLoader, machine: ru
 def compare(student: str, teacher: str | None, steps: int, rounds: int, machine: runtime.Runtime) -> None:
     batches = loader(noise(steps * BATCH, SIZE, CLASSES), CLASSES, SIZE, BATCH, machine.device)
     loops = {"ours": ours(student, teacher, batches, machine), "by hand": by_hand(student, teacher, batches, machine)}
-    for loop in loops.values():
-        loop()
-    times: dict[str, list[Time]] = {name: [] for name in loops}
-    for number in range(rounds):  # which goes first alternates, so that a drift of the machine hits both alike
-        for name in sorted(loops, reverse=bool(number % 2)):
-            times[name].append(timed(loops[name], machine.device))
+    times = in_turn(loops, rounds, machine.device)
     rates = {name: steps * BATCH / statistics.median(value.wall for value in values) for name, values in times.items()}
-    wall, cpu = ratios(times["ours"], times["by hand"])
     what = f"{teacher} -> {student}" if teacher else f"{student} alone"
     print(
         f"{what:<26} ours {rates['ours']:>8,.0f} img/s   by hand {rates['by hand']:>8,.0f} img/s   "
-        f"ratio of time {spread(wall)}, of CPU time {spread(cpu)}, n = {rounds}",
+        f"{compared(times['ours'], times['by hand'])}",
         flush=True,
     )
 

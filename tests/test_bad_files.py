@@ -1,32 +1,17 @@
 """What a user can get wrong on the way to a file that runs: one line with a way out, before anything is trained, nothing half written."""
 
-import shlex
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import pytest
 from commands import TINY
 from exported import export
-from test_bad_input import CHECKPOINT, MACHINE, USAGE, half_written
+from mistakes import CHECKPOINT, MACHINE, USAGE, Row, check_refused, each
 
-from distillctl.formats import format as formats
-from distillctl.runs import deployable
+from distillctl import extras
 
 FAST = " ".join(TINY[5:])
 TRAIN = f"train {' '.join(TINY)} baseline=false"
 EXPORT, COMPRESS = "export checkpoint=run/distill", f"compress checkpoint=run/distill {FAST} distill.epochs=1"
-
-
-class Row(NamedTuple):
-    name: str
-    command: str
-    code: int
-    texts: tuple[str, ...]
-    prepare: Callable[[Path], Any] | None = None
-    without: tuple[str, ...] = ()
-    lines: int = 1
 
 
 def text(place: Path) -> None:
@@ -125,21 +110,13 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS])
-def test_a_mistake_is_one_line_before_anything_is_trained(row: Row, distillctl, tiny_run: Path, tmp_path: Path, monkeypatch):
+@each(ROWS)
+def test_a_mistake_is_one_line_before_anything_is_trained(row: Row, tiny_run: Path, tmp_path: Path, monkeypatch):
     shutil.copytree(tiny_run, tmp_path / "run")
     if row.prepare is export:
         export(tiny_run / "distill/student.safetensors", tmp_path / "student.onnx")
     elif row.prepare:
         row.prepare(tmp_path)
     if row.without:
-        for module in (formats, deployable):
-            monkeypatch.setattr(module, "is_installed", lambda name, lacking=row.without: name not in lacking)
-    done = distillctl(*shlex.split(row.command), "hydra.run.dir=out", cwd=tmp_path)
-    assert done.code == row.code, done.err
-    assert done.err.count("\n") == row.lines, done.err
-    assert "Traceback" not in done.err
-    for words in row.texts:
-        assert words in done.err
-    assert not half_written(tmp_path)
-    assert not [*tmp_path.glob("out/*/*.safetensors"), *tmp_path.glob("out/*/*.onnx")]
+        monkeypatch.setattr(extras, "is_installed", lambda name, lacking=row.without: name not in lacking)
+    check_refused(row, tmp_path, f"{row.command} hydra.run.dir=out")

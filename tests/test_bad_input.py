@@ -2,37 +2,25 @@
 
 import json
 import os
+import shlex
 import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mistakes import CHECKPOINT, DATA, MACHINE, USAGE, Row, check_refused, each
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-USAGE, DATA, CHECKPOINT, MACHINE = 2, 3, 4, 5
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 TINY_TEACHER = (
     "hydra.run.dir=out teacher=resnet8 student=resnet8 distill.epochs=1 trainer.device=cpu trainer.precision=fp32 trainer.threads=1"
 )
-
-
-class Row(NamedTuple):
-    """One mistake. `texts` are what its line must hold, `prepare` makes files in the folder that the command runs in."""
-
-    name: str
-    command: str
-    code: int
-    texts: tuple[str, ...]
-    prepare: Callable[[Path, Path], Any] | None = None
-    lines: int = 1
-    marks: tuple[Any, ...] = ()
 
 
 # ---------------------------------------------------------------------------------------------- what rows prepare
@@ -469,38 +457,17 @@ ROWS = [
 ]
 
 
-def words(command: str) -> list[str]:
-    import shlex
-
-    return shlex.split(command)
-
-
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(file): (file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
-def half_written(place: Path) -> list[Path]:
-    """Temporary files, and records of runs that claim to be done."""
-    done = [file for file in place.glob("out*/**/run.json") if json.loads(file.read_text())["status"] in ("done", "running")]
-    return [*place.rglob("*.tmp"), *done]
-
-
-@pytest.mark.parametrize("row", [pytest.param(row, id=row.name, marks=row.marks) for row in ROWS])
-def test_a_mistake_is_one_line_with_a_way_out(row: Row, distillctl, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@each(ROWS)
+def test_a_mistake_is_one_line_with_a_way_out(row: Row, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for variable in ("DISTILLCTL_DATA", "SLURM_TMPDIR", "RANK"):
         monkeypatch.delenv(variable, raising=False)
     if row.prepare:
         row.prepare(tmp_path, tiny_run)
-    finished = distillctl(*words(row.command), cwd=tmp_path)
-    lines = finished.err.splitlines()
-    assert finished.code == row.code, finished.err
-    assert len(lines) == row.lines, finished.err
-    assert all(line.startswith("error: ") for line in lines)
-    assert "Traceback" not in finished.err + finished.out
-    for text in row.texts:
-        assert text in finished.err
-    assert not half_written(tmp_path)
-    assert not (tmp_path / "marker").exists()
+    check_refused(row, tmp_path)
 
 
 def test_a_bad_batch_of_jobs_leaves_nothing(distillctl, tmp_path: Path):
@@ -546,7 +513,7 @@ def test_a_class_that_val_lacks_is_a_note(distillctl, tiny_run: Path, tmp_path: 
     shutil.rmtree(folder / "val/bee")
     fast = [*["teacher=resnet8", "student=resnet8", "pretrain.epochs=1", "distill.epochs=0", "finetune.epochs=0", "baseline=false"]]
     machine = [*["trainer.batch_size=6", "trainer.device=cpu", "trainer.precision=fp32", "trainer.threads=1"]]
-    finished = distillctl(*words(FOLDER), *fast, *machine, cwd=tmp_path)
+    finished = distillctl(*shlex.split(FOLDER), *fast, *machine, cwd=tmp_path)
     assert finished.code == 0, finished.err
     assert "val has no images of: bee" in finished.out
 

@@ -1,27 +1,13 @@
 """What a user can get wrong about tasks one after another: one line with a way out, before anything is trained."""
 
-import shlex
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from mistakes import CHECKPOINT, DATA, USAGE, Row, check_refused, each
 from PIL import Image
-from test_bad_input import CHECKPOINT, DATA, USAGE, half_written
 
 FAST = "lifelong student=resnet8 lifelong.epochs=1 trainer.device=cpu trainer.precision=fp32 trainer.threads=1 hydra.run.dir=out"
-
-
-class Row(NamedTuple):
-    """`texts` are what its line must hold, `prepare` makes folders of images where the command runs."""
-
-    name: str
-    words: str
-    code: int
-    texts: tuple[str, ...]
-    prepare: Callable[[Path], Any] | None = None
-    lines: int = 1
 
 
 def folder(place: Path, classes: str, size: int = 8) -> None:
@@ -204,19 +190,10 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS])
-def test_a_mistake_about_tasks_is_one_line_with_a_way_out(row: Row, distillctl, tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@each(ROWS)
+def test_a_mistake_about_tasks_is_one_line_with_a_way_out(row: Row, tiny_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("DISTILLCTL_DATA", raising=False)
     (tmp_path / "run").symlink_to(tiny_run)
     if row.prepare:
         row.prepare(tmp_path)
-    finished = distillctl(*shlex.split(f"{FAST} {row.words}"), cwd=tmp_path)
-    lines = finished.err.splitlines()
-    assert finished.code == row.code, finished.err
-    assert len(lines) == row.lines, finished.err
-    assert all(line.startswith("error: ") for line in lines)
-    assert "Traceback" not in finished.err + finished.out
-    for text in row.texts:
-        assert text in finished.err
-    assert not half_written(tmp_path)
-    assert not [*tmp_path.glob("out/*/*.safetensors")]
+    check_refused(row, tmp_path, f"{FAST} {row.command}")

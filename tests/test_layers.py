@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "distillctl"
 # lowest first; a module may import from its own layer and from those below
 LAYERS = (
-    ("errors", "trust", "files"),
+    ("errors", "trust", "files", "extras"),
     (
         *("averages", "draws", "locks", "modes", "rank", "types", "config", "build", "schedules", "optimizers", "state"),
         *("interruption", "invocation", "repository", "requeue", "terminal", "paths", "entries"),

@@ -64,6 +64,28 @@ def test_what_the_words_say_is_planned(command, words, steps, final):
     assert todo.final == final
 
 
+@pytest.mark.parametrize(
+    ("words", "step"),
+    [
+        ([], "train-again"),
+        (["teacher.checkpoint=run"], "distill-again"),
+        (["teacher.file=net.onnx"], "distill-again"),
+        (["teacher=onnx", "teacher.file=net.onnx"], "distill-again"),
+        (["teacher=resnet20"], "distill-again"),
+        (["teacher.pretrained=true"], "train-again"),  # of which net, nobody says
+    ],
+)
+def test_a_student_that_is_cut_is_taught_again_by_the_teacher_that_is_named(words, step):
+    assert names(planned("compress", "checkpoint=run", "prune=magnitude", *words)) == [step]
+
+
+def test_tasks_that_a_teacher_learns_too_need_one_that_is_named():
+    words = ["student=resnet8", "lifelong.update=both"]
+    with pytest.raises(ConfigError, match="lifelong.update=both: name the teacher"):
+        planned("lifelong", *words)
+    assert "teacher-1" in names(planned("lifelong", *words, "teacher=resnet20"))
+
+
 def test_what_cannot_be_is_skipped_and_says_why():
     todo = planned("train", "teacher.checkpoint=run", "dataset.labels=false")
     assert [step.skipped for step in todo.steps if step.skipped] == [

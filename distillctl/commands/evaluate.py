@@ -18,8 +18,7 @@ from distillctl.data.balance import shape_of
 from distillctl.data.loader import Place
 from distillctl.data.split import DataSet, Split
 from distillctl.errors import ConfigError
-from distillctl.formats import by_file
-from distillctl.formats.engine import Engine
+from distillctl.formats.engine import Engine, runtime_of
 from distillctl.inputs.contract import Contract
 from distillctl.interruption import StopRequest
 from distillctl.invocation import Invocation
@@ -188,18 +187,12 @@ def costs(obtained: Obtained, batch: int, device: torch.device) -> dict[str, Any
     model, inputs, file = obtained.classifier, obtained.inputs, obtained.weights
     assert file is not None
     one, many = inputs.example(1, device), inputs.example(batch, device)
-    found: dict[str, Any] = {"runtime": runtime_of(obtained, device)}
+    torch_on = f"PyTorch on {'CPU' if device.type == 'cpu' else torch.cuda.get_device_name(device)}"
+    found: dict[str, Any] = {"runtime": runtime_of(model) or torch_on}
     found |= artifact.runtime_costs({"model": artifact.Timed(model, one, many)})["model"]
     known = obtained.record is not None
     found["peak_memory_mb"] = memory.peak_memory_mb(memory.prepare_recorded, file, batch) if known else None
     return {**found, "file_mb": artifact.file_mb(file), **(runs_cost(model, one) | {"size_mb": artifact.file_mb(file)})}
-
-
-def runtime_of(obtained: Obtained, device: torch.device) -> str:
-    form = by_file(obtained.weights) if obtained.weights is not None else None
-    if form is not None:
-        return form.runtime
-    return f"PyTorch on {'CPU' if device.type == 'cpu' else torch.cuda.get_device_name(device)}"
 
 
 def recorded(model: ModelConfig) -> tuple[list[str] | None, Record | None]:

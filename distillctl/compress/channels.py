@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from distillctl import extras
 from distillctl.compress.units import Group, Layer
 from distillctl.errors import ConfigError, MachineError, first_line
 from distillctl.models.logits import logits_of
@@ -24,7 +25,7 @@ def require_torch_pruning() -> None:
     try:
         import torch_pruning  # noqa: F401
     except ImportError:
-        raise MachineError("prune=magnitude, taylor and bn_scale need torch-pruning: pip install 'distillctl[prune]'") from None
+        raise MachineError(f"prune=magnitude, taylor and bn_scale need torch-pruning: {extras.pip_line('prune')}") from None
 
 
 def channel_groups(

@@ -116,6 +116,12 @@ def has_engine(model: nn.Module) -> bool:
     return any(isinstance(part, Engine) for part in model.modules())
 
 
+def runtime_of(model: nn.Module) -> str | None:
+    """What runs the file that a model is; None of one that PyTorch runs."""
+    net = getattr(model, "net", None)
+    return form_of(net.file).runtime if isinstance(net, Engine) else None
+
+
 def are_probabilities(answers: Tensor) -> bool:
     """Whether rows [N, K] are. Logits that sum to one row by row, none of them negative, are not met."""
     return bool((answers >= 0).all() and ((answers.sum(1) - 1).abs() < SUM_IS_ONE).all())

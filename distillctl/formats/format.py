@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from distillctl.errors import CheckpointError, ConfigError, MachineError
+from distillctl import extras
+from distillctl.errors import CheckpointError, ConfigError
 from distillctl.files import hash_of, open_file
 
 if TYPE_CHECKING:
@@ -147,17 +147,7 @@ class Format(ABC):
 
     def check_installed(self, modules: tuple[str, ...], asked: str) -> None:
         """asked: the key and the value that want it. Raises MachineError with the line that installs what lacks."""
-        lacking = [name for name in modules if not is_installed(name)]
-        if lacking:
-            needs = " and ".join(lacking)
-            raise MachineError(f"{asked} needs {needs}: pip install 'distillctl[{self.extra}]'")
-
-
-def is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
+        extras.require(asked, modules, self.extra)
 
 
 def content_of(file: Path) -> bytes:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillctl import state
+from distillctl import extras, state
 from distillctl.errors import CheckpointError, ConfigError, first_line
 from distillctl.formats.exporting import dynamic, explained, kind_of
-from distillctl.formats.format import OUTPUTS, Form, Format, Runner, content_of, in_batches, is_installed
+from distillctl.formats.format import OUTPUTS, Form, Format, Runner, content_of, in_batches
 from distillctl.formats.layout import layout_of
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Onnx(Format):
         return found
 
     def parameters(self, file: Path) -> int:
-        if not is_installed("onnx"):
+        if not extras.is_installed("onnx"):
             return 0
         import onnx
 

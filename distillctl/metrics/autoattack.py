@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distillctl import extras
 from distillctl.config import AttackConfig
-from distillctl.errors import ConfigError, MachineError
+from distillctl.errors import ConfigError
 from distillctl.methods.attack import in_unit_range, largest_float32, pixels_of
 from distillctl.metrics import quality
 from distillctl.modes import evaluating
@@ -30,7 +31,7 @@ def check_usable(classes: int) -> None:
     try:
         import pyautoattack  # noqa: F401
     except ImportError:
-        raise MachineError(f"attack={NAME} needs pyautoattack: pip install 'distillctl[autoattack]'") from None
+        raise extras.missing(f"attack={NAME}", "pyautoattack", "autoattack") from None
 
 
 def robust_accuracy(model: nn.Module, batches: Iterable[Batch], config: AttackConfig, seed: int, runtime: Runtime) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from distillctl.inputs.contract import Contract
 from distillctl.models.net import Net
 from distillctl.models.published import triple
 from distillctl.models.record import Record
+from distillctl.models.seen import KIND
 from distillctl.models.shipping import checksum
 
-KIND = "images"
 WEIGHTS = "give the .safetensors that it was made from"
 SOURCE = "file"
 

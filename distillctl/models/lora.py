@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from distillctl import extras
 from distillctl.config import LoraConfig
 from distillctl.errors import ConfigError
 
@@ -16,9 +16,9 @@ ADAPTER = "default"  # peft's name for the only one
 
 
 def require_peft() -> None:
-    """Raises ConfigError where it is not installed. It is not imported: that takes seconds."""
-    if importlib.util.find_spec("peft") is None:
-        raise ConfigError("finetune.train=lora needs peft: pip install 'distillctl[lora]'")
+    """Raises ConfigError where it is not installed."""
+    if not extras.is_installed("peft"):
+        raise ConfigError(f"finetune.train=lora needs peft: {extras.pip_line('lora')}")
 
 
 def adapt(net: nn.Module, layers: Sequence[str], config: LoraConfig, seed: int) -> None:

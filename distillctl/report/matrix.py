@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distillctl import state
+from distillctl import extras, state
 from distillctl.report.console import Table
 
 Matrix = Sequence[Sequence[float]]
@@ -35,8 +34,8 @@ def table(name: str, class_il: Matrix, task_il: Matrix) -> Table:
 
 def picture(sequences: Sequence[Mapping[str, Any]], file: Path) -> str | None:
     """A PNG: a heat map for each sequence of several tasks, and the curve of its mean accuracy on the tasks so far. Returns what is lacking, if so."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return "for a picture of the matrix: pip install 'distillctl[plots]'"
+    if not extras.is_installed("matplotlib"):
+        return f"for a picture of the matrix: {extras.pip_line('plots')}"
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

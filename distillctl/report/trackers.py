@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from distillctl import extras
 from distillctl.config import TrackerConfig
 from distillctl.errors import MachineError
 
@@ -81,7 +82,7 @@ def make_tracker(config: TrackerConfig, folder: Path, warn: Callable[[str], None
     try:
         return FailSafe(TensorBoard(folder) if config.name == "tensorboard" else WandB(folder, config.project), warn)
     except ImportError:
-        raise MachineError(f"tracker={config.name}: not installed; pip install 'distillctl[{config.name}]'") from None
+        raise MachineError(f"tracker={config.name}: not installed; {extras.pip_line(config.name)}") from None
     except Exception as error:  # no login, no network
         warn(f"tracker={config.name} could not start ({type(error).__name__}: {error}); going on without it")
         return Tracker()

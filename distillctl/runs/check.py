@@ -37,7 +37,7 @@ from distillctl.runs.batches import check_before_reading
 from distillctl.runs.draft import labels_only
 from distillctl.runs.lifelong.check import check_sequence, check_strategy
 from distillctl.runs.plan import plan, teacher_is_read
-from distillctl.runs.sources import members_of, peer_models, weights_of
+from distillctl.runs.sources import is_named, members_of, peer_models, weights_of
 from distillctl.runs.steps import Plan
 from distillctl.runs.teachers import check_is_trained
 from distillctl.schedules import Schedule
@@ -209,8 +209,8 @@ def given_models(config: Any) -> dict[str, ModelConfig]:
 
 
 def has_tasks_and_teacher(config: Any) -> bool:
-    """Whether a sequence of tasks has a teacher: `recorded` without a checkpoint is none."""
-    return isinstance(config, LifelongConfig) and (config.teacher.name != "recorded" or config.teacher.checkpoint is not None)
+    """Whether it is a sequence of tasks that a teacher is named for."""
+    return isinstance(config, LifelongConfig) and is_named(config.teacher)
 
 
 def check_model(model: ModelConfig, role: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distillctl import extras
 from distillctl.compress.prune import check_prunable
 from distillctl.config import CompressConfig, ExportStepConfig, PruneConfig, QuantizeConfig
-from distillctl.errors import CheckpointError, ConfigError, MachineError, UserError
+from distillctl.errors import CheckpointError, ConfigError, UserError
 from distillctl.export.web.runtime import runtime_files
 from distillctl.formats import format_of
-from distillctl.formats.format import Form, is_installed
+from distillctl.formats.format import Form
 from distillctl.inputs.contract import Contract
 from distillctl.models.file_net import is_run, named
 from distillctl.models.obtain import planned, source_of
@@ -20,19 +21,20 @@ from distillctl.runs.bundle import Bundle
 from distillctl.runs.sources import Given, start_from
 from distillctl.runs.steps import Plan, Step, Transform, Verify
 
-LIBRARY = {"magnitude": ("torch_pruning", "prune"), "taylor": ("torch_pruning", "prune"), "bn_scale": ("torch_pruning", "prune")}
+BY_CHANNELS = ("magnitude", "taylor", "bn_scale")
 
 
 def check_libraries(step: Transform) -> None:
     """Whether all is installed that a step takes, and what it is told of goes with that. Raises MachineError and ConfigError."""
     keys = step.settings
     if isinstance(keys, PruneConfig):
-        require(f"prune={keys.name}", *LIBRARY.get(keys.name, ("", "")))
+        if keys.name in BY_CHANNELS and not extras.is_installed("torch_pruning"):
+            raise extras.missing(f"prune={keys.name}", "torch-pruning", "prune")
     elif isinstance(keys, QuantizeConfig):
         if keys.name == "qat":
-            require("quantize=qat", "torchao", "qat")
+            extras.require("quantize=qat", ("torchao",), "qat")
         if keys.name == "openvino":
-            require("quantize=openvino", "nncf", "openvino")
+            extras.require("quantize=openvino", ("nncf",), "openvino")
     elif isinstance(keys, ExportStepConfig) and step.does == "export":
         kind, asked = format_of("onnx" if keys.format == "web" else keys.format), f"export.format={keys.format}"
         kind.check_can_write(asked)
@@ -44,11 +46,6 @@ def check_libraries(step: Transform) -> None:
                 raise ConfigError("export.format=web: the page gives images as they are; leave export.preprocess=beside out")
             assert keys.web_runtime is not None
             runtime_files(as_path(keys.web_runtime))
-
-
-def require(asked: str, library: str, extra: str) -> None:
-    if library and not is_installed(library):
-        raise MachineError(f"{asked} needs {library.replace('_', '-')}: pip install 'distillctl[{extra}]'")
 
 
 def check_learners(plan: Plan) -> None:

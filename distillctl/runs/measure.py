@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from distillctl.config import Distils, Finetunes, Pretrains
 from distillctl.data.balance import shape_of
-from distillctl.formats import by_file
-from distillctl.formats.engine import Engine, has_engine
+from distillctl.formats.engine import Engine, has_engine, runtime_of
 from distillctl.metrics import calibration, cost, latency, quality, robustness
 from distillctl.metrics.answers import answers
 from distillctl.metrics.chance import is_near_chance
@@ -100,7 +99,8 @@ def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: Mapping[str
         if row.name == "teacher":
             teacher_logits, teacher_val = logits, val_logits
         if machine.is_main:
-            found |= costs(model, bundle.inputs.example(1, machine.device)) | runtime_of(model)
+            found |= costs(model, bundle.inputs.example(1, machine.device))
+            found |= {"runtime": runtime} if (runtime := runtime_of(model)) else {}
             keys.append(architecture_of(found, model))
             nets.setdefault(keys[-1], model)
         rows.append(found)
@@ -151,13 +151,6 @@ def architecture_of(row: dict[str, Any], model: nn.Module) -> Hashable:
     if isinstance(net := getattr(model, "net", None), Engine):
         return row["architecture"], str(net.file)
     return row["architecture"], row.get("macs"), tuple((name, value.shape) for name, value in model.state_dict().items())
-
-
-def runtime_of(model: nn.Module) -> dict[str, str]:
-    """What runs a file, for the row of one."""
-    net = getattr(model, "net", None)
-    form = by_file(net.file) if isinstance(net, Engine) else None
-    return {} if form is None else {"runtime": form.runtime}
 
 
 def in_milliseconds(rounds: list[float]) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from distillctl.runs import unlabelled
 from distillctl.runs.draft import Draft
 from distillctl.runs.ladder import searched
 from distillctl.runs.lifelong.plan import sequences
-from distillctl.runs.smaller import EAGER, has_teacher, keeps_zeros, pruned, pruned_alone, together, written
-from distillctl.runs.sources import CHOICE, Given, MadeBy, Several, Source, is_ready, peer_models, start_from, weights_of
+from distillctl.runs.smaller import EAGER, keeps_zeros, pruned, pruned_alone, together, written
+from distillctl.runs.sources import CHOICE, Given, MadeBy, Several, Source, is_named, is_ready, peer_models, start_from, weights_of
 from distillctl.runs.steps import Choice, Plan, Row, Verify
 
 ATTACKED = {"_target_": "distillctl.methods.adversarial.Adversarial", "attacked": ["ce"], "objective": "ce"}  # Madry et al. 2018
@@ -92,7 +92,7 @@ def whole_plan(draft: Draft, config: TrainConfig) -> Plan:
 
 def compressed(draft: Draft, config: CompressConfig) -> Plan:
     """A student that is ready: cut and taught again, then written as the file that runs."""
-    teacher = given(config.teacher) if has_teacher(config) else None
+    teacher = given(config.teacher) if is_named(config.teacher) else None
     if teacher is not None:
         add_teacher(draft, teacher)
     given_student = Given(config.student, "student")
@@ -215,7 +215,7 @@ def given(teacher: TeacherConfig) -> Given | Several:
 
 def teacher_is_read(config: Distils) -> bool:
     """Whether the method or a loss looks at the teacher at all."""
-    if isinstance(config, CompressConfig) and not has_teacher(config):
+    if isinstance(config, CompressConfig) and not is_named(config.teacher):
         return False
     needed = find_class(config.method, Method, "method").needs_teacher
     return build_loss(config.loss).needs_teacher if needed is None else needed  # type: ignore[attr-defined]

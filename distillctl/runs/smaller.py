@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from omegaconf import MISSING
-
 from distillctl.config import AUTO, CompressConfig, Count, Deploys, Distils, TrainConfig
 from distillctl.formats import format_of
 from distillctl.formats.format import Format
@@ -122,9 +120,3 @@ def taught_for_int8(draft: Draft, config: Any, student: Given | MadeBy, teacher:
 
 def precision_of(quantiser: str) -> str:
     return "int8" if quantiser in INT8 else NAMED.get(quantiser, quantiser)
-
-
-def has_teacher(config: Distils) -> bool:
-    """Whether a teacher is named, for a command that can do without."""
-    teacher = config.teacher
-    return teacher.name not in ("recorded", MISSING) or teacher.checkpoint is not None

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from omegaconf import MISSING
+
 from distillctl.config import ENSEMBLE, ExportConfig, ModelConfig, TeacherConfig
 from distillctl.errors import ConfigError
 from distillctl.models.locate import locate
@@ -65,6 +67,11 @@ def members_of(teacher: TeacherConfig) -> dict[str, ModelConfig]:
     if teacher.name == ENSEMBLE:
         return {f"teacher.members.{name}": member for name, member in teacher.members.items()}
     return {"teacher": teacher}
+
+
+def is_named(model: ModelConfig) -> bool:
+    """Whether a config says which model, for a command that can do without: `recorded` without a checkpoint or a file is none."""
+    return model.name not in ("recorded", MISSING) or model.checkpoint is not None or model.file is not None
 
 
 def is_ready(model: ModelConfig) -> bool:

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from nets import METADATA, NETS, SIZE, error_of, program, samples, written
 
-from distillctl import formats
+from distillctl import extras, formats
 from distillctl.errors import CheckpointError, ConfigError, MachineError
 from distillctl.formats import HOMES, SUFFIXES, by_file, bytes_of, format_of
-from distillctl.formats import format as format_module
 from distillctl.formats.format import Form, Format, Takes
 from distillctl.formats.trailer import metadata_at_end, with_metadata
 from distillctl.models.record import Architecture, Record
@@ -191,7 +190,7 @@ def test_int8_by_nncf(net: str, tmp_path: Path):
 def test_nncf_that_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     from distillctl.compress.quantize import openvino
 
-    monkeypatch.setattr(openvino, "is_installed", lambda module: False)
+    monkeypatch.setattr(extras, "is_installed", lambda module: False)
     with pytest.raises(MachineError, match=r"quantize=openvino needs openvino and nncf: pip install 'distillctl\[openvino\]'"):
         openvino.write_openvino(tmp_path / "a.xml", tmp_path / "b.xml", [])
 
@@ -221,7 +220,7 @@ def test_asking_for_a_suffix_imports_nothing_heavy():
 @pytest.mark.parametrize("name", sorted(set(HOMES) - {"torch_export"}))
 def test_an_extra_that_is_missing_is_one_line(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     found = format_of(name)
-    monkeypatch.setattr(format_module, "is_installed", lambda module: False)
+    monkeypatch.setattr(extras, "is_installed", lambda module: False)
     monkeypatch.setattr("sys.platform", "darwin")
     needs = " and ".join(found.writes_by)
     with pytest.raises(MachineError, match=rf"^export\.format={name} needs {needs}: pip install 'distillctl\[{found.extra}\]'$"):

@@ -6,23 +6,15 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from mistakes import CHECKPOINT, DATA, MACHINE, USAGE, Row, check_refused, each
 from streams import FAST, dated, folder, table
-from test_bad_input import CHECKPOINT, DATA, MACHINE, USAGE, half_written
 
 STREAM = f"stream {' '.join(FAST)} stream.samples=40"
 FILE, FOLDER = f"{STREAM} stream.path=in/stream.csv", f"{STREAM} stream.path=in"
 WATCH = f"{FOLDER} stream.source=watch stream.idle_s=0.01 dataset.image_size=8"
-
-
-class Row(NamedTuple):
-    name: str
-    command: str
-    code: int
-    texts: tuple[str, ...]
-    prepare: Callable[[Path], Any] | None = None
 
 
 def csv(text: str, name: str = "stream.csv") -> Callable[[Path], None]:
@@ -189,18 +181,11 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS])
-def test_a_mistake_is_one_line_with_a_way_out(row: Row, distillctl, tmp_path: Path):
+@each(ROWS)
+def test_a_mistake_is_one_line_with_a_way_out(row: Row, tmp_path: Path):
     if row.prepare:
         row.prepare(tmp_path)
-    done = distillctl(*shlex.split(row.command), "hydra.run.dir=out", cwd=tmp_path)
-    assert done.code == row.code, done.err
-    assert done.err.count("\n") == 1, done.err
-    assert done.err.startswith("error: ")
-    assert "Traceback" not in done.err + done.out
-    for words in row.texts:
-        assert words in done.err
-    assert not half_written(tmp_path)
+    check_refused(row, tmp_path, f"{row.command} hydra.run.dir=out")
 
 
 def test_without_river_a_line_says_how_to_get_it(distillctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

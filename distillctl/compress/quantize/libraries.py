@@ -6,8 +6,7 @@ import importlib
 from typing import Any
 
 from distillctl.errors import MachineError
-
-INSTALL = "pip install 'distillctl[onnx]'"
+from distillctl.extras import pip_line
 
 
 def library(name: str) -> Any:
@@ -16,7 +15,7 @@ def library(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         missing = (error.name or name).partition(".")[0]
-        raise MachineError(f"quantising an ONNX file needs {missing}, which is not installed: {INSTALL}") from None
+        raise MachineError(f"quantising an ONNX file needs {missing}, which is not installed: {pip_line('onnx')}") from None
 
 
 def onnx_library() -> Any:

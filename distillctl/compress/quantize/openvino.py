@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from distillctl.errors import CheckpointError, ConfigError, MachineError, first_line
+from distillctl import extras
+from distillctl.errors import CheckpointError, ConfigError, first_line
 from distillctl.formats.exporting import muted
-from distillctl.formats.format import is_installed
 from distillctl.formats.openvino import read, save, told_by
 from distillctl.models.shipping import with_precision
 
@@ -24,9 +24,7 @@ def write_openvino(source: Path, target: Path, samples: Sequence[np.ndarray], tr
     transformer: whether its layers are attention, which NNCF treats on their own; None: where there is attention in the graph.
     Raises MachineError where NNCF is not installed, ConfigError without samples, CheckpointError for what is no such file.
     """
-    lacking = [name for name in NEEDS if not is_installed(name)]
-    if lacking:
-        raise MachineError(f"quantize=openvino needs {' and '.join(lacking)}: pip install 'distillctl[openvino]'")
+    extras.require("quantize=openvino", NEEDS, "openvino")
     if not samples:
         raise ConfigError("quantize.samples: no training sample to find ranges on; give 128 or more")
     model = read(source)

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from distillctl import extras
 from distillctl.compress.quantize.folding import fold_norms
-from distillctl.errors import ConfigError, MachineError, first_line
+from distillctl.errors import ConfigError, first_line
 from distillctl.formats.exporting import silenced
-
-INSTALL = "pip install 'distillctl[qat]'"
 
 
 class QatNet(nn.Module):
@@ -84,7 +83,7 @@ def torchao() -> tuple[Any, Any]:
 
             from distillctl.compress.quantize import placement
     except ImportError:
-        raise MachineError(f"quantize=qat needs torchao: {INSTALL}") from None
+        raise extras.missing("quantize=qat", "torchao", "qat") from None
     return quantize_pt2e, placement
 
 

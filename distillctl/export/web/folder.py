@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distillctl import extras
 from distillctl.entries import Malformed, open_mapping
 from distillctl.errors import CheckpointError, ConfigError, MachineError
 from distillctl.export.web.runtime import runtime_files
@@ -86,7 +87,7 @@ def parsed(file: Path, content: bytes) -> Any:
     try:
         import onnx
     except ImportError:
-        raise MachineError("export.format=web needs onnx: pip install 'distillctl[onnx]'") from None
+        raise extras.missing("export.format=web", "onnx", "onnx") from None
     try:
         model = onnx.load_model_from_string(content)
     except Exception:  # protobuf's own errors

@@ -10,7 +10,7 @@ from distillctl.build import find_class
 from distillctl.config import BESIDE, ENSEMBLE, LifelongConfig, MemberConfig, TeacherConfig
 from distillctl.errors import ConfigError
 from distillctl.runs.draft import Draft
-from distillctl.runs.sources import Given, MadeBy, Several, Source, is_ready
+from distillctl.runs.sources import Given, MadeBy, Several, Source, is_named, is_ready
 from distillctl.runs.steps import Plan, Row
 from distillctl.strategies.strategy import Strategy
 
@@ -29,7 +29,7 @@ def sequences(draft: Draft, config: LifelongConfig) -> Plan:
             f"lifelong.beside={config.lifelong.beside}: {unknown[0]} must be one of {', '.join(BESIDE)}; lifelong.beside=[] for none"
         )
     if config.lifelong.update == "both":
-        if config.teacher.name == "recorded" and config.teacher.checkpoint is None:
+        if not is_named(config.teacher):
             raise ConfigError("lifelong.update=both: name the teacher that learns the tasks too, as in teacher=resnet20")
         made = sequence(draft, config, "teacher", "teacher", Given(config.teacher, "teacher"), config.strategy)
         draft.rows.append(Row("teacher", "teacher", made))

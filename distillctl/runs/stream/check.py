@@ -15,11 +15,11 @@ from distillctl.models.obtain import source_of
 from distillctl.optimizers import make_optimizer
 from distillctl.runs.check import Problems, check_model
 from distillctl.runs.draft import labels_only
-from distillctl.runs.sources import is_ready
+from distillctl.runs.sources import is_named, is_ready
 from distillctl.runs.stream import world
 from distillctl.runs.stream.detector import library
 from distillctl.runs.stream.driver import detector_kind
-from distillctl.runs.stream.guide import has_model, teacher_kind
+from distillctl.runs.stream.guide import teacher_kind
 from distillctl.schedules import Constant, Schedule
 
 
@@ -87,9 +87,9 @@ def check_teacher(config: StreamConfig) -> None:
     who, stage = teacher_kind(config), config.stream
     if unknown := [name for name in stage.beside if name != ALONE]:
         raise ConfigError(f"stream.beside={stage.beside}: {unknown[0]} must be {ALONE}; stream.beside=[] for none")
-    if who != "model" and has_model(config):
+    if who != "model" and is_named(config.teacher):
         raise ConfigError(f"stream.teacher={who} and teacher={config.teacher.name} are two teachers; leave one of them out")
-    if who == "model" and not has_model(config):
+    if who == "model" and not is_named(config.teacher):
         raise ConfigError("stream.teacher=model: no teacher is named; pass teacher=resnet20, or teacher.checkpoint=<run folder or file>")
     if who == "none":
         if not config.dataset.labels:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from distillctl.errors import MachineError
+from distillctl import extras
 
 MOST = 10_000  # numbers
 
@@ -63,5 +63,5 @@ def library() -> Any:
     try:
         from river import drift
     except ImportError:
-        raise MachineError("stream.detector needs river: pip install 'distillctl[stream]'") from None
+        raise extras.missing("stream.detector", "river", "stream") from None
     return drift

@@ -12,6 +12,7 @@ from torch import nn
 from distillctl.averages import follow, warmed_up
 from distillctl.config import StreamConfig
 from distillctl.models.adapter import Adapter
+from distillctl.runs.sources import is_named
 from distillctl.runtime import Runtime
 from distillctl.types import Batch, Output
 
@@ -110,9 +111,4 @@ class Larger(Guide):
 
 def teacher_kind(config: StreamConfig) -> str:
     """`stream.teacher`, or what its being null says."""
-    return config.stream.teacher or ("model" if has_model(config) else "ema")
-
-
-def has_model(config: StreamConfig) -> bool:
-    """Whether a teacher is named: `recorded` without a checkpoint is none."""
-    return config.teacher.name != "recorded" or config.teacher.checkpoint is not None or config.teacher.file is not None
+    return config.stream.teacher or ("model" if is_named(config.teacher) else "ema")
