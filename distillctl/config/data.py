@@ -100,7 +100,7 @@ class TextSetConfig(DatasetConfig):
     """Texts with a class each, or pairs of texts: a file, a folder of files, or a set of the `datasets` library; and how they are cut into tokens."""
 
     hub: Optional[str] = value(None, decides="answers")
-    """a set by its name on the Hugging Face hub, in place of dataset.root (pip install 'distillctl[hub]')"""
+    """a set by its name on the Hugging Face hub, in place of dataset.root"""
     hub_config: Optional[str] = value(None, decides="answers")
     """which of its configurations, as sst2 of glue"""
     text: Optional[str] = value(None, decides="answers")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from distillctl import extras
 from distillctl.data.names import part_of
 from distillctl.data.text.table import Table, cell_of
 from distillctl.errors import DataError, MachineError
@@ -15,7 +16,7 @@ def tables(name: str, configuration: str | None) -> dict[str, list[tuple[str, Ta
     try:
         import datasets
     except ImportError:
-        raise MachineError(f"dataset.hub={name}: needs the datasets library: pip install 'distillctl[hub]'") from None
+        raise extras.missing(f"dataset.hub={name}", "datasets", "hub") from None
     try:
         found: Any = datasets.load_dataset(name, configuration)
     except ValueError as error:  # of a set with several configurations

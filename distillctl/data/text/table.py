@@ -12,7 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from distillctl.errors import DataError, MachineError
+from distillctl import extras
+from distillctl.errors import DataError
 from distillctl.files import open_file
 
 DELIMITED = (".csv", ".tsv", ".tab")
@@ -181,7 +182,7 @@ def parquet(file: Path) -> Table:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise MachineError(f"{file}: parquet is read by pyarrow: pip install 'distillctl[parquet]'") from None
+        raise extras.missing(str(file), "pyarrow", "parquet") from None
     try:
         opened = pyarrow.parquet.ParquetFile(file)
     except Exception as error:  # of arrow, of many kinds

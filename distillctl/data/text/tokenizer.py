@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from distillctl import extras
 from distillctl.errors import ConfigError, MachineError
 from distillctl.files import read_json, read_text
 from distillctl.paths import as_path
@@ -64,7 +65,7 @@ def of_hub(name: str, key: str) -> tuple[str, int]:
     try:
         from transformers import AutoTokenizer
     except ImportError:
-        raise MachineError(f"{key}={name}: needs the transformers library: pip install 'distillctl[text]'") from None
+        raise extras.missing(f"{key}={name}", "transformers", "text") from None
     try:
         found = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # of the hub, of the network, of the file
@@ -105,7 +106,7 @@ def library() -> Any:
     try:
         import tokenizers
     except ImportError:
-        raise MachineError("texts are cut into tokens by the tokenizers library: pip install 'distillctl[text]'") from None
+        raise extras.missing("a data set of texts", "tokenizers", "text") from None
     return tokenizers
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from distillctl import extras
 from distillctl.errors import CheckpointError, ConfigError, MachineError, did_you_mean
 from distillctl.paths import as_path
 
@@ -165,7 +166,7 @@ def library() -> Any:
     try:
         import transformers
     except ImportError:
-        raise MachineError("this net is of the transformers library: pip install 'distillctl[text]'") from None
+        raise extras.missing("this net", "transformers", "text") from None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
