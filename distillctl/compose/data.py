@@ -75,7 +75,11 @@ def with_usual(command: str, words: list[str], config_dirs: Sequence[str | Path]
     if file is None or not OF_TEXTS.search(file.read_text()):
         return words
     groups = groups_of(command)
-    usual = {group: name for group, name in USUAL_OF_TEXTS.items() if group in groups and group not in given}
+    usual = {
+        group: name
+        for group, name in USUAL_OF_TEXTS.items()
+        if group not in given and group in groups and default_of(command, group) not in (None, RECORDED)
+    }
     if any(key.startswith(f"{role}.") and CHECKPOINT.fullmatch(key) for role in ("teacher", "student") for key in given):
         usual = {
             group: name

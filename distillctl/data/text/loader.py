@@ -61,9 +61,15 @@ class TextLoader(TrainLoader):
 
     def show(self, pieces: Sequence[Tensor], view: int) -> Iterator[Batch]:
         for piece in pieces:
-            row = piece.to(self.place.device)
-            inputs = self.corpus.batch(self.rows[piece.cpu()], self.place.device, self.words(self.split.index[piece.cpu()], view))
-            yield Batch(inputs, self.targets[row], self.index[row], view)
+            row, places = piece.to(self.place.device), piece.cpu()
+            inputs = self.corpus.batch(self.rows[places], self.place.device, self.words(self.split.index[places], view))
+            plain = self.rows[places].to(self.place.device) if self.gives_plain else None
+            yield Batch(inputs, self.targets[row], self.index[row], view, plain=plain)
+
+    def views_of(self, inputs: Inputs, index: Tensor, view: int) -> Inputs:
+        """inputs: rows of the corpus, which is what is kept of texts."""
+        assert isinstance(inputs, Tensor)
+        return self.corpus.batch(inputs.cpu(), self.place.device, self.words(index.cpu(), view))
 
     def words(self, index: Tensor, view: int) -> Words | None:
         """What a view does to the words of these samples; None where it shows them as they are."""
@@ -78,20 +84,16 @@ class TextLoader(TrainLoader):
 
 
 class PlainTexts(PlainLoader):
-    """Texts as they are measured, the shortest first."""
+    """Texts as they are measured, in the order of their split: of validation and test the shortest first."""
 
     def __init__(self, split: Split, corpus: Corpus, batch_size: int, place: Place):
         super().__init__(split, batch_size, place)
         self.corpus = corpus
 
-    def __iter__(self) -> Iterator[Batch]:
+    def read(self, positions: list[Tensor]) -> Iterator[Inputs]:
         assert isinstance(self.split.inputs, Tensor)
-        rows, device = self.split.inputs, self.place.device
-        own = torch.arange(self.place.rank, len(rows), self.place.world)
-        own = own[torch.from_numpy(self.corpus.sizes)[rows[own]].argsort(stable=True)]
-        for piece in own.split(self.batch_size):
-            inputs: Inputs = self.corpus.batch(rows[piece], device)
-            yield Batch(inputs, self.split.targets[piece].to(device), self.split.index[piece].to(device), view=-1)
+        for row in positions:
+            yield self.corpus.batch(self.split.inputs[row], self.place.device)
 
 
 def padding(lengths: np.ndarray, batches: Sequence[Tensor]) -> float:

@@ -181,6 +181,7 @@ def finished(
     found: Gathered, classes: Sequence[str], splits: tuple[Split, Split, Split], config: TextSetConfig, notes: list[str]
 ) -> TextSet:
     corpus = found.corpus
+    splits = (splits[0], by_length(splits[1], corpus), by_length(splits[2], corpus))
     corpus.train = splits[0].inputs  # type: ignore[assignment]
     digest = hashlib.sha256(ascii((config.name, tuple(classes), corpus.text, corpus.pair)).encode())
     for part in splits:
@@ -192,6 +193,12 @@ def finished(
         )
     said = [*found.notes, *notes, *duplicates(corpus, splits)]
     return TextSet(config.name, tuple(classes), *splits, digest.hexdigest(), said, corpus)
+
+
+def by_length(split: Split, corpus: Corpus) -> Split:
+    """The shortest first, so that little is filled up where they are measured."""
+    rows: Any = split.inputs
+    return split.take(torch.from_numpy(corpus.sizes)[rows].argsort(stable=True).tolist())
 
 
 def duplicates(corpus: Corpus, splits: tuple[Split, Split, Split]) -> list[str]:

@@ -112,6 +112,10 @@ def check_with_data(session: Session, whole: Bundle) -> None:
         raise ConfigError(f"lifelong.folders: task {again} has classes of earlier ones, and {problem}")
     if not found.replays:
         return
+    if found.herds and not whole.inputs.steady:
+        raise ConfigError(
+            f"strategy={found.name} keeps samples as nets are given them, and {whole.inputs.noun} are of different length; take strategy=er"
+        )
     classes, size = len(tasks.classes), config.memory.size
     if size < classes:
         raise ConfigError(f"memory.size={size} is less than the {classes} classes, one sample of each; raise it")
