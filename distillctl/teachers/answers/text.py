@@ -47,7 +47,7 @@ def read_text(content: bytes, suffix: str, file: str, confidence: float) -> Told
 
 def table(text: str, delimiter: str, file: str) -> tuple[list[str], list[Line]]:
     """Header and lines, each of as many values. Empty lines are passed over."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     lines: list[Line] = []
     columns: list[str] = []
     try:

@@ -14,6 +14,7 @@ from distillctl.teachers.answers.forms import SLACK, Floats, left_over
 
 KEYS = ("row", "path", "id")
 LABEL, CONFIDENCE, LOGPROBS = "label", "confidence", "logprobs"
+LARGEST = float(np.finfo(np.float32).max)
 Key = int | str
 Where = Callable[[int], str]  # of the answer at a place from 0: the file and the line, for people
 
@@ -62,7 +63,7 @@ def number_of(value: Any, name: str, where: str) -> float:
         found = float("nan") if value is None or isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         found = float("nan")
-    if not np.isfinite(found) or abs(found) > np.finfo(np.float32).max:
+    if not np.isfinite(found) or abs(found) > LARGEST:
         raise DataError(f"{where}: {name}={str(value)[:40] or 'nothing'} is no finite number")
     return found
 
