@@ -363,7 +363,7 @@ REFUSED = [
     ("distill", "teacher=answers teacher.file=answers.xls", 2, "teacher.file=answers.xls: answers are read from .csv, .tsv, .jsonl, .parquet, .npz, and this is .xls"),
     ("distill", "teacher=answers teacher.file=none.csv", 3, "teacher.file=none.csv: no such file"),
     ("distill", f"{OF} teacher.checkpoint=run", 2, "teacher.checkpoint=run is about a net, and teacher=answers has none"),
-    ("distill", f"{OF} teacher.pretrained=true", 2, "teacher.pretrained=True is about a net"),
+    ("distill", f"{OF} teacher.pretrained=true", 2, "teacher.pretrained=true is about a net"),
     ("distill", f"{OF} +teacher.args.depth=2", 2, "teacher.args={'depth': 2} is about a net"),
     ("distill", f"{OF} teacher.combine=mean_logit", 2, "teacher.combine belongs to teacher=ensemble, and teacher=answers"),
     ("distill", f"{OF} teacher.cache.mode=require", 2, "teacher.cache.mode=require: the answers of teacher=answers are kept already"),

@@ -48,7 +48,8 @@ def check_given(teacher: TeacherConfig) -> list[str]:
     for entry in fields(ModelConfig):
         value = getattr(teacher, entry.name)
         if entry.name not in ("name", "file") and value != getattr(plain, entry.name):
-            problems.append(f"teacher.{entry.name}={value} is about a net, and teacher={ANSWERS} has none; leave it out")
+            shown = str(value).lower() if isinstance(value, bool) else value
+            problems.append(f"teacher.{entry.name}={shown} is about a net, and teacher={ANSWERS} has none; leave it out")
     if teacher.cache.mode in ("fill", "require"):
         problems.append(f"teacher.cache.mode={teacher.cache.mode}: the answers of teacher={ANSWERS} are kept already; leave it out")
     return problems
