@@ -40,12 +40,14 @@ class Output(NamedTuple):
 
     members: the answers of several teachers, where each is a lesson of its own and `logits` are only their mean
     mask: bool [B, T], which positions of a sample are its own, of kinds that are filled up to a common length; None where all are
+    answered: bool [B], of a teacher that knows some samples only: which ones; the logits of the others mean nothing. None where it knows all
     """
 
     logits: Tensor
     features: dict[str, Tensor]
     members: tuple[Output, ...] = ()
     mask: Tensor | None = None
+    answered: Tensor | None = None
 
 
 class Terms(NamedTuple):
@@ -78,6 +80,28 @@ def count(inputs: Inputs) -> int:
 def rows(inputs: Inputs, chosen: Tensor) -> Inputs:
     """The samples at these positions, int64 on the inputs' device."""
     return mapped(inputs, lambda column: column.index_select(0, chosen))
+
+
+def batch_rows(batch: Batch, chosen: Tensor) -> Batch:
+    """A batch of the samples at these positions alone, int64 on the batch's device; it is no piece of another any more."""
+    return Batch(
+        rows(batch.inputs, chosen),
+        batch.targets[chosen],
+        batch.index[chosen],
+        batch.view,
+        None if batch.answers is None else {name: column[chosen] for name, column in batch.answers.items()},
+        None if batch.plain is None else rows(batch.plain, chosen),
+    )
+
+
+def output_rows(answer: Output, chosen: Tensor) -> Output:
+    """The answers to the samples at these positions alone, int64 on their device; all of them are answered then, or nobody asks."""
+    return Output(
+        answer.logits[chosen],
+        {name: feature[chosen] if isinstance(feature, Tensor) else feature for name, feature in answer.features.items()},
+        tuple(output_rows(member, chosen) for member in answer.members),
+        None if answer.mask is None else answer.mask[chosen],
+    )
 
 
 def first_sample(inputs: Inputs) -> Inputs:

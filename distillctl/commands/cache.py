@@ -11,21 +11,29 @@ from distillctl.config import CachesConfig
 from distillctl.errors import ConfigError, DataError
 from distillctl.paths import cache_folder
 from distillctl.report.console import Console, Table, in_bytes
-from distillctl.runs import fill, registry
+from distillctl.runs import fill, handing_on, registry
 from distillctl.teachers.caches import Cache, caches
 
 OF_ALL = ("action", "dir", "teacher.cache.dir", "all", "older_than_days", "debug")  # keys of what is done to all caches of a folder
+ABOUT_ONE = ("plan", "fill", "export")  # actions about the answers of one teacher to one data set
 
 
 def run(config: CachesConfig, folder: Path | None) -> None:
-    """Lists, verifies, prunes or fills the caches of one folder. Raises DataError where damaged records are found."""
+    """Lists, verifies, prunes or fills the caches of one folder, or writes one as a file. Raises DataError where damaged records are found."""
     config = with_one_folder(config)
-    if config.action not in ("plan", "fill"):
+    if config.action not in ABOUT_ONE:
         check_words(config, compose.typed_words())
     if config.action != "prune" and (config.all or config.older_than_days is not None):
         key = "all=true" if config.all else f"older_than_days={config.older_than_days:g}"
         raise ConfigError(f"{key} works with action=prune only, and action={config.action}")
-    if config.action in ("plan", "fill"):
+    for key, given in (("to", config.to), ("view", config.view)):
+        if given is not None and config.action != "export":
+            raise ConfigError(f"{key}={given} works with action=export only, and action={config.action}")
+    if config.action == "export":
+        handing_on.check_can_export(config)
+        ranks.launch(handing_on.export_rank, config, folder)
+        return
+    if config.action in ABOUT_ONE:
         fill.check_can_fill(config)
         ranks.launch(fill.fill_rank, config, folder)
         return
@@ -51,7 +59,7 @@ def check_words(config: CachesConfig, words: list[str]) -> None:
     for word in words:
         if word.lstrip("+~").partition("=")[0] not in OF_ALL:
             raise ConfigError(
-                f"{word}: action={config.action} is about all caches of a folder; leave it out, or set action=plan or action=fill"
+                f"{word}: action={config.action} is about all caches of a folder; leave it out, or set action=plan, fill or export"
             )
 
 

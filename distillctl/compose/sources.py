@@ -23,6 +23,7 @@ from distillctl.models import catalogue
 ROLES = ("teacher", "student", "model")
 EXTRA_NAMES = ("own", "recorded")
 TEACHES = ("teacher", "model")  # what an exported file can be
+NO_NETS = {config.FILE: TEACHES, config.ANSWERS: ("teacher",)}  # options that name no net, and the groups that have them
 KIND_GROUP = "dataset/kind"
 # As this file is imported, since a job that another process composes has no other sign of us than the sources that are handed to it.
 OmegaConf.register_new_resolver("oc.env", config.read_variable, replace=True)
@@ -100,7 +101,9 @@ class ModelNames(InMemory):
             raise ConfigError(
                 f"{role}={name}: an exported file cannot learn; name a net, as in {role}=resnet8, and let it learn by teacher={name}"
             )
-        if name not in ("recorded", config.FILE):
+        if name == config.ANSWERS and role not in NO_NETS[name]:
+            raise ConfigError(f"{role}={name}: answers are no model; name one, as in {role}=resnet8, and let it learn by teacher={name}")
+        if name not in ("recorded", *NO_NETS):
             catalogue.resolve(name, key=role)
         return self.result(OmegaConf.create({"name": name}))
 
@@ -111,7 +114,7 @@ class ModelNames(InMemory):
         role, name = split_path(config_path)
         if role not in ROLES:
             return False
-        if name in (*EXTRA_NAMES, config.FILE):
+        if name in (*EXTRA_NAMES, *NO_NETS):
             return True
         try:
             catalogue.resolve(name, key=role)
@@ -123,7 +126,7 @@ class ModelNames(InMemory):
         if config_path == "":
             return sorted(ROLES) if results_filter in (None, ObjectType.GROUP) else []
         if config_path in ROLES and results_filter in (None, ObjectType.CONFIG):
-            return sorted((*catalogue.FEATURED, *EXTRA_NAMES, *([config.FILE] if config_path in TEACHES else [])))
+            return sorted((*catalogue.FEATURED, *EXTRA_NAMES, *(name for name, roles in NO_NETS.items() if config_path in roles)))
         return []
 
 

@@ -25,7 +25,7 @@ class ModelConfig:
     checkpoint: Optional[str] = value(None, decides="weights", path=True)
     """begin with these weights: a run's folder, a stage's folder, or a file"""
     file: Optional[str] = value(None, decides="weights", path=True)
-    """a net that another framework exported, as it is: an ONNX file, which can teach and be measured, and cannot learn"""
+    """a net that another framework exported, as it is: an ONNX file, which can teach and be measured, and cannot learn; with teacher=answers a file of answers"""
     model: Optional[str] = value(None, decides="weights")
     """of transformer and causal_lm: a net of the transformers library, by its name on the hub or by its folder"""
     tokenizer: Optional[str] = value(None, decides="weights")
@@ -52,6 +52,7 @@ class ModelConfig:
 
 ENSEMBLE = "ensemble"  # the teacher that is several
 FILE = "onnx"  # the model that is a file, whoever exported it
+ANSWERS = "answers"  # the teacher that is no model: somebody's answers to training samples, in a file
 
 
 @dataclass
@@ -100,4 +101,8 @@ class TeacherConfig(ModelConfig):
     """fold batch norm into the convolutions before it: faster, the same answers up to rounding"""
     micro_batch: Optional[int] = number(None, decides="answers", low=1)
     """images that the teacher answers at once; null: a whole batch"""
+    answers: str = option("auto", "auto", "logits", "probabilities", decides="answers")
+    """with teacher=answers: what a column of a class holds; auto: probabilities where each sample's are >= 0 and sum to 1"""
+    confidence: Optional[float] = number(None, decides="answers", above=0, high=1)
+    """with teacher=answers: the probability of a label that comes without one; null: 1"""
     cache: CacheConfig = branch(CacheConfig, decides="answers")

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from distillctl.config.answering import TAUGHT, check_answers
 from distillctl.config.data import DatasetConfig, ImageSetConfig
 from distillctl.config.deploy import BudgetConfig
 from distillctl.config.fields import AUTO
 from distillctl.config.keys import leaves
 from distillctl.config.limits import check_budget
-from distillctl.config.models import ENSEMBLE, FILE, ModelConfig, TeacherConfig
+from distillctl.config.models import ANSWERS, ENSEMBLE, FILE, ModelConfig, TeacherConfig
 from distillctl.config.schema import (
     CompressConfig,
     Deploys,
@@ -127,6 +128,8 @@ def check_balance(key: str, dataset: DatasetConfig) -> list[str]:
 
 
 def check_model(role: str, model: ModelConfig) -> list[str]:
+    if model.name == ANSWERS:  # of a teacher `check_answers` says the rest
+        return [] if role == "teacher" else [f"{role}={ANSWERS}: answers are no model; they teach alone, as teacher={ANSWERS}"]
     problems = []
     if model.source == "own" and not model._target_:
         problems.append(f"{role}={model.name} needs {role}._target_=package.Class, and --trust package on the command line")
@@ -282,6 +285,7 @@ RULES: tuple[tuple[type | tuple[type, ...], Callable[[str, Any], list[str]]], ..
     (DatasetConfig, check_shots),
     (ModelConfig, check_model),
     (TeacherConfig, check_ensemble),
+    (TAUGHT, check_answers),
     ((PretrainConfig, DistillConfig, TrainConfig, EvaluateConfig), check_confidence),
     (Distils, check_generations),
     (AttackConfig, check_attack),

@@ -218,8 +218,12 @@ class PredictConfig:
 class CachesConfig(DistillConfig):
     """`distillctl cache`: the kept answers of teachers. The keys of `distill` say of which teacher to which views."""
 
-    action: str = option("list", "list", "verify", "prune", "plan", "fill", decides="cost")
+    action: str = option("list", "list", "verify", "prune", "plan", "fill", "export", decides="cost")
     """what to do with the kept answers"""
+    to: Optional[str] = value(None, decides="cost", path=True)
+    """of export: the file that is written, for teacher=answers; its suffix says how: .csv, .tsv, .jsonl, .parquet or .npz"""
+    view: Optional[int] = number(None, decides="answers", low=0)
+    """of export: the view whose answers are written, from 0; null: the mean over all, of their probabilities"""
     dir: Optional[str] = value(None, decides="cost", path=True)
     """short for teacher.cache.dir"""
     views: Optional[int] = number(None, decides="answers", low=1)

@@ -51,6 +51,7 @@ class TrainLoader:
 
     balanced = False
     gives_plain = False
+    mixes = False  # whether a view is made of several samples
 
     def __init__(self, split: Split, batch_size: int, seed: int, place: Place, views: int | None = None):
         self.split, self.batch_size, self.seed, self.place, self.views = split, batch_size, seed, place, views

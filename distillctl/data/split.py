@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,12 +23,21 @@ Kind = TypeVar("Kind", bound="DataSet")
 
 
 @dataclass(frozen=True)
+class Source:
+    """What the training samples were cut from. rows: how many samples it has. cut: which of val and test were cut out of it too."""
+
+    rows: int
+    cut: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class DataSet:
     """A set that is ready for training.
 
     train, val, test: each with or without labels, as dataset.labels, dataset.shots and the files say
     fingerprint: SHA-256 over the content, the classes and the split
     notes:       lines to show the user
+    source:      what `train.index` counts in; None where nobody says
     """
 
     name: str
@@ -38,10 +47,18 @@ class DataSet:
     test: Split
     fingerprint: str
     notes: list[str]
+    source: Source | None = field(default=None, kw_only=True)
 
     def name_of(self, file: Path) -> str | None:
         """What a sample's file is called in every place that the set may lie in; None where it has no file."""
         return None
+
+    def names_of(self, split: Split) -> Sequence[str] | None:
+        """What the samples of one of its splits are called, in every place that the set may lie in; None where they have no names."""
+        if split.names is not None or not isinstance(split.inputs, list):
+            return split.names
+        found = [self.name_of(file) for file in split.inputs]
+        return [name for name in found if name is not None] if None not in found else None
 
     def fingerprint_without(self, excused: Collection[str]) -> str:
         """The fingerprint that a set has whatever became of the files of these names."""
@@ -92,11 +109,13 @@ class Split:
     targets: int64 [N]; all UNLABELLED where the classes are not known, or not to be looked at
     index:   int64 [N], the place of each sample in the source that it was cut from (its train or its test part): the same
              whatever subset or split is taken
+    names:   what the N samples are called, of those in memory that have names: of files their paths below the root
     """
 
     inputs: Inputs | list[Path]
     targets: Tensor
     index: Tensor
+    names: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -105,14 +124,15 @@ class Split:
         """The samples at these positions, in this order."""
         chosen = torch.as_tensor(positions, dtype=torch.int64)
         inputs = [self.inputs[p] for p in positions] if isinstance(self.inputs, list) else rows(self.inputs, chosen)
-        return Split(inputs, self.targets[chosen], self.index[chosen])
+        names = None if self.names is None else [self.names[p] for p in positions]
+        return Split(inputs, self.targets[chosen], self.index[chosen], names)
 
     @property
     def labelled(self) -> bool:
         return bool((self.targets != UNLABELLED).all())
 
     def without_labels(self) -> Split:
-        return Split(self.inputs, torch.full_like(self.targets, UNLABELLED), self.index)
+        return replace(self, targets=torch.full_like(self.targets, UNLABELLED))
 
     @property
     def strata(self) -> Tensor:
@@ -138,7 +158,8 @@ def joined(parts: Sequence[Split]) -> Split:
         inputs: Inputs | list[Path] = [path for part in parts for path in part.inputs]  # type: ignore[misc]
     else:
         inputs = concatenated([part.inputs for part in parts])  # type: ignore[misc]
-    return Split(inputs, torch.cat([part.targets for part in parts]), torch.cat([part.index for part in parts]))
+    names = None if any(part.names is None for part in parts) else [name for part in parts for name in part.names or ()]
+    return Split(inputs, torch.cat([part.targets for part in parts]), torch.cat([part.index for part in parts]), names)
 
 
 def unlabelled(images: list[Path]) -> Split:

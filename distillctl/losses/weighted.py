@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distillctl.build import build, kind_error
 from distillctl.errors import ConfigError
 from distillctl.schedules import Schedule
-from distillctl.types import Batch, Output, Terms
+from distillctl.types import Batch, Output, Terms, batch_rows, output_rows
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,30 @@ class WeightedSum(nn.Module):
 
 def detached(answer: Output) -> Output:
     features = {name: feature.detach() for name, feature in answer.features.items()}
-    return Output(answer.logits.detach(), features, tuple(detached(member) for member in answer.members))
+    return answer._replace(logits=answer.logits.detach(), features=features, members=tuple(detached(member) for member in answer.members))
 
 
 def value_of(term: nn.Module, student: Output, teacher: Output | None, batch: Batch) -> Tensor:
-    """The term; of one that reads logits alone, the mean over the teachers where each is a lesson of its own."""
+    """The term; of one that reads logits alone, the mean over the teachers where each is a lesson of its own.
+
+    Of a term that reads a teacher who knows some samples only, what it is on those, times their share of the batch: the mean over all samples,
+    where one without an answer counts 0. So pieces of a batch still add up to the whole.
+    """
+    if teacher is not None and teacher.answered is not None and term.needs_teacher:
+        known = teacher.answered.nonzero()[:, 0]
+        if not len(known):
+            return nothing(term, student)
+        value = value_of(term, output_rows(student, known), output_rows(teacher, known), batch_rows(batch, known))
+        return value * (len(known) / len(teacher.answered))
     if teacher is None or not teacher.members or not term.needs_teacher or hasattr(term, "teacher_taps"):
         return term(student, teacher, batch)
     return torch.stack([term(student, member, batch) for member in teacher.members]).mean()
+
+
+def nothing(term: nn.Module, student: Output) -> Tensor:
+    """0, with a gradient of 0 for all that the term would have moved: processes that share a batch wait for each other's gradients."""
+    moved = [student.logits, *student.features.values(), *term.parameters()]
+    return torch.stack([values.reshape(-1)[:0].float().sum() for values in moved if isinstance(values, Tensor)]).sum()
 
 
 def build_loss(config: Mapping[str, Any]) -> WeightedSum:

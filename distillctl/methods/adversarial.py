@@ -63,5 +63,7 @@ class Adversarial(Method):
         """What the attack makes large, as a function of the student's logits [B, K]."""
         if self.objective == "kl":
             assert guide is not None
-            return lambda logits: soft_targets(logits, guide.logits.double(), 1.0)
+            # samples that the teacher knows nothing of stay where they start
+            known = slice(None) if guide.answered is None else guide.answered
+            return lambda logits: soft_targets(logits[known], guide.logits[known].double(), 1.0)
         return lambda logits: cross_entropy(logits, batch.targets)

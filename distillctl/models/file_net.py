@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distillctl.config import FILE, ModelConfig
+from distillctl.config import ANSWER_SUFFIXES, ANSWERS, FILE, ModelConfig
 from distillctl.errors import CheckpointError, ConfigError, UserError
 from distillctl.formats import by_file, form_of
 from distillctl.formats.engine import Engine, are_probabilities, engine
@@ -42,6 +42,8 @@ def is_run(file: Path | None) -> bool:
 def check_known(config: ModelConfig, file: Path, key: str) -> None:
     """Raises CheckpointError where a file that is to be a net by itself is of no kind that is run here, or not there."""
     setting, given = named(config, key)
+    if file.suffix.lower() in ANSWER_SUFFIXES:
+        raise CheckpointError(f"{setting}={given}: no net; teacher={ANSWERS} reads answers")
     if not is_run(file):
         raise CheckpointError(
             f"{setting}={given}: {key}={FILE} runs .onnx files; of weights name the net: {key}=<model> {key}.checkpoint=..."

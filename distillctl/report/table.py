@@ -119,7 +119,8 @@ class Results:
                 "it has little to teach; train it longer, or take another, before distilling"
             )
         elif teacher is not None and teacher is not final and final.get("parameters"):
-            found.append(f"{accuracy_beside(teacher, final)} {size_beside(teacher, final)}{speed(teacher, final)}")
+            beside = f" {size_beside(teacher, final)}{speed(teacher, final)}" if teacher.get("parameters") else ""
+            found.append(f"{accuracy_beside(teacher, final)}{beside}")
         if final.get("robust_top1") is not None:
             found.append(attack_remark(final))
         if self.gain is not None:

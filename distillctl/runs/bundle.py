@@ -17,6 +17,7 @@ from distillctl.inputs import kind_of
 from distillctl.inputs.contract import Contract
 from distillctl.models.record import Record
 from distillctl.paths import as_path
+from distillctl.teachers.answers.matching import Known
 from distillctl.types import Batch
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bundle:
-    """config: what it was loaded from. place: which part of each batch is this process's. tasks: into which it is divided, if it is."""
+    """config: what it was loaded from. place: which part of each batch is this process's. tasks: into which it is divided, if it is.
+
+    answers: what the teacher's file knows of it, where the teacher is one.
+    """
 
     config: DatasetConfig
     data: DataSet
@@ -33,6 +37,7 @@ class Bundle:
     batch_size: int
     place: Place
     tasks: Tasks | None = None
+    answers: Known | None = None
 
     def train_batches(self, seed: int) -> TrainLoader:
         """`seed` decides order and views, of which `dataset.view_seed` takes the latter over."""

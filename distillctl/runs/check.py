@@ -11,6 +11,7 @@ from torch import nn
 
 from distillctl.build import build, find_class
 from distillctl.config import (
+    ANSWERS,
     FILE,
     CompressConfig,
     Distils,
@@ -31,7 +32,7 @@ from distillctl.models.adapter import Classifier
 from distillctl.models.obtain import source_of
 from distillctl.models.taps import LOGITS
 from distillctl.optimizers import make_optimizer
-from distillctl.runs import deployable, keeping, objective, unlabelled
+from distillctl.runs import answering, deployable, keeping, objective, unlabelled
 from distillctl.runs.assemble import training_attack
 from distillctl.runs.batches import check_before_reading
 from distillctl.runs.draft import labels_only
@@ -81,6 +82,7 @@ def check_settings(config: Any) -> None:
 
 def check_deployment(todo: Plan, config: Any, problems: Problems) -> None:
     """The steps that cut, export and quantise."""
+    problems.attempt(lambda: answering.check_plan(todo))
     problems.attempt(lambda: deployable.check_floats(todo))
     for step in todo.transforms:
         problems.attempt(lambda step=step: deployable.check_libraries(step))
@@ -214,6 +216,8 @@ def has_tasks_and_teacher(config: Any) -> bool:
 
 
 def check_model(model: ModelConfig, role: str) -> None:
+    if model.name == ANSWERS:
+        return answering.check_file(model)
     source_of(model, role)
     if model.source == "own":
         find_class({"_target_": model._target_}, nn.Module, role)

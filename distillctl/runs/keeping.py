@@ -26,6 +26,7 @@ from distillctl.runs.keys import deciding_parts
 from distillctl.runs.lengths import length
 from distillctl.runs.session import Session, first_on_main
 from distillctl.runs.steps import Step, reads
+from distillctl.teachers.answers.known import FromFile
 from distillctl.teachers.cached import Cached, features_of
 from distillctl.teachers.caches import nearest
 from distillctl.teachers.ensemble import Ensemble
@@ -57,7 +58,7 @@ class Keepable:
 def kept(session: Session, bundle: Bundle, step: Step, teacher: Frozen, batches: TrainLoader) -> Frozen:
     """A teacher whose answers are kept, where that is asked for and can be; else as it is. Says what it will cost."""
     config: CacheConfig = session.config.teacher.cache
-    if config.mode == "off" or not step.asks_teacher():
+    if config.mode == "off" or isinstance(teacher, FromFile) or not step.asks_teacher():
         return teacher
     epochs = length(step, batches, session.config.trainer).epochs
     if config.mode == "auto" and not pays(batches, epochs, shared=is_shared(session.config, step)):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillctl.config import Distils, Finetunes, Pretrains
+from distillctl.config import ANSWERS, Distils, Finetunes, Pretrains
 from distillctl.data.balance import shape_of
 from distillctl.formats.engine import Engine, has_engine, runtime_of
 from distillctl.metrics import calibration, cost, latency, quality, robustness
@@ -18,12 +18,14 @@ from distillctl.metrics.answers import answers
 from distillctl.metrics.chance import is_near_chance
 from distillctl.metrics.metric import VALIDATION
 from distillctl.metrics.stopwatch import Stopwatch
+from distillctl.runs.answering import is_answers
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.choose import BY_TEACHER, Ranking
 from distillctl.runs.session import Session
 from distillctl.runs.sources import MadeBy
 from distillctl.runs.steps import Plan, Row
 from distillctl.runs.teachers import ready_to_answer
+from distillctl.teachers.answers.known import FromFile
 from distillctl.teachers.frozen import Frozen
 from distillctl.types import Inputs
 
@@ -48,19 +50,31 @@ def validation(logits: Tensor, targets: Tensor | None, teacher: Tensor | None, r
     return {VALIDATION + key: measure() for key, measure in measures.items() if key in wanted}
 
 
-def examined(session: Session, bundle: Bundle, teacher: Frozen, made_by: str = "") -> tuple[Tensor, float]:
+def knows_validation(teacher: Frozen | None) -> bool:
+    """Whether there is a teacher that answers the validation samples: a file may know others alone."""
+    return teacher is not None and not (isinstance(teacher, FromFile) and teacher.validation is None)
+
+
+def examined(session: Session, bundle: Bundle, teacher: Frozen, made_by: str = "") -> tuple[Tensor | None, float]:
     """A teacher's logits [N, K] for the validation samples, through the student's own pipeline, and the seconds that one takes. Says what it is worth.
 
-    made_by: the step of this run that has trained it; empty of one that was given.
+    None of a file that does not know them all. made_by: the step of this run that has trained it; empty of one that was given.
     """
-    batches = Stopwatch(bundle.plain_batches(bundle.data.val, teacher.micro_batch), session.runtime.device)
-    logits, targets = answers(teacher.model, batches, session.runtime)
+    seconds = 0.0
+    if isinstance(teacher, FromFile):
+        if teacher.validation is None:
+            return None, seconds
+        logits, targets = teacher.validation, bundle.data.val.targets
+    else:
+        batches = Stopwatch(bundle.plain_batches(bundle.data.val, teacher.micro_batch), session.runtime.device)
+        logits, targets = answers(teacher.model, batches, session.runtime)
+        seconds = batches.seconds_per_sample
     if bundle.data.val.labelled:
         accuracy, chance = quality.top_k_accuracy(logits, targets, 1), 1 / len(bundle.data.classes)
         session.console.say(f"teacher: top-1 {accuracy:.2%} on {len(targets)} validation {bundle.inputs.noun}")
         if is_near_chance(accuracy, len(bundle.data.classes), len(targets)):
             session.console.warn(f"the teacher is near chance ({chance:.2%}): {doubt(made_by)}")
-    return logits, batches.seconds_per_sample
+    return logits, seconds
 
 
 def doubt(made_by: str) -> str:
@@ -82,6 +96,12 @@ def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: Mapping[str
     for row in plan.rows:
         if isinstance(row.model, MadeBy) and row.model.step not in made:
             continue  # its step has left nothing
+        if is_answers(row.model):
+            teacher_logits, teacher_val = known_of(bundle)
+            if teacher_logits is not None:
+                rows.append(row_of_answers(row, bundle, teacher_logits, teacher_val))
+                keys += [None] * machine.is_main
+            continue
         if machine.highest(int(session.stop())):
             raise session.interrupted()
         model, architecture = ready(session, plan, row, made)
@@ -107,10 +127,28 @@ def measure_rows(session: Session, plan: Plan, bundle: Bundle, made: Mapping[str
         machine.barrier()
     if machine.is_main:
         rounds = latency.latencies(nets, bundle.inputs.example(1, machine.device))
-        timed = {key: in_milliseconds(found) for key, found in rounds.items()}
+        timed = {key: in_milliseconds(found) for key, found in rounds.items()} | {None: {}}
         rows = [row | timed[key] for row, key in zip(rows, keys, strict=True)]
     machine.barrier()
     return rows
+
+
+def known_of(bundle: Bundle) -> tuple[Tensor | None, Tensor | None]:
+    """What the teacher's file says of the test samples and of the validation samples, [N, K] each; None of a split that it does not know whole."""
+    assert bundle.answers is not None
+    return bundle.answers.of("test"), bundle.answers.of("val")
+
+
+def row_of_answers(row: Row, bundle: Bundle, logits: Tensor, val_logits: Tensor | None) -> dict[str, Any]:
+    """What answers are worth by labels. They cost nothing that could be measured."""
+    test, val = bundle.data.test, bundle.data.val
+    found: dict[str, Any] = {"model": row.name, "architecture": ANSWERS, "n": len(logits)}
+    found |= quality.all_measures(logits, test.targets if test.labelled else None, None)
+    if val_logits is not None:
+        found |= on_validation(val_logits, val.targets if val.labelled else None, None)
+        if test.labelled and val.labelled:
+            found |= calibration.scaled_measures(logits, test.targets, val_logits, val.targets)
+    return found | (shape_of(test.targets, len(bundle.data.classes)) if test.labelled else {})
 
 
 def ready(session: Session, plan: Plan, row: Row, made: Mapping[str, Path]) -> tuple[nn.Module, str]:
@@ -127,8 +165,11 @@ def validated(session: Session, plan: Plan, row: Row, made: Mapping[str, Path]) 
     model, _ = ready(session, plan, row, made)
     teacher = None
     if any(other.name == "teacher" for other in plan.rows) and session.config.trainer.select_by in BY_TEACHER:
-        guide, _ = ready(session, plan, plan.row("teacher"), made)
-        teacher, _ = answers(guide, bundle.plain_batches(bundle.data.val), machine)
+        if is_answers(plan.row("teacher").model):
+            teacher = known_of(bundle)[1]
+        else:
+            guide, _ = ready(session, plan, plan.row("teacher"), made)
+            teacher, _ = answers(guide, bundle.plain_batches(bundle.data.val), machine)
     logits, targets = answers(model, bundle.plain_batches(bundle.data.val), machine)
     return {"model": row.name, **on_validation(logits, targets, teacher)}
 

@@ -17,7 +17,7 @@ from distillctl.methods.method import Method
 from distillctl.models import partial
 from distillctl.models.committee import in_any_order, taps_of
 from distillctl.models.obtain import check_answers, check_obtainable, is_own, planned, source_of
-from distillctl.runs import choose, deployable, objective, unlabelled
+from distillctl.runs import answering, choose, deployable, objective, unlabelled
 from distillctl.runs.batches import check_batches, check_pieces
 from distillctl.runs.check import Problems
 from distillctl.runs.lifelong.check import check_with_data
@@ -50,6 +50,7 @@ def preflight(session: Session, plan: Plan) -> None:
         problems.attempt(lambda: check_batches(session, smallest))
     for step in plan.todo:
         problems.attempt(lambda step=step: check_ranking(session, step))
+        problems.attempt(lambda step=step: answering.check_with_data(session.bundle_of(step), step, session.config))
         problems.attempt(lambda step=step: check_part(plan, step, session.bundle_of(step).inputs))
         problems.attempt(lambda step=step: check_pieces(session, plan, step))
     for cut in deployable.cuts(plan):
@@ -72,6 +73,8 @@ def preflight(session: Session, plan: Plan) -> None:
             session.console.warn(line) if data.balance == "none" else session.console.say(line)
     if line := unlabelled.remark(session.config):
         session.console.say(line)
+    for line in answering.remarks(session.bundle(plan.test), plan):
+        session.console.say(line)
 
 
 @dataclass
@@ -90,6 +93,8 @@ def nets_of(plan: Plan) -> list[NetToCome]:
     found: dict[str, NetToCome] = {}
 
     def note(source: Source, data: DatasetConfig, taps: tuple[str, ...] = (), method: Mapping[str, Any] | None = None) -> None:
+        if answering.is_answers(source):
+            return  # nothing is built
         if isinstance(source, Several):
             of_members = taps_of(source.members, taps)
             for name, member in source.members.items():

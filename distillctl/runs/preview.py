@@ -5,7 +5,10 @@ Nothing is written but what a run fetches too: a data set or published weights. 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from distillctl.report.console import Table, in_time
+from distillctl.runs import answering
 from distillctl.runs.lengths import announce
 from distillctl.runs.outlook import TIMED, outlook
 from distillctl.runs.plan import plan
@@ -39,7 +42,8 @@ def preview(session: Session) -> None:
         taught = named(todo, step.teacher) if step.teacher is not None else ""
         table.add_row(step.name, named(todo, step.model), taught, str(step.budget.epochs), f"{found.steps:,}", shown, found.remark)
     session.console.table(table)
-    say(f"then measured on the validation and the test split: {', '.join(row.name for row in todo.rows)}; {about(todo)}")
+    rows = answering.measured_rows(session.bundle(todo.test), todo)
+    say(f"then measured on the validation and the test split: {', '.join(row.name for row in rows)}; {about(todo)}")
     if total:
         measured = f"{'at most' if todo.trials else 'about'} {in_time(total)} of training{' and more' if unknown else ''}, from {TIMED - 1} steps of each that were timed here"
         say(f"{measured}; measuring, and a teacher whose answers are kept, not counted")
@@ -68,5 +72,7 @@ def named(todo: Plan, source: Source) -> str:
         return " + ".join(named(todo, member) for member in source.members.values())
     if isinstance(source, Given):
         model = source.model
+        if answering.is_answers(source):
+            return f"answers in {Path(str(model.file)).name}"
         return model.checkpoint if model.name == "recorded" and model.checkpoint else model.name
     return f"{source.step}'s {source.peer}" if source.peer else source.step

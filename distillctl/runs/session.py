@@ -19,7 +19,7 @@ from distillctl.invocation import Invocation
 from distillctl.models.obtain import source_of
 from distillctl.report.console import Console
 from distillctl.report.trackers import Tracker, make_tracker
-from distillctl.runs import budget, bundle
+from distillctl.runs import answering, budget, bundle
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.clock import Clock
 from distillctl.runs.excuse import excuse, excused_in, same_data_as_before
@@ -102,7 +102,8 @@ class Session:
         place = Place(machine.device, machine.rank, machine.world, pieces_of(trainer, machine.world))
 
         def read() -> Bundle:
-            return bundle.load(data, 0 if trainer.batch_size == AUTO else trainer.batch_size, place, names, self.excused)
+            loaded = bundle.load(data, 0 if trainer.batch_size == AUTO else trainer.batch_size, place, names, self.excused)
+            return answering.with_answers(loaded, self.config)
 
         found = first_on_main(machine, read) or read()
         made = self.run.path / f"made-{found.data.fingerprint[:16]}.json" if self.run is not None else None
@@ -110,6 +111,8 @@ class Session:
         for note in [found.described(), *found.data.notes]:
             self.console.say(note)
         same_data_everywhere(machine, found.data.fingerprint)
+        if found.answers is not None:
+            same_data_everywhere(machine, found.answers.table.sha256, "teacher.file: the ranks read different answers")
         return found
 
     def settle(self) -> None:
@@ -160,6 +163,8 @@ def session(config: RunConfig, folder: Path | None, stop: StopRequest, asked: In
         data = running.bundle(config.dataset).data
         if run is not None:
             same_data_as_before(run, "data", [data])
+            if (known := running.bundles[0].answers) is not None:
+                answering.same_as_before(run, known)
         running.settle()
         if run is not None:
             console.say(f"run folder: {place}")
@@ -192,6 +197,8 @@ def taught_classes(config: Any, data: DatasetConfig) -> list[str] | None:
     """The class names in a trained teacher's record: samples without labels may have no others."""
     if data.labels or not isinstance(config, (Pretrains, Distils)):
         return None
+    if (answers := answering.of_config(config)) is not None:
+        return answering.classes_of(answers)
     for key, model in members_of(config.teacher).items():
         record = source_of(model, key)[1] if (model.checkpoint or model.file) and not model.new_head else None
         if record is not None:
@@ -225,6 +232,6 @@ def first_on_main(machine: runtime.Runtime, work: Callable[[], Any]) -> Any:
     return result
 
 
-def same_data_everywhere(machine: runtime.Runtime, fingerprint: str) -> None:
+def same_data_everywhere(machine: runtime.Runtime, fingerprint: str, problem: str = "dataset.root: the ranks read different data") -> None:
     if machine.highest(int(machine.from_main(fingerprint) != fingerprint)):
-        raise DataError("dataset.root: the ranks read different data; give all machines the same files")
+        raise DataError(f"{problem}; give all machines the same files")

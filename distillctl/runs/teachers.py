@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from distillctl.config import ENSEMBLE, Distils, ModelConfig, Pretrains, TeacherConfig
+from distillctl.config import ANSWERS, ENSEMBLE, Distils, ModelConfig, Pretrains, TeacherConfig
 from distillctl.errors import ConfigError
 from distillctl.inputs.contract import Contract
 from distillctl.losses.weighted import WeightedSum
@@ -16,6 +16,7 @@ from distillctl.runs import unlabelled
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.session import Session
 from distillctl.runs.sources import is_ready, members_of
+from distillctl.teachers.answers.known import FromFile
 from distillctl.teachers.ensemble import Ensemble
 from distillctl.teachers.frozen import Frozen
 
@@ -37,6 +38,9 @@ def check_is_trained(config: Any, key: str, model: ModelConfig) -> None:
 def make_teacher(session: Session, bundle: Bundle, teacher: ModelConfig, taps: tuple[str, ...], loss: WeightedSum) -> Frozen:
     """The teacher that answers batches. An ensemble mixes at the temperature of the loss where none is given."""
     machine, channels_last, seed = session.runtime, session.config.trainer.channels_last, session.config.seed
+    if teacher.name == ANSWERS:
+        assert bundle.answers is not None
+        return FromFile(bundle.answers, machine.precision, machine.device)
     if not (isinstance(teacher, TeacherConfig) and teacher.name == ENSEMBLE):
         obtained = obtain(teacher, bundle.inputs, "teacher", seed, taps=taps)
         frozen = Frozen(obtained.classifier, machine.precision, machine.device, channels_last)

@@ -21,7 +21,7 @@ from distillctl.runs.assemble import Assembly, assemble
 from distillctl.runs.clock import Allowance
 from distillctl.runs.lengths import length, most_steps
 from distillctl.runs.lifelong.boundary import end_of_task
-from distillctl.runs.measure import examined, validation
+from distillctl.runs.measure import examined, knows_validation, validation
 from distillctl.runs.session import Session
 from distillctl.runs.ship import ship_step
 from distillctl.runs.steps import Step
@@ -60,7 +60,7 @@ class Stage:
         self.log = outputs.MetricsLog(folder / "metrics.jsonl")
         self.val = assembly.bundle.plain_batches(self.data.val)
         self.teacher_val: Tensor | None = None
-        self.ranking = choose.ranking(session.config.trainer, self.data.val.labelled, assembly.teacher is not None)
+        self.ranking = choose.ranking(session.config.trainer, self.data.val.labelled, knows_validation(assembly.teacher))
         self.epoch_started, self.samples_before = time.monotonic(), 0
 
     def run(self) -> None:

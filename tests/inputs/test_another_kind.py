@@ -126,6 +126,31 @@ def test_kept_answers_give_the_weights_of_a_live_teacher(run, command, tmp_path)
         assert same_stage(tmp_path / "live/distill", tmp_path / folder / "distill") == []
 
 
+def test_somebody_s_answers_teach_it_by_row_and_exported_ones_as_the_kept(run, command, tmp_path):
+    whole, _ = run
+    words = [word for word in WORDS if not word.startswith(("teacher", "+teacher", "pretrain", "finetune"))]
+    asked = [f"teacher.checkpoint={whole / 'pretrain'}", "dataset.views=1", "teacher.cache.dtype=fp32", "teacher.cache.dir=cache"]
+    for name, more in (
+        ("distill", ["teacher.cache.mode=fill", "hydra.run.dir=kept"]),
+        ("cache", ["action=fill"]),
+        ("cache", ["action=export", "to=answers.csv"]),
+    ):
+        finished = command(name, *words, *asked, *more, cwd=tmp_path)
+        assert finished.code == 0, finished.err
+    lines = (tmp_path / "answers.csv").read_text().splitlines()
+    assert lines[0] == "row,none,one,both"
+    told = ["teacher=answers", "teacher.file=answers.csv", "dataset.views=1", "hydra.run.dir=told"]
+    finished = command("distill", *words, *told, cwd=tmp_path)
+    assert finished.code == 0, finished.err
+    assert f"answers all {len(lines) - 1} training pairs" in finished.out
+    one, other = (load_file(tmp_path / name / "distill/student.safetensors") for name in ("kept", "told"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    (tmp_path / "answers.csv").write_text("\n".join([lines[0], lines[1], lines[1]]))
+    refused = command("distill", *words, *told[:2], cwd=tmp_path)
+    assert (refused.code, refused.err.count("\n")) == (3, 1)
+    assert "answers.csv, line 3: row=" in refused.err
+
+
 def pair(place: Path, name: str = "pair.json") -> Path:
     file = place / name
     file.write_text(json.dumps({"numbers": [2.0, 0.0, 0.0, 0.0], "words": [5, 1, 1]}))

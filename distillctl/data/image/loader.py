@@ -48,6 +48,10 @@ class ImageLoader(TrainLoader):
     def workers(self) -> int:
         return self.reading.workers
 
+    @property
+    def mixes(self) -> bool:  # type: ignore[override]
+        return self.augment.mixes
+
     def show(self, pieces: Sequence[Tensor], view: int) -> Iterator[Batch]:
         partners = self.augment.partners(len(self.split), view) if self.augment.mixes else None
         if self.memory is None:

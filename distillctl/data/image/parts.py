@@ -14,7 +14,7 @@ from distillctl.config import ImageSetConfig
 from distillctl.data.image import folder
 from distillctl.data.image.decoding import checked
 from distillctl.data.image.files import BadImage, shown
-from distillctl.data.split import Excused, Split, divide, joined, one_form, unlabelled, whole
+from distillctl.data.split import Excused, Source, Split, divide, joined, one_form, unlabelled, whole
 from distillctl.errors import DataError
 
 MOST_BAD = 0.1
@@ -44,6 +44,7 @@ class Parts:
     sizes: Mapping[Path, int]
     notes: list[str]
     listed: tuple[Split, Split, Split]  # the same splits with the bad files whose places are kept
+    source: Source | None = None
 
 
 def to_train(config: ImageSetConfig, root: Path, said: str, class_names: Sequence[str] | None, excused: Excused = NONE_EXCUSED) -> Parts:
@@ -70,9 +71,10 @@ def to_train(config: ImageSetConfig, root: Path, said: str, class_names: Sequenc
         val, test = None, val
         if test is not None:
             notes.append(f"{found['val'].name}/ is the test split; a validation split is cut out of {found['train'].name}/")
+    source = Source(len(pool), tuple(name for name, part in (("val", val), ("test", test)) if part is None))
     listed = divide(pool, val, test, classes, config)
     train, val, test = (with_stand_ins(listed[0], absent), *(part.take(_present(part, absent)) for part in listed[1:]))
-    return Parts(classes, train, val, test, _sizes(listings), notes, listed)
+    return Parts(classes, train, val, test, _sizes(listings), notes, listed, source)
 
 
 def to_measure(config: ImageSetConfig, root: Path, said: str, class_names: Sequence[str] | None) -> Parts:

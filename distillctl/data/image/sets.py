@@ -19,7 +19,7 @@ from distillctl.config import ImageSetConfig, check_named
 from distillctl.data.image import facts, folder, official, parts, reading
 from distillctl.data.image.decoding import checked
 from distillctl.data.image.files import BadImage, shown
-from distillctl.data.split import DataSet, Excused, Split, divide
+from distillctl.data.split import DataSet, Excused, Source, Split, divide
 from distillctl.errors import ConfigError, DataError, did_you_mean
 from distillctl.paths import as_path
 
@@ -86,7 +86,8 @@ def load(config: ImageSetConfig, teacher_classes: Sequence[str] | None = None, e
     size = config.image_size or pixels[0].shape[-1]
     if size != pixels[0].shape[-1]:
         pixels = [_resized(images, size) for images in pixels]
-    return _in_memory(config.name, source.classes, size, splits, pixels, [])
+    origin = Source(len(source.train), ("val",) if source.test is not None else ("val", "test"))
+    return _in_memory(config.name, source.classes, size, splits, pixels, [], origin)
 
 
 def most(config: ImageSetConfig, enough: int) -> int | None:
@@ -143,13 +144,14 @@ def _read_parts(found: parts.Parts, config: ImageSetConfig, root: Path) -> Image
         raise BadImage(f"{problem}; {parts.WAY_OUT}") from None
     if pixels is not None:
         notes.extend(f"{count} images were converted: {remark}" for remark, count in sorted(remarks.items()))
-        return _in_memory(config.name, found.classes, size, splits, pixels.split([len(part) for part in splits]), notes)
+        named = [replace(part, names=[str(path.relative_to(root)) for path in files]) for part, files in zip(splits, paths, strict=True)]
+        return _in_memory(config.name, found.classes, size, named, pixels.split([len(part) for part in splits]), notes, found.source)
     if config.on_bad_image == "error":  # else all are decoded already
         parts.refuse_bad(checked([*paths[1], *paths[2]], config.max_pixels))
     mark = facts.fingerprint(config.name, found.classes, size, splits, facts.file_digest(files, found.sizes, root))
     notes.extend(facts.duplicate_files(paths, found.sizes))
     listed = facts.Listed(root, found.listed, found.sizes)
-    return ImageSet(config.name, found.classes, *splits, mark, notes, size, IMAGENET_MEAN, IMAGENET_STD, listed)
+    return ImageSet(config.name, found.classes, *splits, mark, notes, size, IMAGENET_MEAN, IMAGENET_STD, listed, source=found.source)
 
 
 def _read(files: list[Path], config: ImageSetConfig) -> tuple[int, Tensor | None, Counter[str]]:
@@ -185,10 +187,16 @@ def _resized(images: Tensor, size: int) -> Tensor:
 
 
 def _in_memory(
-    name: str, classes: tuple[str, ...], size: int, splits: Sequence[Split], pixels: Sequence[Tensor], notes: list[str]
+    name: str,
+    classes: tuple[str, ...],
+    size: int,
+    splits: Sequence[Split],
+    pixels: Sequence[Tensor],
+    notes: list[str],
+    source: Source | None,
 ) -> ImageSet:
     """A set whose splits have the images `pixels`."""
-    train, val, test = (Split(images, part.targets, part.index) for part, images in zip(splits, pixels, strict=True))
+    train, val, test = (replace(part, inputs=images) for part, images in zip(splits, pixels, strict=True))
     mean, std = facts.statistics(next(images for images in pixels if len(images)))
     mark = facts.fingerprint(name, classes, size, splits, facts.pixel_digest(pixels))
-    return ImageSet(name, classes, train, val, test, mark, notes + facts.duplicate_pixels(*pixels), size, mean, std)
+    return ImageSet(name, classes, train, val, test, mark, notes + facts.duplicate_pixels(*pixels), size, mean, std, source=source)
