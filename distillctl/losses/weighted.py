@@ -88,7 +88,7 @@ class WeightedSum(nn.Module):
 
 def detached(answer: Output) -> Output:
     features = {name: feature.detach() for name, feature in answer.features.items()}
-    return Output(answer.logits.detach(), features, tuple(detached(member) for member in answer.members))
+    return Output(answer.logits.detach(), features, tuple(detached(member) for member in answer.members), answer.mask)
 
 
 def value_of(term: nn.Module, student: Output, teacher: Output | None, batch: Batch) -> Tensor:
