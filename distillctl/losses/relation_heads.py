@@ -23,7 +23,7 @@ def relations(values: Tensor, heads: int, mask: Tensor) -> Tensor:
     A has the vectors of all attention heads side by side, cut anew into R. No real token's row gives a share to what is none.
     """
     parts = real(values, mask).unflatten(2, (heads, -1)).transpose(1, 2)
-    scores = parts @ parts.mT / math.sqrt(parts.shape[3])
+    scores = parts / math.sqrt(parts.shape[3]) @ parts.mT  # there are fewer numbers to divide before the product
     lowest = torch.finfo(scores.dtype).min  # finite, so that a text without any token gives no NaN
     return scores.masked_fill(~mask[:, None, None], lowest).log_softmax(3)
 

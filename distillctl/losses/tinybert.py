@@ -31,7 +31,7 @@ def hidden_gap(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
 def attention_scores(queries: Tensor, keys: Tensor) -> Tensor:
     """QKᵀ / √E of each head, before the softmax: [B, T, H, E] twice -> [B, H, T, T], a row for each query."""
-    return queries.transpose(1, 2) @ keys.permute(0, 2, 3, 1) / math.sqrt(queries.shape[3])
+    return queries.transpose(1, 2) / math.sqrt(queries.shape[3]) @ keys.permute(0, 2, 3, 1)
 
 
 def attention_gap(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
