@@ -28,7 +28,8 @@ from distillctl.types import Batch, Output
 TEACHER, STUDENT, CLASSES, SIZE, BATCH, SAMPLES = "resnet32x4", "resnet8x4", 100, 32, 64, 50_000
 TAPS = ("stage1", "stage2", "stage3", "last", "pooled")
 STEP = "the student's step"
-FILES = {path.stem: path for path in sorted((Path(__file__).parents[1] / "conf" / "loss").glob("*.yaml"))}
+OF_TEXTS = ("minilmv2", "pkd", "tinybert")  # these nets have no such layers
+FILES = {path.stem: path for path in sorted((Path(__file__).parents[1] / "conf" / "loss").glob("*.yaml")) if path.stem not in OF_TEXTS}
 
 
 def images(device: torch.device) -> Batch:

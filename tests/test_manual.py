@@ -86,6 +86,7 @@ def test_what_a_loss_reads_and_costs():
     assert found["reviewkd"].reads == "labels, stage1-3, pooled"
     assert found["funmatch"].reads == "logits"
     assert found["ce"].reads == "labels"
+    assert found["minilmv2"].reads == "labels, queries, keys and values"
 
 
 def test_a_search_that_finds_nothing_is_a_line(distillctl, tmp_path: Path):

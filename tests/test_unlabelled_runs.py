@@ -253,7 +253,10 @@ def test_settings_of_labels_may_not_change_at_resume(distillctl, finished, tmp_p
 
 def answers(count=6, classes=5):
     source = torch.Generator().manual_seed(0)
-    taps = {"stage1": (4, 8, 8), "stage2": (6, 4, 4), "stage3": (8, 2, 2), "stage4": (8, 2, 2), "last": (8, 2, 2), "pooled": (8,)}
+    layers = {"hidden_states": (3, 7, 4), "cls_states": (3, 4), "score_queries": (2, 7, 2, 2), "score_keys": (2, 7, 2, 2)}
+    relations = dict.fromkeys(("queries.last", "keys.last", "values.last"), (7, 48))
+    maps = {"stage1": (4, 8, 8), "stage2": (6, 4, 4), "stage3": (8, 2, 2), "stage4": (8, 2, 2), "last": (8, 2, 2), "pooled": (8,)}
+    taps = maps | layers | relations
     return Output(
         torch.randn(count, classes, generator=source), {name: torch.randn(count, *shape, generator=source) for name, shape in taps.items()}
     )

@@ -34,7 +34,7 @@ def list_taps(name: str, config: ModelsConfig, console: Console) -> None:
         for heading in ("short name", "what it stands for", "shape"):
             short.add_column(heading)
         for tap, place, shape in short_shapes(net.module, example):
-            short.add_row(tap, place.module if place.side == "output" else f"what goes into {place.module}", shown(shape))
+            short.add_row(tap, place.meaning, shown(shape))
         short.add_row(LOGITS, "the answer", shown((1, config.classes)))
         console.table(short)
     table = Table()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, get_args, get_type_hints
@@ -17,6 +17,7 @@ from distillctl.config.keys import branch_of, entries, flat, meanings
 
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 COSTS = re.compile(r"Costs (?:beside the student's step: )?(.*?)(?: of a student's step)?\.$")
+READS = re.compile(r"Reads (.*)\.$")
 
 # arguments of the usual components that people set most
 ARGUMENTS = {
@@ -128,8 +129,10 @@ def option(group: str, name: str) -> Option:
     text = text_of(group, name)
     comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#") and "@package" not in line]
     costs = [found[1] for line in comments if (found := COSTS.match(line))]
-    plain = [line for line in comments if not COSTS.match(line)]
-    return Option(name, plain[0] if plain else "", reads(yaml.safe_load(text) or {}) if group == "loss" else "", costs[0] if costs else "")
+    told = [found[1] for line in comments if (found := READS.match(line))]
+    plain = [line for line in comments if not COSTS.match(line) and not READS.match(line)]
+    read = reads(yaml.safe_load(text) or {}, told) if group == "loss" else ""
+    return Option(name, plain[0] if plain else "", read, costs[0] if costs else "")
 
 
 def text_of(group: str, name: str) -> str:
@@ -137,13 +140,13 @@ def text_of(group: str, name: str) -> str:
     return (groups.folder_of(group) / f"{name}.yaml").read_text()
 
 
-def reads(terms: Mapping[str, Any]) -> str:
-    """What a loss looks at: labels, logits, or features by their taps."""
+def reads(terms: Mapping[str, Any], told: Sequence[str] = ()) -> str:
+    """What a loss looks at: labels, logits, or features by their taps, where no comment of its file tells it."""
     found = ["labels"] if "ce" in terms else []
     for name, term in terms.items():
         taps = term.get("student", []) if isinstance(term, dict) else []
         if name != "ce":
-            found += [taps] if isinstance(taps, str) else together(taps) or ["logits"]
+            found += told or ([taps] if isinstance(taps, str) else together(taps) or ["logits"])
     return ", ".join(dict.fromkeys(found)) if terms.keys() != {"ce"} else "labels"
 
 

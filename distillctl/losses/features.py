@@ -147,6 +147,8 @@ class LastFeature(FitNet):
 class AttentionTransfer(FeatureLoss):
     """Where a net looks (AT)."""
 
+    takes_vectors = False
+
     def __init__(self, student: str | Sequence[str] = STAGES, teacher: str | Sequence[str] = STAGES):
         super().__init__(student, teacher)
 
@@ -156,6 +158,8 @@ class AttentionTransfer(FeatureLoss):
 
 class NeuronSelectivity(FeatureLoss):
     """What each channel answers to (NST)."""
+
+    takes_vectors = False
 
     def __init__(self, student: str | Sequence[str] = STAGES, teacher: str | Sequence[str] = STAGES):
         super().__init__(student, teacher)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from distillctl.errors import ConfigError
 from distillctl.types import Output
 
+INSTEAD = "take loss=tinybert, loss=minilmv2 or loss=pkd"
+FOR_TEXTS = f"tap pooled or cls_states.last, or {INSTEAD}"
 NO_LENGTH = 1e-12  # a vector not longer than this has no direction; its square still is a normal float32
 
 
@@ -64,9 +66,27 @@ def as_map(values: Tensor) -> Tensor:
     )
 
 
-def as_vector(values: Tensor) -> Tensor:
-    """[B, C]: a vector as it is, a map or tokens by their mean over the positions."""
-    return values if values.ndim == 2 else as_map(values).mean((2, 3))
+def feature_map(output: Output, tap: str, vectors: bool = True) -> Tensor:
+    """A tapped feature as a map [B, C, H, W]. Of texts only vectors are, where a loss takes those: tokens have no height and width. Raises ConfigError."""
+    values = feature(output, tap)
+    if output.mask is not None and not vectors:
+        raise ConfigError(f"tap {tap}: this loss compares the positions of a map with each other, and texts have none; {INSTEAD}")
+    if output.mask is not None and values.ndim != 2:
+        raise ConfigError(
+            f"tap {tap}: its shape {tuple(values.shape)} is that of a text's tokens, and this loss compares maps or vectors; {FOR_TEXTS}"
+        )
+    return as_map(values)
+
+
+def as_vector(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """[B, C]: a vector as it is, a map or tokens by their mean over the positions; over those alone that a mask [B, T] says are a text's own."""
+    if values.ndim == 2:
+        return values
+    if mask is None:
+        return as_map(values).mean((2, 3))
+    if values.shape[:-1] != mask.shape:
+        raise ConfigError(f"a feature of shape {tuple(values.shape)} of texts is neither a vector [B, C] nor tokens [B, T, C]; {FOR_TEXTS}")
+    return precise(values).masked_fill(~mask[..., None], 0.0).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
 
 
 def matched(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

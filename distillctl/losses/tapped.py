@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from distillctl.losses.inputs import as_map, as_vector, feature
+from distillctl.losses.inputs import as_vector, feature, feature_map
 from distillctl.types import Output
 
 STAGES = ("stage1", "stage2", "stage3")
@@ -20,6 +20,7 @@ class FeatureLoss(nn.Module):
 
     needs_teacher = True
     norms_batches = False  # by batch norms of its own: they need two samples at a time
+    takes_vectors = True  # as maps of one position; False: it compares positions with each other, and would be 0 whatever one holds
 
     def __init__(self, student: str | Sequence[str], teacher: str | Sequence[str]):
         super().__init__()
@@ -30,12 +31,12 @@ class FeatureLoss(nn.Module):
     def maps(self, student: Output, teacher: Output) -> Iterator[tuple[Tensor, Tensor]]:
         """([B, C, H, W], [B, D, H', W']) for each pair of taps."""
         for ours, theirs in zip(self.student_taps, self.teacher_taps, strict=True):
-            yield as_map(feature(student, ours)), as_map(feature(teacher, theirs))
+            yield feature_map(student, ours, self.takes_vectors), feature_map(teacher, theirs, self.takes_vectors)
 
     def vectors(self, student: Output, teacher: Output) -> Iterator[tuple[Tensor, Tensor]]:
         """([B, C], [B, D]) for each pair of taps."""
         for ours, theirs in zip(self.student_taps, self.teacher_taps, strict=True):
-            yield as_vector(feature(student, ours)), as_vector(feature(teacher, theirs))
+            yield as_vector(feature(student, ours), student.mask), as_vector(feature(teacher, theirs), teacher.mask)
 
 
 def tap_names(**taps: str | Sequence[str]) -> tuple[str, ...]:

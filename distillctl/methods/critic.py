@@ -68,7 +68,7 @@ class Critic(Method):
 
     def vectors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         """[B, C] of the student and [B, D] of the teacher."""
-        return as_vector(feature(student, self.taps[0])), as_vector(feature(teacher, self.taps[1]))
+        return as_vector(feature(student, self.taps[0]), student.mask), as_vector(feature(teacher, self.taps[1]), teacher.mask)
 
     def forward(self, batch: Batch, player: str) -> Terms:
         if player == "critic":

@@ -21,7 +21,8 @@ from distillctl.models.adapter import Adapter
 from distillctl.models.edits import BehindBottleneck, Edit, OtherFeatures, apply_edits, linear
 from distillctl.models.net import Net
 from distillctl.models.obtain import Obtained
-from distillctl.models.taps import Catch, TapPoint, Taps
+from distillctl.models.points import TapPoint
+from distillctl.models.taps import Catch, Taps
 from distillctl.models.trace import Example, trace
 from distillctl.teachers.frozen import Frozen
 from distillctl.types import Batch, Output, Terms
@@ -146,8 +147,8 @@ def unfit(key: str, name: str) -> ConfigError:
 def catch_map(classifier: Adapter, module: str) -> None:
     """Let the model's answers hold what comes out of `module`, beside what they hold already."""
     taps = classifier.taps or Taps({})
-    taps.points[MAP] = TapPoint(module, "output")
-    classifier.net.get_submodule(module).register_forward_hook(Catch(taps, MAP, last_is_channels=False).after)
+    taps.points[MAP] = point = TapPoint(module, "output")
+    classifier.net.get_submodule(module).register_forward_hook(Catch(taps, MAP, point).after)
     classifier.taps = taps
 
 

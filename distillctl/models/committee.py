@@ -47,7 +47,7 @@ class Committee(nn.Module):
             answer: Output = member(inputs)
             order: Tensor | None = getattr(self, order_name(number), None)
             logits = answer.logits if order is None else answer.logits.index_select(1, order)
-            found[name] = Output(logits.float(), answer.features)
+            found[name] = Output(logits.float(), answer.features, mask=answer.mask)
         return found
 
     def forward(self, inputs: Inputs) -> Output:  # logits [B, K]

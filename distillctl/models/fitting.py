@@ -89,13 +89,21 @@ def _prefix(names: Iterable[str], own: Collection[str]) -> tuple[str, int]:
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:
-    """The entries of the classifier: of the last linear layer or 1x1 convolution."""
-    last: tuple[str, ...] = ()
+    """The entries of the classifier: of the last linear layer or 1x1 convolution.
+
+    Nets of transformers say where what lies below their head is; some make the head first, so those layers count where there are no others.
+    """
+    found: list[str] = []
+    below: tuple[str, ...] = ()
     for name, part in module.named_modules():
-        linear = isinstance(part, nn.Linear) or (isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1))
-        if linear:
-            last = tuple(f"{name}.{entry}" if name else entry for entry in part.state_dict())
-    return last
+        base = getattr(part, "base_model_prefix", None)
+        if isinstance(base, str) and base and isinstance(getattr(part, base, None), nn.Module):
+            below = (*below, f"{name}.{base}." if name else f"{base}.")
+        if isinstance(part, nn.Linear) or (isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1)):
+            found.append(name)
+    above = [name for name in found if not name.startswith(below)] if below else found
+    last = (above or found)[-1:]
+    return tuple(f"{name}.{entry}" if name else entry for name in last for entry in module.get_submodule(name).state_dict())
 
 
 def _is_beside(entry: str, own: Collection[str], head: Collection[str]) -> bool:

@@ -16,6 +16,7 @@ from distillctl.errors import ConfigError
 from distillctl.models import lora
 from distillctl.models.adapter import Adapter
 from distillctl.models.fitting import head_names
+from distillctl.models.points import TapPoint
 from distillctl.models.taps import STAGES, short_names
 from distillctl.models.trace import Example, Seen, trace
 
@@ -124,9 +125,10 @@ class Depths:
 
 def stage_modules(net: nn.Module, example: Example, seen: list[Seen]) -> list[str]:
     """The last module of each stage. Blocks of tokens that follow the last map are a transformer's: at most four stages of them."""
-    ends = [place.module for name, place in short_names(net, example).items() if re.fullmatch(r"stage\d+", name)]
+    places = {name: place for name, place in short_names(net, example).items() if re.fullmatch(r"stage\d+", name)}
+    ends = [place.module for place in places.values() if isinstance(place, TapPoint)]
     moments = {call.module: moment for moment, call in enumerate(seen)}
-    after = max((moments[end] for end in ends), default=-1)
+    after = max((moments[end] for end in ends if end in moments), default=-1)
     blocks = [call.module for call in seen[after + 1 :] if len(call.outputs) == 3 and re.fullmatch(r"(\D+\.)?(\D*_)?\d+", call.module)]
     count = min(STAGES, len(blocks))
     return [blocks[math.ceil(len(blocks) * number / count) - 1] for number in range(1, count + 1)] or ends

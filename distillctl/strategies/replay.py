@@ -94,7 +94,11 @@ def learnt_together(student: nn.Module, batch: Batch, memory: Memory, lesson: Ca
 def cut(answer: Output, first: int) -> tuple[Output, Output]:
     """The answer to a batch as those to its first samples and to the others."""
     parts = [
-        Output(answer.logits[rows], {name: value[rows] for name, value in answer.features.items()})
+        Output(
+            answer.logits[rows],
+            {name: value[rows] for name, value in answer.features.items()},
+            mask=None if answer.mask is None else answer.mask[rows],
+        )
         for rows in (slice(0, first), slice(first, None))
     ]
     return parts[0], parts[1]

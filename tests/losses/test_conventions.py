@@ -20,6 +20,19 @@ TEACHER = {"stage1": (6, 8, 8), "stage2": (6, 8, 8), "stage3": (10, 4, 4), "stag
 TOKENS = {"stage1": (17, 12), "stage2": (17, 12), "stage3": (17, 12), "stage4": (17, 12), "last": (17, 12), "pooled": (12,)}
 
 
+def layers(depth: int, width: int) -> dict[str, tuple[int, ...]]:
+    """What a text transformer of two heads gives besides, of seven tokens."""
+    return {
+        "hidden_states": (depth + 1, 7, width),
+        "cls_states": (depth + 1, width),
+        **dict.fromkeys(("score_queries", "score_keys"), (depth, 7, 2, width // 2)),
+        **dict.fromkeys(("queries.last", "keys.last", "values.last"), (7, 48 * width)),
+    }
+
+
+STUDENT, TEACHER, TOKENS = STUDENT | layers(2, 2), TEACHER | layers(4, 4), TOKENS | layers(2, 2)
+
+
 def answer(seed: int, taps: dict[str, tuple[int, ...]], count: int = 6, dtype: torch.dtype = torch.float32) -> Output:
     source = torch.Generator().manual_seed(seed)
 
@@ -126,8 +139,8 @@ def test_every_term_is_a_scalar_and_names_no_tap_beyond_its_taps(path):
         else:
             assert isinstance(term.student_taps, tuple)
             assert isinstance(term.teacher_taps, tuple)
-            student = Output(student.logits, {name: student.features[name] for name in term.student_taps})
-            teacher = Output(teacher.logits, {name: teacher.features[name] for name in term.teacher_taps})
+            student = Output(student.logits, {name: student.features[name] for name in term.student_taps if name != "logits"})
+            teacher = Output(teacher.logits, {name: teacher.features[name] for name in term.teacher_taps if name != "logits"})
         assert term(student, teacher if term.needs_teacher else None, batch()).shape == ()
 
 
