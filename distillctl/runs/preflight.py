@@ -20,6 +20,7 @@ from distillctl.models.obtain import check_answers, check_obtainable, is_own, pl
 from distillctl.runs import answering, choose, deployable, objective, unlabelled
 from distillctl.runs.batches import check_batches, check_pieces
 from distillctl.runs.check import Problems
+from distillctl.runs.layer_pairs import check_pair
 from distillctl.runs.lifelong.check import check_with_data
 from distillctl.runs.search import check_reachable
 from distillctl.runs.session import Session
@@ -51,6 +52,7 @@ def preflight(session: Session, plan: Plan) -> None:
     for step in plan.todo:
         problems.attempt(lambda step=step: check_ranking(session, step))
         problems.attempt(lambda step=step: answering.check_with_data(session.bundle_of(step), step, session.config))
+        problems.attempt(lambda step=step: check_pair(plan, step, session.bundle_of(step).inputs))
         problems.attempt(lambda step=step: check_part(plan, step, session.bundle_of(step).inputs))
         problems.attempt(lambda step=step: check_pieces(session, plan, step))
     for cut in deployable.cuts(plan):

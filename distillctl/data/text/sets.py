@@ -15,7 +15,7 @@ import torch
 from distillctl.config import TextSetConfig, check_named
 from distillctl.data.forms import one_form
 from distillctl.data.names import is_hidden, part_of
-from distillctl.data.split import UNLABELLED, DataSet, Split, divide
+from distillctl.data.split import UNLABELLED, DataSet, Source, Split, divide
 from distillctl.data.text import docstrings, groups, hub
 from distillctl.data.text.columns import known_names
 from distillctl.data.text.corpus import Corpus
@@ -24,6 +24,7 @@ from distillctl.data.text.table import SUFFIXES, Table, open_table
 from distillctl.errors import ConfigError, DataError
 from distillctl.paths import as_path
 
+IDS = ("id", "idx", "guid", "uid")
 SHARD = re.compile(r"[-_.]\d+[-_]of[-_]\d+$")
 Opened = dict[str, list[tuple[str, Table]]]  # tables of each part, with what they are called in messages
 
@@ -33,6 +34,12 @@ class TextSet(DataSet):
     """inputs of its splits are rows of the corpus, int64 [N]."""
 
     corpus: Corpus = field(repr=False, compare=False)
+
+    def names_of(self, split: Split) -> Sequence[str] | None:
+        """Of a column of ids, where there is one."""
+        column = next((name for name in self.corpus.columns if name.casefold() in IDS), None)
+        rows: Any = split.inputs
+        return None if column is None else [self.corpus.columns[column][row] for row in rows.tolist()]
 
 
 def load(config: TextSetConfig, teacher_classes: Sequence[str] | None = None) -> TextSet:
@@ -124,8 +131,9 @@ def assembled(found: Gathered, config: TextSetConfig, class_names: Sequence[str]
             f"{found.where}: {without:,} of {len(pool):,} training texts have no label; dataset.labels=false looks at none, or leave them out"
         )
     own = groups_of(found, pool, config)
+    source = Source(int(pool.index.max()) + 1, tuple(name for name, part in (("val", val), ("test", test)) if part is None))
     train, val, test = divide(pool, val, test, classes, config, own)
-    return finished(found, classes, (train, val, test), config, notes)
+    return finished(found, classes, (train, val, test), config, notes, source)
 
 
 def classes_of(found: Gathered, config: TextSetConfig, class_names: Sequence[str] | None) -> tuple[str, ...]:
@@ -178,7 +186,12 @@ def groups_of(found: Gathered, pool: Split, config: TextSetConfig) -> torch.Tens
 
 
 def finished(
-    found: Gathered, classes: Sequence[str], splits: tuple[Split, Split, Split], config: TextSetConfig, notes: list[str]
+    found: Gathered,
+    classes: Sequence[str],
+    splits: tuple[Split, Split, Split],
+    config: TextSetConfig,
+    notes: list[str],
+    source: Source | None = None,
 ) -> TextSet:
     corpus = found.corpus
     splits = (splits[0], by_length(splits[1], corpus), by_length(splits[2], corpus))
@@ -192,7 +205,7 @@ def finished(
             + part.index.numpy().astype("<i8").tobytes()
         )
     said = [*found.notes, *notes, *duplicates(corpus, splits)]
-    return TextSet(config.name, tuple(classes), *splits, digest.hexdigest(), said, corpus)
+    return TextSet(config.name, tuple(classes), *splits, digest.hexdigest(), said, corpus, source=source)
 
 
 def by_length(split: Split, corpus: Corpus) -> Split:
