@@ -28,18 +28,23 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Falling(Schedule):
-    """A warm-up, then from 1 to `final` at the end of the stage."""
+    """A warm-up, then from 1 to `final` at the end of the stage. The warm-up is the longer of so many epochs and of a share of the stage."""
 
     warmup_epochs: float = 0.0
     final: float = 0.0
+    warmup_share: float = 0.0
 
     def __post_init__(self) -> None:
         _at_least_0("warmup_epochs", self.warmup_epochs)
         _at_least_0("final", self.final)
+        _at_least_0("warmup_share", self.warmup_share)
+        if self.warmup_share > 1:
+            raise ValueError(f"warmup_share={self.warmup_share} must be <= 1, a share of the stage")
 
     def __call__(self, epoch: float, epochs: float) -> float:
-        fallen = self.fallen(after_warmup(epoch, epochs, self.warmup_epochs))
-        return warmup(epoch, epochs, self.warmup_epochs) * (1 + (self.final - 1) * fallen)
+        length = max(self.warmup_epochs, self.warmup_share * epochs)
+        fallen = self.fallen(after_warmup(epoch, epochs, length))
+        return warmup(epoch, epochs, length) * (1 + (self.final - 1) * fallen)
 
     @abstractmethod
     def fallen(self, share: float) -> float:

@@ -18,7 +18,8 @@ CHECKPOINT = re.compile(r"((?:teacher|student)(?:\.members\.[\w-]+)?\.)(?:checkp
 NOTHING = ("", "null", "''", '""')
 TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet")  # the suffixes of files of texts
 OF_TEXTS = re.compile(r"override kind@_here_:\s*texts")
-USUAL_OF_TEXTS = {"teacher": "bert_mini", "student": "bilstm", "optimizer": "adamw_text"}
+USUAL_OF_TEXTS = {"teacher": "bert_mini", "student": "bilstm", "optimizer": "adamw_text", "schedule": "linear"}
+KEY_OF_TEXTS = "trainer.clip_norm=1"
 STAGES_OF = {"pretrain": "teacher", "distill": "student"}  # whose net comes with weights that a large rate would undo
 
 
@@ -86,12 +87,13 @@ def with_usual(command: str, words: list[str], config_dirs: Sequence[str | Path]
             for group, name in usual.items()
             if not any(key.startswith(f"{group}.") and CHECKPOINT.fullmatch(key) for key in given)
         }
+    clip = [KEY_OF_TEXTS] if "trainer" in groups and "trainer.clip_norm" not in given else []
     keys = [
         f"{stage}.lr_scale=0.1"
         for stage, role in STAGES_OF.items()
         if given.get(role) == "transformer" and f"{stage}.lr_scale" not in given and has_stage(command, stage)
     ]
-    return [*(f"{group}={name}" for group, name in usual.items()), *keys, *words]
+    return [*(f"{group}={name}" for group, name in usual.items()), *clip, *keys, *words]
 
 
 def has_stage(command: str, stage: str) -> bool:
