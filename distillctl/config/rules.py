@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from distillctl.config.api_rules import check_api
 from distillctl.config.data import DatasetConfig, ImageSetConfig
 from distillctl.config.deploy import BudgetConfig
 from distillctl.config.fields import AUTO
@@ -282,6 +283,7 @@ RULES: tuple[tuple[type | tuple[type, ...], Callable[[str, Any], list[str]]], ..
     (DatasetConfig, check_shots),
     (ModelConfig, check_model),
     (TeacherConfig, check_ensemble),
+    (TeacherConfig, check_api),
     ((PretrainConfig, DistillConfig, TrainConfig, EvaluateConfig), check_confidence),
     (Distils, check_generations),
     (AttackConfig, check_attack),
