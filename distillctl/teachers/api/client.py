@@ -44,7 +44,8 @@ class Client:
         check_extra()
         import httpx
 
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # it would write a line for each request
+        for name in ("httpx", "httpcore"):  # they would write lines for each request, some of which hold what a server echoes
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.endpoint, self.secret, self.place, self.timeout_s, self.clock = endpoint, secret, place, timeout_s, clock
         self.connections = httpx.AsyncClient(
             headers={"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity", **secret.headers},

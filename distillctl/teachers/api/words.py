@@ -68,8 +68,7 @@ class LabelWords:
         """The class that an answer names: as JSON {"label": ...}, as the whole of it, or as the only class named in it; else None."""
         text = FENCE.sub("", text.rpartition(THOUGHT)[2].strip())
         label = json_label(text)
-        if label is not None:
-            return self.class_of_word(label)
+        text = text if label is None else label
         whole = self.class_of_word(text)
         return whole if whole is not None else self.only_named(text)
 
