@@ -31,6 +31,8 @@ def check_api(key: str, teacher: ApiConfig) -> list[str]:
         problems.append(f"{key}.budget={teacher.budget:g} needs prices: pass {key}.prices=<file of prices of a million tokens>")
     if teacher.ask == "logprobs" and teacher.votes != plain.votes:
         problems.append(f"{key}.votes={teacher.votes} is for {key}.ask=votes, and {key}.ask=logprobs: leave one of them out")
+    if teacher.vote_temperature == 0 and teacher.votes > 1 and teacher.ask != "logprobs":
+        problems.append(f"{key}.vote_temperature=0 draws the same vote each time: take {key}.votes=1, or a temperature above 0")
     return problems + check_words(key, teacher)
 
 

@@ -35,8 +35,9 @@ class Asker:
         """By the first prompt, whose answer counts like any other. Raises ConfigError where the endpoint takes none, and what `ask` raises."""
         dialect, ask = self.first(), self.settings.ask
         while self.dialect is None:
+            asked = self.request(dialect, prompt, self.votes_at_once(dialect, 0))
             try:
-                answer = await self.exchange.ask(self.request(dialect, prompt, self.votes_at_once(dialect, 0)))
+                answer = await self.exchange.ask(asked)
             except Refused as refusal:
                 following = simpler(dialect, refusal.said, ask, self.settings.endpoint)
                 if following is None:
@@ -45,7 +46,7 @@ class Asker:
                 continue
             lacking = self.lacking(answer) if dialect.way == LOGPROBS else None
             if lacking is None:
-                self.settle(dialect)
+                self.settle(replace(dialect, several=dialect.several and len(answer.choices) == asked.n))
             elif ask == LOGPROBS:
                 raise ConfigError(f"teacher.ask=logprobs: {lacking}; take teacher.ask=votes")
             else:
