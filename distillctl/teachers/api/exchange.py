@@ -69,7 +69,7 @@ class Exchange:
             admission = await self.pace.admit(request.most.total)
             self.crew.check()
             with self.crew.in_flight():
-                number = self.ledger.begin(self.model, request.most, most)
+                number = await self.ledger.begin(self.model, request.most, most)
                 cost = most or NOTHING  # until something else is known
                 try:
                     self.requests += 1
@@ -78,7 +78,7 @@ class Exchange:
                     maybe_paid = isinstance(failure, Failed) and failure.maybe_paid
                     if isinstance(failure, Failed):
                         failure.why = self.secret.scrub(failure.why)
-                    self.ledger.failed(number, self.secret.scrub(str(failure)), maybe_paid)
+                    await self.ledger.failed(number, self.secret.scrub(str(failure)), maybe_paid)
                     if not maybe_paid:
                         cost, admission.tokens = NOTHING, 0
                     raise
@@ -86,7 +86,7 @@ class Exchange:
                 paid = self.cost(usage)
                 cost, admission.tokens = paid or NOTHING, usage.total
                 self.note(usage, request.most)
-                self.ledger.answered(number, self.model, request, answer, paid)
+                await self.ledger.answered(number, self.model, request, answer, paid)
             return answer
         finally:
             self.money += cost

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
 from decimal import Decimal
@@ -13,6 +12,7 @@ from distillctl.entries import Malformed
 from distillctl.errors import CheckpointError, MachineError
 from distillctl.files import open_folder, open_to_write, read_trusted
 from distillctl.locks import claim_folder
+from distillctl.teachers.api.appending import Appender
 from distillctl.teachers.api.book import FORMAT_VERSION, Book, answer_entry, begun_entry, dialect_entry, failed_entry, read, written
 from distillctl.teachers.api.replies import Answer
 from distillctl.teachers.api.requests import Dialect, Request
@@ -38,18 +38,18 @@ class Ledger:
         try:
             size, self.book = contents(self.file)
             self.handle = open_to_write(self.file, os.O_WRONLY | os.O_APPEND)
-            self.size = os.fstat(self.handle).st_size
-            if size < self.size:
-                self.cut(size)
+            self.lines = Appender(self.handle, os.fstat(self.handle).st_size)
+            if size < self.lines.size:
+                self.lines.cut(size)
+            if not size:
+                self.begin_file()
         except OSError as error:
             lock.close()
             raise MachineError(f"teacher.ledger={folder}: {error.strerror}; pass a folder that can be written") from None
         except CheckpointError:
             lock.close()
             raise
-        if not size:
-            self.write({"kind": "ledger", "format": FORMAT_VERSION})
-            self.settle_name()
+        self.next_number = self.book.requests
 
     def __enter__(self) -> Ledger:
         return self
@@ -58,42 +58,32 @@ class Ledger:
         os.close(self.handle)
         self.lock.close()
 
-    def begin(self, model: str, most: Usage, money: Decimal | None) -> int:
+    async def begin(self, model: str, most: Usage, money: Decimal | None) -> int:
         """A request is about to be sent; its number. Raises MachineError, and it must not be."""
-        number = self.book.requests
-        self.write(begun_entry(number, model, most, money))
+        number, self.next_number = self.next_number, self.next_number + 1
+        await self.write(begun_entry(number, model, most, money))
         return number
 
-    def answered(self, number: int, model: str, request: Request, answer: Answer, money: Decimal | None) -> None:
-        self.write(answer_entry(number, model, request.key, answer, request.most, money, request.size_bytes))
+    async def answered(self, number: int, model: str, request: Request, answer: Answer, money: Decimal | None) -> None:
+        await self.write(answer_entry(number, model, request.key, answer, request.most, money, request.size_bytes))
 
-    def failed(self, number: int, why: str, maybe_paid: bool) -> None:
-        self.write(failed_entry(number, why, maybe_paid))
+    async def failed(self, number: int, why: str, maybe_paid: bool) -> None:
+        await self.write(failed_entry(number, why, maybe_paid))
 
-    def understood(self, key: str, dialect: Dialect) -> None:
-        self.write(dialect_entry(key, dialect))
+    async def understood(self, key: str, dialect: Dialect) -> None:
+        await self.write(dialect_entry(key, dialect))
 
-    def write(self, entry: Mapping[str, Any]) -> None:
-        """Returns once it is on the disk. Raises MachineError, with nothing of it there."""
+    async def write(self, entry: Mapping[str, Any]) -> None:
+        """Returns once it is on the disk, and in the book. Raises MachineError, with nothing of it there."""
         line = written(entry)
         try:
-            done = os.write(self.handle, line)
-            if done < len(line):  # the disk is full: the rest says so
-                os.write(self.handle, line[done:])
-            os.fsync(self.handle)
+            await self.lines.append(line, lambda: self.book.take(read(line)))  # and not `entry`: what is kept is what would be read
         except OSError as error:
-            with contextlib.suppress(OSError):  # what stays there is a line cut short, which the next process takes away
-                self.cut(self.size)
             raise MachineError(f"{self.file}: {error.strerror}; nothing more is asked, mend that and go on by the same command") from None
-        self.size += len(line)
-        self.book.take(read(line))  # and not `entry`: what is kept is what would be read
 
-    def cut(self, size: int) -> None:
-        os.ftruncate(self.handle, size)
-        os.fsync(self.handle)
-        self.size = size
-
-    def settle_name(self) -> None:
+    def begin_file(self) -> None:
+        """Its first line, and its name in the folder, on the disk. Raises OSError."""
+        self.lines.append_now(written({"kind": "ledger", "format": FORMAT_VERSION}))
         place = open_folder(self.folder)
         try:
             os.fsync(place)

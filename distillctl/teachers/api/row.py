@@ -46,7 +46,7 @@ class Asker:
                 continue
             lacking = self.lacking(answer) if dialect.way == LOGPROBS else None
             if lacking is None:
-                self.settle(replace(dialect, several=dialect.several and len(answer.choices) == asked.n))
+                await self.settle(replace(dialect, several=dialect.several and len(answer.choices) == asked.n))
             elif ask == LOGPROBS:
                 raise ConfigError(f"teacher.ask=logprobs: {lacking}; take teacher.ask=votes")
             else:
@@ -74,9 +74,9 @@ class Asker:
             return f"{matched:.0%} of the first token's mass begins a label word (is it a model that reasons first?)"
         return None
 
-    def settle(self, dialect: Dialect) -> None:
+    async def settle(self, dialect: Dialect) -> None:
         self.dialect = dialect
-        self.exchange.ledger.understood(self.key, dialect)
+        await self.exchange.ledger.understood(self.key, dialect)
 
     def refused(self, refusal: Refused, name: str, dialect: Dialect) -> str:
         way = "teacher.ask=votes" if self.settings.ask == LOGPROBS else "look at teacher.model and at the length of the texts"
@@ -116,7 +116,7 @@ class Asker:
                     raise
                 break
             if not kept and len(answer.choices) < asked.n and self.dialect.several:
-                self.settle(replace(self.dialect, several=False))  # it takes `n`, and does not heed it
+                await self.settle(replace(self.dialect, several=False))  # it takes `n`, and does not heed it
             drawn = [self.words.class_of_answer(choice.text) for choice in answer.choices]
             for vote in drawn:
                 if valid < wanted:

@@ -1,5 +1,6 @@
 """What was paid for is never asked again, and the budget is held to the last digit."""
 
+import asyncio
 import json
 import os
 from decimal import Decimal
@@ -110,7 +111,7 @@ def test_what_the_book_has_kept_is_what_is_read_again(asking: Asking):
     asking.server.faults = {TEXTS[1]: [cut, status(500)]}
     asking(*TEXTS[:4], prices=PRICES)
     with Ledger(asking.ledger) as ledger:
-        ledger.begin("m", Usage(5, 7), Decimal("0.25"))
+        asyncio.run(ledger.begin("m", Usage(5, 7), Decimal("0.25")))
         kept = ledger.book
     assert len(kept.begun) == 1
     assert len(kept.answers) == 4
