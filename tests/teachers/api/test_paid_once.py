@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import time
 from decimal import Decimal
 
 import pytest
@@ -230,6 +231,7 @@ def test_requests_in_flight_share_what_is_left(asking: Asking):
     first = TEXTS[0].replace("text", "word")
     asking(first, prices=PRICES, ask="logprobs")
     budget = float(paid(asking) + most(first, asking) * Decimal("1.2"))
+    asking.server.before_answer = lambda text: time.sleep(0.02)  # time enough for others to be sent beside it, were they let through
     with pytest.raises(ConfigError):
         asking(*TEXTS, prices=PRICES, ask="logprobs", budget=budget, concurrency=8)
     assert asking.server.most_at_once == 1

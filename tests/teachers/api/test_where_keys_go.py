@@ -10,6 +10,7 @@ from distillctl.config.api_rules import check_api, is_local, url_problem
 from distillctl.errors import ConfigError
 from distillctl.runs.prices import read_prices
 from distillctl.teachers.api.endpoint import Endpoint
+from distillctl.teachers.api.failures import said_by
 from distillctl.teachers.api.secret import Secret
 
 KEY = "sk-0123456789/+="
@@ -228,3 +229,9 @@ def test_a_file_that_is_not_there_is_a_line(tmp_path):
         read_prices(str(tmp_path / "none.yaml"))
     with pytest.raises(ConfigError, match="cannot be read"):
         read_prices(str(tmp_path))
+
+
+@pytest.mark.parametrize("spelled", [KEY, "".join(f"\\u{ord(letter):04x}" for letter in KEY)], ids=["plain", "escaped"])
+def test_what_a_server_says_is_told_without_the_key(spelled: str):
+    said = said_by(f'{{"error": {{"message": "wrong key {spelled}"}}}}'.encode(), Secret(KEY))
+    assert said == "wrong key ***"
