@@ -25,7 +25,7 @@ SLOW = (
     "test_which_data.py", "test_claiming.py", "test_sweeps.py", "test_requeue.py", "test_mended.py", "test_predict_script.py", "test_web_page.py",
     "test_answer_runs.py", "test_deploying.py", "test_exporting.py", "test_onnx_teacher.py", "test_predict_exported.py", "test_prune.py", "test_budget_runs.py", "test_resume_files.py",
     "test_bad_files.py", "test_training_for_int8.py", "test_quantizer_choice.py", "test_layers_that_hurt.py", "test_static_files.py",
-    "test_stream_kills.py", "test_stream_runs.py", "test_bad_streams.py",
+    "test_stream_kills.py", "test_killed_labelling.py", "test_stream_runs.py", "test_bad_streams.py",
     "test_onnx.py", "test_torch_export.py", "test_engine.py", "test_evaluate.py", "test_weights_alone.py", "test_sparsity.py",
     "test_lifelong_resumed.py", "test_lifelong.py", "test_bad_tasks.py",
 )  # fmt: skip

@@ -1,6 +1,8 @@
 """The typed configuration: schemas, the keys they have and what each decides, and what must hold of a config. No torch here."""
 
 from distillctl.config.answering import SUFFIXES as ANSWER_SUFFIXES
+from distillctl.config.api import ApiConfig
+from distillctl.config.api_rules import API
 from distillctl.config.data import DATA_KINDS, AugmentConfig, DatasetConfig, ImageSetConfig, TextAugmentConfig, TextSetConfig
 from distillctl.config.deploy import BudgetConfig, ExportStepConfig, PruneConfig, QuantizeConfig
 from distillctl.config.environment import SECRET_FREE_VARIABLES, read_variable

@@ -7,6 +7,7 @@ from typing import Any, Optional
 
 from omegaconf import MISSING
 
+from distillctl.config.api import ApiConfig
 from distillctl.config.fields import branch, number, option, value
 
 
@@ -84,8 +85,8 @@ class CacheConfig:
 
 
 @dataclass
-class TeacherConfig(ModelConfig):
-    """One model, or with teacher=ensemble several, and how their answers become one."""
+class TeacherConfig(ApiConfig, ModelConfig):
+    """One model, or with teacher=ensemble several, and how their answers become one; with teacher=api one that is asked over the network."""
 
     members: dict[str, Any] = branch(dict, decides="answers")
     """with teacher=ensemble: its models by name, as in teacher.members.c=vgg8"""

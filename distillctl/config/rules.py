@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from distillctl.config.answering import TAUGHT, check_answers
+from distillctl.config.api_rules import check_api
 from distillctl.config.data import DatasetConfig, ImageSetConfig
 from distillctl.config.deploy import BudgetConfig
 from distillctl.config.fields import AUTO
@@ -286,6 +287,7 @@ RULES: tuple[tuple[type | tuple[type, ...], Callable[[str, Any], list[str]]], ..
     (ModelConfig, check_model),
     (TeacherConfig, check_ensemble),
     (TAUGHT, check_answers),
+    (TeacherConfig, check_api),
     ((PretrainConfig, DistillConfig, TrainConfig, EvaluateConfig), check_confidence),
     (Distils, check_generations),
     (AttackConfig, check_attack),

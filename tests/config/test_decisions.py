@@ -139,10 +139,24 @@ MAY_CHANGE = [
     "trainer.save_every_s",
     "trainer.timeout_s",
 ]
+OF_API = (
+    "key_variable",
+    "insecure_http",
+    "concurrency",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "retries",
+    "timeout_s",
+    "give_up_share",
+)
+OF_TEACHER = [
+    *(f"teacher.{name}" for name in (*OF_API, "budget", "prices", "ledger", "dry_run")),
+    *("teacher.cache.dir", "teacher.cache.trust_group"),
+]
 OWN = {
-    "train": ["teacher.cache.dir", "teacher.cache.trust_group", "pretrain.reuse", "export.web_runtime"],
-    "pretrain": ["teacher.cache.dir", "teacher.cache.trust_group"],
-    "distill": ["teacher.cache.dir", "teacher.cache.trust_group"],
+    "train": [*OF_TEACHER, "pretrain.reuse", "export.web_runtime"],
+    "pretrain": OF_TEACHER,
+    "distill": OF_TEACHER,
     "finetune": [],
 }
 
