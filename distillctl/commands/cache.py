@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from distillctl import compose, ranks
-from distillctl.config import CachesConfig
+from distillctl.config import API, CachesConfig
 from distillctl.errors import ConfigError, DataError
 from distillctl.paths import cache_folder
 from distillctl.report.console import Console, Table, in_bytes
@@ -32,6 +32,10 @@ def run(config: CachesConfig, folder: Path | None) -> None:
     if config.action == "export":
         handing_on.check_can_export(config)
         ranks.launch(handing_on.export_rank, config, folder)
+        return
+    if config.action in ABOUT_ONE and config.teacher.name == API:
+        fill.check_settings(config)
+        ranks.launch(fill.label_rank, config, folder)
         return
     if config.action in ABOUT_ONE:
         fill.check_can_fill(config)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from omegaconf._utils import get_yaml_loader
@@ -21,6 +22,7 @@ from distillctl.compose.literal import kind_of, quoted, text
 from distillctl.compose.own import HYDRA, KEY, parts, typed_instead
 from distillctl.compose.sources import ROLES
 from distillctl.config import DATA_KINDS, SCHEMAS
+from distillctl.config.api_rules import is_local
 from distillctl.config.keys import branch_of, entries
 from distillctl.errors import ConfigError
 
@@ -43,6 +45,8 @@ def words_of(command: str, given: str, typed: list[str]) -> list[str]:
         problem = next((name for name in content if HYDRA in parts(name)[:1]), None)
         if problem is not None:
             raise ValueError(f"{problem}: {typed_instead(plain(content[problem]))}")
+        if (asked := content.get("teacher.url")) is not None or (asked := below(content.get("teacher"), "url")) is not None:
+            check_home(asked)
         chosen = {word.partition("=")[0].lstrip("+") for word in typed}
         return [*choices(command, content), *(word for name, node in content.items() for word in values(command, name, node, chosen))]
     except FileNotFoundError:
@@ -53,6 +57,17 @@ def words_of(command: str, given: str, typed: list[str]) -> list[str]:
         raise ConfigError(f"{given}: {yaml_files.wrong(error)}") from None
     except ValueError as error:
         raise ConfigError(f"{given}: {error}") from None
+
+
+def below(node: yaml.Node | None, name: str) -> yaml.Node | None:
+    """An entry of a mapping; None of what is none."""
+    return mapping(node).get(name) if isinstance(node, yaml.MappingNode) else None
+
+
+def check_home(node: yaml.Node) -> None:
+    """An endpoint that a file names is one of this machine: elsewhere a key goes where somebody types. Raises ValueError."""
+    if not is_local(urlsplit(str(node.value))):
+        raise ValueError(f"teacher.url: no file says where a key is sent; type teacher.url={str(node.value)[:80]} on the command line")
 
 
 def mapping(node: yaml.Node) -> dict[str, yaml.Node]:

@@ -23,7 +23,11 @@ from distillctl.models import catalogue
 ROLES = ("teacher", "student", "model")
 EXTRA_NAMES = ("own", "recorded")
 TEACHES = ("teacher", "model")  # what an exported file can be
-NO_NETS = {config.FILE: TEACHES, config.ANSWERS: ("teacher",)}  # options that name no net, and the groups that have them
+NO_NETS = {
+    config.FILE: TEACHES,
+    config.ANSWERS: ("teacher",),
+    config.API: ("teacher",),
+}  # options that name no net, and the groups that have them
 KIND_GROUP = "dataset/kind"
 # As this file is imported, since a job that another process composes has no other sign of us than the sources that are handed to it.
 OmegaConf.register_new_resolver("oc.env", config.read_variable, replace=True)
@@ -101,7 +105,7 @@ class ModelNames(InMemory):
             raise ConfigError(
                 f"{role}={name}: an exported file cannot learn; name a net, as in {role}=resnet8, and let it learn by teacher={name}"
             )
-        if name == config.ANSWERS and role not in NO_NETS[name]:
+        if name in config.TOLD and role not in NO_NETS[name]:
             raise ConfigError(f"{role}={name}: answers are no model; name one, as in {role}=resnet8, and let it learn by teacher={name}")
         if name not in ("recorded", *NO_NETS):
             catalogue.resolve(name, key=role)

@@ -1,8 +1,7 @@
 """The typed configuration: schemas, the keys they have and what each decides, and what must hold of a config. No torch here."""
 
 from distillctl.config.answering import SUFFIXES as ANSWER_SUFFIXES
-from distillctl.config.api import ApiConfig
-from distillctl.config.api_rules import API
+from distillctl.config.api import API, ApiConfig
 from distillctl.config.data import DATA_KINDS, AugmentConfig, DatasetConfig, ImageSetConfig, TextAugmentConfig, TextSetConfig
 from distillctl.config.deploy import BudgetConfig, ExportStepConfig, PruneConfig, QuantizeConfig
 from distillctl.config.environment import SECRET_FREE_VARIABLES, read_variable
@@ -21,7 +20,7 @@ from distillctl.config.keys import (
 from distillctl.config.lifelong import BESIDE, LifelongStageConfig, MemoryConfig
 from distillctl.config.limits import has_budget
 from distillctl.config.listings import DoctorConfig, LossesConfig, MethodsConfig, ModelsConfig, OptionsConfig, StrategiesConfig
-from distillctl.config.models import ANSWERS, ENSEMBLE, FILE, CacheConfig, MemberConfig, ModelConfig, TeacherConfig
+from distillctl.config.models import ANSWERS, ENSEMBLE, FILE, TOLD, CacheConfig, MemberConfig, ModelConfig, TeacherConfig
 from distillctl.config.recorded import RECORDED, RecordedSetConfig, check_named, recorded_schema
 from distillctl.config.rules import OF_FORMAT, broken_rule, check, check_attack, check_parts, home_of, nodes
 from distillctl.config.schema import (

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import PurePath
 
-from distillctl.config.models import ANSWERS, ModelConfig, TeacherConfig
+from distillctl.config.api import API
+from distillctl.config.models import ANSWERS, TOLD, ModelConfig, TeacherConfig
 from distillctl.config.schema import CachesConfig, Distils, EvaluateConfig, LifelongConfig, Pretrains, StreamConfig
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".npz")
@@ -20,19 +21,34 @@ ASKED = (
 
 def check_answers(_: str, config: Pretrains | Distils | LifelongConfig | StreamConfig | EvaluateConfig) -> list[str]:
     teacher, none = config.teacher, TeacherConfig()
-    if teacher.name != ANSWERS:
+    if teacher.name not in TOLD:
         changed = [name for name in OWN if getattr(teacher, name) != getattr(none, name)]
         return [
             f"teacher.{name}={getattr(teacher, name)} is about teacher={ANSWERS}, and teacher={teacher.name}; leave it out"
             for name in changed
         ]
     if why := next((why for kind, why in ASKED if isinstance(config, kind)), ""):
-        return [f"teacher={ANSWERS}: {why}"]
+        return [f"teacher={teacher.name}: {why}"]
     if not isinstance(config, Distils):
-        return [f"teacher={ANSWERS}: answers are no model that could be trained; distillctl distill learns from them"]
+        return [f"teacher={teacher.name}: answers are no model that could be trained; distillctl distill learns from them"]
+    if teacher.name == API:
+        return check_asked(config)
     if isinstance(config, CachesConfig) and config.action in ("plan", "fill", "export"):
         return [f"action={config.action}: teacher={ANSWERS} is a file already, and nobody is asked; distillctl distill reads it"]
     return check_given(teacher)
+
+
+def check_asked(config: Distils) -> list[str]:
+    """Keys that are about a net, where a teacher is asked over the network."""
+    plain, own = ModelConfig(), ("name", "model", "template")
+    problems = [
+        f"teacher.{entry.name}={getattr(config.teacher, entry.name)} is about a net, and teacher={API} has none here; leave it out"
+        for entry in fields(ModelConfig)
+        if entry.name not in own and getattr(config.teacher, entry.name) != getattr(plain, entry.name)
+    ]
+    if isinstance(config, CachesConfig) and config.action == "export":
+        problems.append(f"action=export: the answers of teacher={API} are kept in its ledger; action=fill asks for them")
+    return problems
 
 
 def check_given(teacher: TeacherConfig) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Any, Optional
 
 from distillctl.config.fields import branch, number, option, value
 
+API = "api"  # the teacher that is asked over the network, before any training
+
 
 @dataclass
 class ApiConfig:
@@ -54,5 +56,3 @@ class ApiConfig:
     """a YAML or JSON file of prices of a million tokens, as in {gpt-4o-mini: {input: 0.15, output: 0.60}}"""
     ledger: Optional[str] = value(None, decides="cost", path=True)
     """the folder that keeps what was paid for; null: below teacher.cache.dir"""
-    dry_run: bool = value(False, decides="cost")
-    """say what the labelling would take in calls, tokens and money, and ask nothing"""

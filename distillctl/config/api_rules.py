@@ -7,9 +7,8 @@ import re
 from dataclasses import fields
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from distillctl.config.api import ApiConfig
+from distillctl.config.api import API, ApiConfig
 
-API = "api"  # the teacher that is asked over the network
 DOORS = ("/chat/completions", "/completions")  # which are `endpoint`, and no part of the base
 SECRET = re.compile(r"key|token|secret|pass|auth|sig|code|cred", re.IGNORECASE)  # in the name of what a query says
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*_API_KEY|API_KEY")
@@ -19,7 +18,8 @@ def check_api(key: str, teacher: ApiConfig) -> list[str]:
     """key: the branch, `teacher`; its `name` says whether it is such a teacher."""
     name, plain = getattr(teacher, "name", API), ApiConfig()
     if name != API:
-        given = [entry.name for entry in fields(ApiConfig) if getattr(teacher, entry.name) != getattr(plain, entry.name)]
+        own = [entry.name for entry in fields(ApiConfig) if entry.name != "model"]  # which other teachers have too
+        given = [word for word in own if getattr(teacher, word) != getattr(plain, word)]
         return [f"{key}.{word} belongs to {key}={API}, and {key}={name}: leave one of them out" for word in given]
     problems = [f"{key}.{word} is not set: pass {key}.{word}={way}" for word, way in NEEDED if not getattr(teacher, word)]
     if teacher.url and (problem := url_problem(teacher.url)):

@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 from omegaconf import MISSING
 
-from distillctl.config.api import ApiConfig
+from distillctl.config.api import API, ApiConfig
 from distillctl.config.fields import branch, number, option, value
 
 
@@ -54,6 +54,7 @@ class ModelConfig:
 ENSEMBLE = "ensemble"  # the teacher that is several
 FILE = "onnx"  # the model that is a file, whoever exported it
 ANSWERS = "answers"  # the teacher that is no model: somebody's answers to training samples, in a file
+TOLD = (ANSWERS, API)  # teachers whose answers to the training samples are there before any training
 
 
 @dataclass

@@ -15,7 +15,7 @@ from distillctl.config.deploy import BudgetConfig
 from distillctl.config.fields import AUTO
 from distillctl.config.keys import leaves
 from distillctl.config.limits import check_budget
-from distillctl.config.models import ANSWERS, ENSEMBLE, FILE, ModelConfig, TeacherConfig
+from distillctl.config.models import ENSEMBLE, FILE, TOLD, ModelConfig, TeacherConfig
 from distillctl.config.schema import (
     CompressConfig,
     Deploys,
@@ -129,8 +129,8 @@ def check_balance(key: str, dataset: DatasetConfig) -> list[str]:
 
 
 def check_model(role: str, model: ModelConfig) -> list[str]:
-    if model.name == ANSWERS:  # of a teacher `check_answers` says the rest
-        return [] if role == "teacher" else [f"{role}={ANSWERS}: answers are no model; they teach alone, as teacher={ANSWERS}"]
+    if model.name in TOLD:  # of a teacher `check_answers` says the rest
+        return [] if role == "teacher" else [f"{role}={model.name}: answers are no model; they teach alone, as teacher={model.name}"]
     problems = []
     if model.source == "own" and not model._target_:
         problems.append(f"{role}={model.name} needs {role}._target_=package.Class, and --trust package on the command line")

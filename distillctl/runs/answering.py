@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distillctl import outputs
 from distillctl.build import find_class
-from distillctl.config import ANSWERS, ModelConfig, TeacherConfig
+from distillctl.config import ANSWERS, API, TOLD, ModelConfig, TeacherConfig
 from distillctl.errors import ConfigError, DataError
 from distillctl.losses.weighted import build_loss
 from distillctl.methods.method import Method
@@ -25,6 +25,7 @@ from distillctl.runs.sources import Given, Source
 from distillctl.runs.steps import Plan, Row, Step
 from distillctl.teachers.answers import table
 from distillctl.teachers.answers.matching import UNKNOWN, Known, match
+from distillctl.teachers.answers.table import Table
 
 KEY = "answers"  # of run.json
 SHOWN = 10  # classes whose agreement is told; of more the worst ones
@@ -32,17 +33,19 @@ SHOWN = 10  # classes whose agreement is told; of more the worst ones
 
 def is_answers(source: Source | None) -> bool:
     """Whether a teacher is no model."""
-    return isinstance(source, Given) and source.model.name == ANSWERS
+    return isinstance(source, Given) and source.model.name in TOLD
 
 
 def of_config(config: Any) -> TeacherConfig | None:
-    """The teacher of a command's config where it is a file of answers."""
+    """The teacher of a command's config where it is answers: a file of them, or those of an endpoint."""
     teacher = getattr(config, "teacher", None)
-    return teacher if isinstance(teacher, TeacherConfig) and teacher.name == ANSWERS else None
+    return teacher if isinstance(teacher, TeacherConfig) and teacher.name in TOLD else None
 
 
-def classes_of(teacher: TeacherConfig) -> list[str]:
-    """What a file calls the classes: samples without labels may have no other names for them."""
+def classes_of(teacher: TeacherConfig) -> list[str] | None:
+    """What answers call the classes: samples without labels may have no other names for them."""
+    if teacher.name == API:
+        return list(map(str, teacher.label_words)) or None
     return list(table.read(teacher).classes)
 
 
@@ -52,13 +55,10 @@ def check_file(model: ModelConfig) -> None:
     table.read(model)
 
 
-def with_answers(bundle: Bundle, config: Any) -> Bundle:
-    """The bundle with what its teacher's file knows of it. Without labels, training samples that it does not know are left out: nothing is said of them."""
-    teacher = of_config(config)
-    if teacher is None:
-        return bundle
+def with_answers(bundle: Bundle, told: Table) -> Bundle:
+    """The bundle with what a table knows of it. Without labels, training samples that it does not know are left out: nothing is said of them."""
     data = bundle.data
-    known = match(table.read(teacher), data, bundle.config)
+    known = match(told, data, bundle.config)
     if not bundle.config.labels and known.count("train") < len(data.train):
         kept = (known.places["train"] != UNKNOWN).nonzero()[:, 0]
         left_out, data = len(data.train) - len(kept), replace(data, train=data.train.take(kept.tolist()))
@@ -123,7 +123,7 @@ def taught(plan: Plan) -> Iterator[Step]:
 
 def said(source: Source | None) -> str:
     assert isinstance(source, Given)
-    return f"teacher.file={source.model.file}"
+    return f"teacher.file={source.model.file}" if source.model.name == ANSWERS else f"teacher={source.model.name}"
 
 
 def remarks(bundle: Bundle, plan: Plan) -> Iterator[str]:

@@ -12,6 +12,7 @@ from torch import nn
 from distillctl.build import build, find_class
 from distillctl.config import (
     ANSWERS,
+    API,
     FILE,
     CompressConfig,
     Distils,
@@ -218,6 +219,8 @@ def has_tasks_and_teacher(config: Any) -> bool:
 def check_model(model: ModelConfig, role: str) -> None:
     if model.name == ANSWERS:
         return answering.check_file(model)
+    if model.name == API:
+        return None
     source_of(model, role)
     if model.source == "own":
         find_class({"_target_": model._target_}, nn.Module, role)

@@ -19,7 +19,7 @@ from distillctl.loop import Report
 from distillctl.losses.weighted import build_loss
 from distillctl.paths import cache_folder
 from distillctl.report.console import in_bytes, in_time
-from distillctl.runs import keeping
+from distillctl.runs import keeping, labelling
 from distillctl.runs.assemble import teacher_of
 from distillctl.runs.batches import check_batches
 from distillctl.runs.bundle import Bundle
@@ -101,6 +101,16 @@ def check_can_fill(config: CachesConfig) -> None:
 
 def views_of(config: CachesConfig) -> int | None:
     return config.views or config.dataset.views
+
+
+def label_rank(config: CachesConfig, folder: Path | None) -> None:
+    """The same of a teacher behind an endpoint, whose answers its ledger keeps."""
+    with StopRequest() as stop, session(config, None, stop, unasked=True) as running:
+        bundle = running.bundle(config.dataset)
+        for line in labelling.price(bundle, config.teacher, config.seed):
+            running.console.say(line)
+        if config.action == "fill":
+            labelling.label(bundle, config.teacher, config.seed, running.console.say, stop)
 
 
 def fill_rank(config: CachesConfig, folder: Path | None) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distillctl import outputs, runtime
-from distillctl.config import AUTO, DatasetConfig, Distils, LifelongConfig, Pretrains, RunConfig, StreamConfig, TrainerConfig
+from distillctl.config import API, AUTO, DatasetConfig, Distils, LifelongConfig, Pretrains, RunConfig, StreamConfig, TrainerConfig
 from distillctl.data.loader import Place
 from distillctl.data.split import Excused
 from distillctl.errors import BadSample, DataError, Interrupted, UserError
@@ -19,7 +20,7 @@ from distillctl.invocation import Invocation
 from distillctl.models.obtain import source_of
 from distillctl.report.console import Console
 from distillctl.report.trackers import Tracker, make_tracker
-from distillctl.runs import answering, budget, bundle
+from distillctl.runs import answering, budget, bundle, labelling
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.clock import Clock
 from distillctl.runs.excuse import excuse, excused_in, same_data_as_before
@@ -27,6 +28,7 @@ from distillctl.runs.lifelong.tasks import arranged, of_folders, part_of
 from distillctl.runs.sources import members_of
 from distillctl.runs.steps import Step
 from distillctl.runs.stream import world
+from distillctl.teachers.answers import table
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Session:
     chosen: dict[str, Any] = field(default_factory=dict)  # what the config left open, by full keys
     excused: Excused | None = None  # the samples that earlier attempts ended by
     decision: Any = None  # which student is final, once that was chosen
+    unasked: bool = False  # whether the data are looked at without the answers of a teacher that is only these
 
     def bundle(self, data: DatasetConfig) -> Bundle:
         """A data set, loaded once, the same on every rank. Says what is to be said of it."""
@@ -102,10 +105,10 @@ class Session:
         place = Place(machine.device, machine.rank, machine.world, pieces_of(trainer, machine.world))
 
         def read() -> Bundle:
-            loaded = bundle.load(data, 0 if trainer.batch_size == AUTO else trainer.batch_size, place, names, self.excused)
-            return answering.with_answers(loaded, self.config)
+            return bundle.load(data, 0 if trainer.batch_size == AUTO else trainer.batch_size, place, names, self.excused)
 
         found = first_on_main(machine, read) or read()
+        found = self.with_answers(found)
         made = self.run.path / f"made-{found.data.fingerprint[:16]}.json" if self.run is not None else None
         found.inputs.settle(machine.from_main(read_text(made, TEXT_LIMIT) if made is not None and made.is_file() else None), made)
         for note in [found.described(), *found.data.notes]:
@@ -114,6 +117,18 @@ class Session:
         if found.answers is not None:
             same_data_everywhere(machine, found.answers.table.sha256, "teacher.file: the ranks read different answers")
         return found
+
+    def with_answers(self, found: Bundle) -> Bundle:
+        """With what a teacher that is only answers says of it; of an endpoint rank 0 fetches them."""
+        teacher = answering.of_config(self.config)
+        if teacher is None or self.unasked:
+            return found
+        machine = self.runtime
+        if teacher.name == API:
+            label = partial(labelling.label, found, teacher, self.config.seed, self.console.say, self.stop)
+            return answering.with_answers(found, machine.from_main(first_on_main(machine, label)))
+        read = partial(table.read, teacher)
+        return answering.with_answers(found, first_on_main(machine, read) or read())
 
     def settle(self) -> None:
         """Choose what the config leaves open, by the data of this run, once for all its attempts, and write it down."""
@@ -145,8 +160,10 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(config: RunConfig, folder: Path | None, stop: StopRequest, asked: Invocation | None = None) -> Iterator[Session]:
-    """Everything a command needs, from the cheapest check to the loaded data set. Without a folder nothing is written."""
+def session(
+    config: RunConfig, folder: Path | None, stop: StopRequest, asked: Invocation | None = None, unasked: bool = False
+) -> Iterator[Session]:
+    """Everything a command needs, from the cheapest check to the loaded data set. Without a folder nothing is written. unasked: as `Session.unasked`."""
     asked = asked or Invocation(command_of(config))
     with runtime.open_runtime(config.trainer) as machine:
         console = Console(silent=not machine.is_main, patient=True)
@@ -156,6 +173,7 @@ def session(config: RunConfig, folder: Path | None, stop: StopRequest, asked: In
         running = Session(
             config, machine, place, run, console, Tracker(), stop, go_on, asked.over_seeds(), clock=clock_of(config.trainer, run)
         )
+        running.unasked = unasked
         running.excused = machine.from_main(first_on_main(machine, lambda: excused_in(run)))
         if running.excused is not None:
             files = ", ".join(sorted(running.excused.names))

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from distillctl.config import ENSEMBLE, ExportConfig, ModelConfig, TeacherConfig
+from distillctl.config import API, ENSEMBLE, ExportConfig, ModelConfig, TeacherConfig
 from distillctl.errors import ConfigError
 from distillctl.models.locate import locate
 
@@ -76,7 +76,7 @@ def is_named(model: ModelConfig) -> bool:
 
 def is_ready(model: ModelConfig) -> bool:
     """Whether it needs no training here: weights of these classes are given."""
-    return bool(model.checkpoint or model.file or model.pretrained) and not model.new_head
+    return bool(model.checkpoint or model.file or model.pretrained or model.model or model.name == API) and not model.new_head
 
 
 def peer_models(method: Mapping[str, Any] | None) -> dict[str, ModelConfig]:

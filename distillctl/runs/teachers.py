@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from distillctl.config import ANSWERS, ENSEMBLE, Distils, ModelConfig, Pretrains, TeacherConfig
+from distillctl.config import ENSEMBLE, TOLD, Distils, ModelConfig, Pretrains, TeacherConfig
 from distillctl.errors import ConfigError
 from distillctl.inputs.contract import Contract
 from distillctl.losses.weighted import WeightedSum
@@ -38,7 +38,7 @@ def check_is_trained(config: Any, key: str, model: ModelConfig) -> None:
 def make_teacher(session: Session, bundle: Bundle, teacher: ModelConfig, taps: tuple[str, ...], loss: WeightedSum) -> Frozen:
     """The teacher that answers batches. An ensemble mixes at the temperature of the loss where none is given."""
     machine, channels_last, seed = session.runtime, session.config.trainer.channels_last, session.config.seed
-    if teacher.name == ANSWERS:
+    if teacher.name in TOLD:
         assert bundle.answers is not None
         return FromFile(bundle.answers, machine.precision, machine.device)
     if not (isinstance(teacher, TeacherConfig) and teacher.name == ENSEMBLE):

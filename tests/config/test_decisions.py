@@ -150,7 +150,7 @@ OF_API = (
     "give_up_share",
 )
 OF_TEACHER = [
-    *(f"teacher.{name}" for name in (*OF_API, "budget", "prices", "ledger", "dry_run")),
+    *(f"teacher.{name}" for name in (*OF_API, "budget", "prices", "ledger")),
     *("teacher.cache.dir", "teacher.cache.trust_group"),
 ]
 OWN = {

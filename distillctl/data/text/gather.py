@@ -126,7 +126,7 @@ def ordered(spelled: list[str], config: TextSetConfig, told: Sequence[str], wher
     """The classes in their order, numbers by size and words by name, and the place of each spelling among them; -1 among numbers is none."""
     numbers = all(is_number(name) for name in spelled) and bool(spelled)
     names = sorted((name for name in spelled if not (numbers and name in HIDDEN)), key=float if numbers else str)
-    shown = list(config.class_names or ())
+    shown = list(config.class_names or ()) if names else []  # without labels they are names that somebody else's answers have
     if not shown and told and numbers and all(float(name).is_integer() and 0 <= float(name) < len(told) for name in names):
         shown, names = list(told), [str(place) for place in range(len(told))]
     if shown and len(shown) != len(names):

@@ -138,6 +138,8 @@ def assembled(found: Gathered, config: TextSetConfig, class_names: Sequence[str]
 
 def classes_of(found: Gathered, config: TextSetConfig, class_names: Sequence[str] | None) -> tuple[str, ...]:
     classes = tuple(found.classes)
+    if not classes and not config.labels and config.class_names:
+        return tuple(config.class_names)
     if not classes:
         if config.labels:
             raise DataError(

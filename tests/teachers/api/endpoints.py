@@ -57,6 +57,7 @@ class Server(ThreadingHTTPServer):
         self.answered: Counter[str] = Counter()
         self.tokens = [0, 0]
         self.label: Callable[[str, int], str] = lambda text, number: "pos" if "good" in text else "neg"
+        self.masses: Callable[[str], dict[str, float]] = lambda text: GOOD if "good" in text else BAD  # of first tokens
         self.before_answer: Callable[[str], None] = lambda text: None
         self.most_at_once = self.at_once = 0
         self.lock, self.closing = threading.Lock(), threading.Event()
@@ -113,7 +114,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.send(400, {"error": {"message": "unknown argument"}})
                 return
             if "logprobs" in server.gives:
-                top = [{"token": token, "logprob": math.log(p)} for token, p in (GOOD if "good" in text else BAD).items()]
+                top = [{"token": token, "logprob": math.log(p)} for token, p in server.masses(text).items()]
         with server.lock:
             first = server.answered[text]
             server.answered[text] += n if not body.get("logprobs") else 1
