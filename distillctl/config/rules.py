@@ -137,7 +137,7 @@ def check_model(role: str, model: ModelConfig) -> list[str]:
     if model._target_ and model.source != "own":
         problems.append(f"{role}._target_={model._target_} works with {role}=own only")
     problems += check_file(role, model)
-    if model.new_head and not (model.pretrained or model.checkpoint or model.file):
+    if model.new_head and not (model.pretrained or model.checkpoint or model.file or model.model):
         problems.append(f"{role}.new_head=true needs weights to start from: {role}.pretrained=true or {role}.checkpoint=<file>")
     for name, low in (("mean", "at least 0"), ("std", "more than 0")):
         values = getattr(model, name)
