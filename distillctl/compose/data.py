@@ -81,12 +81,9 @@ def with_usual(command: str, words: list[str], config_dirs: Sequence[str | Path]
         for group, name in USUAL_OF_TEXTS.items()
         if group not in given and group in groups and default_of(command, group) not in (None, RECORDED)
     }
-    if any(key.startswith(f"{role}.") and CHECKPOINT.fullmatch(key) for role in ("teacher", "student") for key in given):
-        usual = {
-            group: name
-            for group, name in usual.items()
-            if not any(key.startswith(f"{group}.") and CHECKPOINT.fullmatch(key) for key in given)
-        }
+    for role in ("teacher", "student"):
+        if role in usual and any(key.startswith(f"{role}.") and CHECKPOINT.fullmatch(key) for key in given):
+            usual[role] = RECORDED
     clip = [KEY_OF_TEXTS] if "trainer" in groups and "trainer.clip_norm" not in given else []
     keys = [
         f"{stage}.lr_scale=0.1"
