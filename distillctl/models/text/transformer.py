@@ -132,9 +132,10 @@ def class_names(transformers: Any, place: str, where: str) -> dict[int, str]:
 
 def settings_of(module: nn.Module) -> dict[str, Any]:
     """What a net is built again from, as JSON: its `model_type` and shape."""
-    told = described(module)
-    kind = told.pop(TYPE)
-    return {TYPE: kind, **{name: value for name, value in told.items() if name not in NOT_SHAPE and value is not None}}
+    told, config = described(module), module.config
+    kind, known = told.pop(TYPE), type(config)()
+    kept = {name: value for name, value in told.items() if name not in NOT_SHAPE and value is not None and hasattr(known, name)}
+    return {TYPE: kind, **kept}
 
 
 def described(module: nn.Module) -> dict[str, Any]:
