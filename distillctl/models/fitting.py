@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distillctl.errors import CheckpointError
+from distillctl.models.cosine import CosineHead
 
 # of equally good prefixes the first: what wraps a net before what merely lies beside it
 PREFIXES = ("module.", "model.", "net.", "student.", "teacher.", "backbone.", "encoder.")
@@ -89,10 +90,10 @@ def _prefix(names: Iterable[str], own: Collection[str]) -> tuple[str, int]:
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:
-    """The entries of the classifier: of the last linear layer or 1x1 convolution."""
+    """The entries of the classifier: of the last linear or cosine layer or 1x1 convolution."""
     last: tuple[str, ...] = ()
     for name, part in module.named_modules():
-        linear = isinstance(part, nn.Linear) or (isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1))
+        linear = isinstance(part, (nn.Linear, CosineHead)) or (isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1))
         if linear:
             last = tuple(f"{name}.{entry}" if name else entry for entry in part.state_dict())
     return last
