@@ -52,6 +52,16 @@ def insects(place: Path) -> None:
     folder(place / "a", "ant bee wasp")
 
 
+def one_class(place: Path) -> None:
+    folder(place / "a", "ant")
+    folder(place / "b", "ant")
+
+
+def one_class_each(place: Path) -> None:
+    folder(place / "a", "ant")
+    folder(place / "b", "bee wasp")
+
+
 NAMED = "expected how many tasks there are, or the classes of each, as in tasks=[[cat,dog],[ship,truck]]"
 TWO = "lifelong.folders=[a,b] trainer.batch_size=4 memory.size=8"
 ROWS = [
@@ -214,6 +224,15 @@ ROWS = [
         domains,
     ),
     Row("folders of other sizes", TWO, USAGE, ("lifelong.folders: a has images of 8 px and b of 16; set dataset.image_size",), other_sizes),
+    Row("folders of one class in all", TWO, USAGE, ("lifelong.folders: all of them have one class, ant",), one_class),
+    Row("folder of one class as the data set", "dataset.root=a trainer.batch_size=4", DATA, ("only one class, ant",), one_class),
+    Row(
+        "memory smaller than the classes of folders",
+        "lifelong.folders=[a,b] trainer.batch_size=4 memory.size=2",
+        USAGE,
+        ("memory.size=2 is less than the 3 classes",),
+        one_class_each,
+    ),
     Row("folders and tasks", f"{TWO} tasks=2", USAGE, ("tasks and lifelong.folders both say", "leave one of them out"), domains),
     Row("folders and a root", f"{TWO} dataset.root=a", USAGE, ("dataset.root and lifelong.folders both say",), domains),
     Row("folders and a first task", f"{TWO} lifelong.first=1", USAGE, ("lifelong.first=1: the classes of each task are given",), domains),

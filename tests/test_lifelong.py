@@ -13,6 +13,7 @@ from commands import call
 from PIL import Image
 from processes import checkpoint, metrics, record
 from safetensors.torch import load_file
+from sklearn.datasets import load_digits
 
 from distillctl.config import ImageSetConfig
 from distillctl.data.loader import Place
@@ -175,6 +176,25 @@ def test_tasks_may_be_named_and_of_other_sizes(tmp_path):
     assert [len(line) for line in sequences(run)["er"]["matrix"]] == [3] * 3
     counts = torch.bincount(load_file(run / "task-3" / "carried.safetensors")["memory.targets"], minlength=10)
     assert counts.tolist() == [4] * 10
+
+
+@pytest.mark.parametrize("head", ["full", "growing"])
+def test_a_folder_may_bring_a_single_class(head, tmp_path):
+    """The first and the last have one, which no classifier alone could be of."""
+    folders = {0: "monday", 1: "tuesday", 2: "tuesday", 3: "wednesday"}
+    for number, (image, label) in enumerate(zip(*load_digits(return_X_y=True), strict=True)):
+        if number < 400 and label in folders:
+            place = tmp_path / folders[label] / ("test" if number % 4 == 0 else "train") / str(label)
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image.reshape(8, 8) * 15).astype(np.uint8)).save(place / f"{number}.png")
+    words = ("lifelong.folders=[monday,tuesday,wednesday]", "strategy=er", "lifelong.beside=[joint]", f"lifelong.head={head}")
+    finished = call("lifelong", *SMALL[:1], *SMALL[2:], *words, "hydra.run.dir=run", cwd=tmp_path)
+    assert finished.code == 0, finished.err
+    assert json.loads((tmp_path / "run" / "tasks.json").read_text())["tasks"] == [["0"], ["1", "2"], ["3"]]
+    found = sequences(tmp_path / "run")["er"]
+    assert found["matrix"][0][0] == 1.0  # what else could it answer
+    assert found["matrix_task_il"][2][0] == found["matrix_task_il"][2][2] == 1.0
+    assert len(json.loads((tmp_path / "run" / "task-1" / "student.json").read_text())["classes"]) == (4 if head == "full" else 1)
 
 
 # ------------------------------------------------------------------------------------------------- what ships
