@@ -29,6 +29,22 @@ def run(config: StreamConfig, folder: Path | None, asked: Invocation | None = No
     return None
 
 
+def show_plan(config: StreamConfig) -> None:
+    """`--plan`: what is there by now, who learns and teaches, what is kept and written. Nothing is learnt or written."""
+    from distillctl.interruption import StopRequest
+    from distillctl.runs.session import session
+    from distillctl.runs.stream.check import check_stream
+    from distillctl.runs.stream.plan import plan
+    from distillctl.runs.stream.preview import preview
+
+    if config.action != "run":
+        raise ConfigError(f"--plan: action={config.action} learns nothing; leave one of them out")
+    check_stream(config)
+    todo = plan(config)
+    with StopRequest() as stop, session(config, None, stop) as running:
+        preview(running, todo)
+
+
 def learn(config: StreamConfig, folder: Path | None, asked: Invocation | None) -> float | None:
     """Returns the student's accuracy before learning, over all samples; None without labels."""
     from distillctl.interruption import StopRequest

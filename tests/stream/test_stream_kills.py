@@ -108,7 +108,7 @@ def test_a_stream_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_pat
     assert kills >= KILLS // 2
     same(whole, killed, seed)
     learnt_once(killed, SAMPLES)
-    assert len(history(killed)) == SAMPLES // 40
+    assert len(history(killed)) == -(-SAMPLES // 40)  # the last at the end
     assert any(line.get("pruned") for line in history(killed))
     assert [int(folder.name) for folder in sorted((killed / "versions").iterdir())] == versions(history(killed))
 
