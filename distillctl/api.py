@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from distillctl import compose, outputs, runtime
-from distillctl.commands import COMMANDS, runs
+from distillctl.commands import COMMANDS
 from distillctl.commands.given import named_as_given, recorded
 from distillctl.compose import resume as resuming
-from distillctl.config import SCHEMAS, ModelConfig
+from distillctl.config import SCHEMAS, ModelConfig, StreamConfig
 from distillctl.errors import INTERNAL_ERROR, CheckpointError, ConfigError, MachineError, UserError, did_you_mean, first_line
 from distillctl.files import parse_json
 from distillctl.inputs import from_record
@@ -29,6 +30,9 @@ from distillctl.rank import Rank
 from distillctl.runs.check import check_settings
 from distillctl.runs.plan import plan as plan_of
 from distillctl.runs.steps import Plan
+from distillctl.runs.stream.check import check_stream
+from distillctl.runs.stream.plan import StreamPlan
+from distillctl.runs.stream.plan import plan as plan_of_stream
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,10 @@ class Experiment:
 def configure(command: str, *overrides: str, config_dir: str | Path | None = None) -> Experiment:
     """Compose and check a config, as `distillctl COMMAND OVERRIDES` does.
 
-    command: train, pretrain, distill or finetune. overrides: words of the command line, as in "student=resnet8". config_dir: a folder
+    command: one that trains, as train, distill, lifelong or stream. overrides: words of the command line, as in "student=resnet8". config_dir: a folder
     of config groups of one's own, as `--config-dir`. Raises ConfigError with all problems, one a line.
     """
-    known = [name for name, entry in COMMANDS.items() if entry.home == "runs"]
+    known = [name for name, entry in COMMANDS.items() if entry.is_run]
     if command not in known:
         raise ConfigError(f"{command}: no command that trains; {did_you_mean(command, known)}")
     for word in overrides:
@@ -64,13 +68,17 @@ def configure(command: str, *overrides: str, config_dir: str | Path | None = Non
     return composed(command, compose.with_data(command, list(overrides), [config_dir] if config_dir else []), config_dir)
 
 
-def plan(experiment: Experiment) -> Plan:
+def plan(experiment: Experiment) -> Plan | StreamPlan:
     """What a run will do: `steps` in order, which `rows` are measured, which of them it is about (`final`). Nothing is built or read.
 
+    Of a stream, which has no steps, a `StreamPlan`: where samples come from, who teaches, what is kept, what lets a model out.
     experiment: of `configure`. Raises ConfigError where settings, loss or method cannot be.
     """
     with explained(experiment):
         config = compose.typed(experiment.config)
+        if isinstance(config, StreamConfig):
+            check_stream(config)
+            return plan_of_stream(config)
         check_settings(config)
         return plan_of(config)
 
@@ -79,7 +87,7 @@ def run(experiment: Experiment, folder: str | Path) -> dict[str, Any]:
     """Train what `plan` says in this process, measure it on the test split, and leave in `folder` what the command leaves.
 
     folder: a new one, or an empty one. Returns what summary.json holds: `top1` of the model that the run is about (`final`),
-    `gain_over_alone`, and `rows`, a dict for each model. Raises the UserError that the command would print: DataError, CheckpointError,
+    `gain_over_alone`, and `rows`, a dict for each model; of a stream `stream` besides. Raises the UserError that the command would print: DataError, CheckpointError,
     MachineError, Diverged, and Interrupted after a signal, when everything is saved.
     """
     place = as_path(folder).absolute()
@@ -152,7 +160,10 @@ def execute(experiment: Experiment, place: Path) -> dict[str, Any]:
         raise MachineError("under torchrun use the command line; from Python trainer.devices=N starts the processes")
     asked = compose.invocation(experiment.command, experiment.config, experiment.overrides, experiment.again)
     with explained(experiment, place, asked.mark):
-        runs.run(compose.typed(experiment.config), place, asked)
+        config = compose.typed(experiment.config)
+        if isinstance(config, StreamConfig) and config.action != "run":
+            raise ConfigError(f"action={config.action} is no run; it is for the command line: distillctl stream action={config.action}")
+        importlib.import_module(f"distillctl.commands.{COMMANDS[experiment.command].home or experiment.command}").run(config, place, asked)
     return summary(place)
 
 

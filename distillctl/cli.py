@@ -137,10 +137,9 @@ def in_the_same_folder(command: str, overrides: list[str], sweep: bool) -> list[
 
 def check_planned(command: str, flags: list[str]) -> None:
     """What `--plan` can be said with. Raises ConfigError."""
-    if COMMANDS[command].home != "runs":
-        planned = [name for name, known in COMMANDS.items() if known.home == "runs"]
-        why = "takes its samples as they come" if command == "stream" else "trains nothing"
-        raise ConfigError(f"{PLAN}: {command} {why}; it works with {', '.join(planned)}")
+    if not COMMANDS[command].is_run:
+        planned = [name for name, known in COMMANDS.items() if known.is_run]
+        raise ConfigError(f"{PLAN}: {command} trains nothing; it works with {', '.join(planned)}")
     if Rank.is_given():
         raise ConfigError(f"{PLAN} is for one process; leave out torchrun")
     if any(flag in SWEEP for flag in flags):

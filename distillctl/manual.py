@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from distillctl.compose.reference import Key
 
 WIDTH = 100
-TRAINING = "runs"  # the home of the commands that train
 # what people set; each command shows those that it has
 USUAL = (
     *("teacher", "student", "dataset", "loss", "method", "recipe", "teacher.checkpoint", "teacher.pretrained", "student.checkpoint"),
@@ -68,8 +67,11 @@ def manual(command: str, folders: Iterable[str] = ()) -> str:
     if groups:
         lines.append(f"  --help={next(iter(groups)):<12}those below one name, or the options of a group")
     lines += ["  --cfg job          print every key with its value", "  -m                 sweep: key=a,b runs both"]
-    if COMMANDS[command].home == TRAINING:
-        lines.append("  --plan             print the steps, what is reused and how long it will take; train nothing")
+    if COMMANDS[command].is_run:
+        what = (
+            "who learns what, by what it is let out" if COMMANDS[command].learns else "the steps, what is reused and how long it will take"
+        )
+        lines.append(f"  --plan             print {what}; train nothing")
     lines.append("  --config FILE      what could be typed, in a file; a name that ends in .yaml, or the folder of a run, needs no flag")
     lines += [
         "  --config-dir DIR   add your own config groups: DIR/recipe/mine.yaml is recipe=mine",

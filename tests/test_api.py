@@ -53,7 +53,9 @@ def test_what_the_document_shows_runs(tmp_path, monkeypatch, capsys):
     shown: dict = {}
     for block in blocks:
         exec(compile(block, str(DOCUMENT), "exec"), shown)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
+    assert shown["todo"].writes[0] == "run.json"
+    assert shown["learnt"]["stream"]["samples"] == 200
     assert [row["model"] for row in shown["summary"]["rows"]] == ["teacher", "distilled", "alone"]
     assert (tmp_path / "runs/first/distill/load_student.py").is_file()
     assert shown["own"].grad is not None
@@ -107,6 +109,8 @@ def test_it_leaves_hydra_and_the_working_directory_as_they_were():
     [
         ("trian", [], "did you mean train?"),
         ("evaluate", [], "no command that trains"),
+        ("streem", [], "did you mean stream?"),
+        ("stream", ["stream.samples=0"], "stream.samples=0 must be >= 1"),
         ("train", ["stunt=1"], "did you mean student?"),
         ("train", ["--trust"], "a flag of the command line"),
         ("train", ["hydra.run.dir=there"], "an argument of run()"),
@@ -117,6 +121,40 @@ def test_it_leaves_hydra_and_the_working_directory_as_they_were():
 def test_what_is_wrong_is_said_in_a_line(command, words, said):
     with pytest.raises(ConfigError, match=re.escape(said)):
         distillctl.configure(command, *words)
+
+
+STREAM = ("stream.samples=120", "stream.release_every=50", "trainer.device=cpu", "trainer.threads=1", "trainer.precision=fp32")
+
+
+def test_a_stream_is_planned_run_and_gone_on_with_as_by_the_command_line(tmp_path, monkeypatch):
+    experiment = distillctl.configure("stream", *STREAM)
+    assert distillctl.plan(experiment) == distillctl.plan(experiment)
+    whole = distillctl.run(experiment, tmp_path / "whole")
+    monkeypatch.setattr("distillctl.interruption.StopRequest", lambda: Stop(6))
+    with pytest.raises(Interrupted, match="distillctl stream resume="):
+        distillctl.run(experiment, tmp_path / "stopped")
+    monkeypatch.undo()
+    assert record(tmp_path / "stopped")["status"] == "interrupted"
+    assert distillctl.resume(tmp_path / "stopped") == whole
+    assert distillctl.resume(tmp_path / "stopped") == whole
+    assert [row["model"] for row in whole["rows"]] == ["average", "student", "alone"]
+    with pytest.raises(ConfigError, match="holds a run already"):
+        distillctl.run(experiment, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("word", ["action=history", "action=rollback"])
+def test_what_is_no_run_of_a_stream_is_for_the_command_line(word, tmp_path):
+    experiment = distillctl.configure("stream", word, "folder=there")
+    with pytest.raises(ConfigError, match=f"{word} learns nothing"):
+        distillctl.plan(experiment)
+    with pytest.raises(ConfigError, match=f"{word} is no run; it is for the command line"):
+        distillctl.run(experiment, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stream_that_cannot_be_is_found_by_the_plan():
+    with pytest.raises(ConfigError, match="no teacher is named"):
+        distillctl.plan(distillctl.configure("stream", "stream.teacher=model"))
 
 
 def test_settings_that_cannot_be_are_found_by_the_plan():

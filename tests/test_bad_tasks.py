@@ -38,6 +38,16 @@ def insects(place: Path) -> None:
     folder(place / "a", "ant bee wasp")
 
 
+def one_class(place: Path) -> None:
+    folder(place / "a", "ant")
+    folder(place / "b", "ant")
+
+
+def one_class_each(place: Path) -> None:
+    folder(place / "a", "ant")
+    folder(place / "b", "bee wasp")
+
+
 NAMED = "expected how many tasks there are, or the classes of each, as in tasks=[[cat,dog],[ship,truck]]"
 TWO = "lifelong.folders=[a,b] trainer.batch_size=4 memory.size=8"
 ROWS = [
@@ -101,6 +111,23 @@ ROWS = [
         USAGE,
         ("student=squeezenet1_1: icarl answers by class means", "this net ends in none"),
     ),
+    Row("lucir that ranks nothing", "strategy=lucir strategy.hardest=0", USAGE, ("strategy.hardest=0 must be >= 1",)),
+    Row("lucir without a scale", "strategy=lucir strategy.scale=0", USAGE, ("strategy.scale=0 must be > 0",)),
+    Row("podnet of no direction", "strategy=podnet strategy.proxies=0", USAGE, ("strategy.proxies=0 must be >= 1",)),
+    Row("podnet of half a direction", "strategy=podnet strategy.proxies=1.5", USAGE, ("strategy.proxies=1.5: expected a whole number",)),
+    Row(
+        "podnet of a word of directions", "strategy=podnet strategy.proxies=abc", USAGE, ("strategy.proxies=abc: expected a whole number",)
+    ),
+    Row("podnet of no stage", "strategy=podnet strategy.stages=[]", USAGE, ("strategy.stages=[] names no tap",)),
+    Row("podnet of stages that are a number", "strategy=podnet strategy.stages=3", USAGE, ("strategy.stages=3",)),
+    Row("podnet of an unknown stage", "strategy=podnet strategy.stages=[stage9]", USAGE, ("it has no tap 'stage9'", "stage1")),
+    Row(
+        "lucir of a net without a linear classifier",
+        "strategy=lucir student=squeezenet1_1 student.image_size=32",
+        USAGE,
+        ("student=squeezenet1_1: lucir answers by angles", "this net ends in none"),
+    ),
+    Row("podnet that selects otherwise", "strategy=podnet memory.select=balanced", USAGE, ("leave memory.select out",)),
     # what goes with what
     Row(
         "best epoch", "trainer.select=best", USAGE, ("trainer.select=best: the last epoch of each task counts", "leave trainer.select out")
@@ -134,6 +161,9 @@ ROWS = [
     ),
     Row(
         "teacher of lwf_mc", "dataset=digits strategy=lwf_mc teacher=resnet8 teacher.checkpoint=run", USAGE, ("would not read the teacher",)
+    ),
+    Row(
+        "teacher of lucir", "strategy=lucir teacher=resnet14 lifelong.update=both", USAGE, ("strategy=lucir", "would not read the teacher")
     ),
     Row("lwf without a teacher's term", "strategy=lwf loss=ce", USAGE, ("loss",)),
     Row("no labels", "dataset.labels=false", USAGE, ("dataset.labels=false: tasks are learnt by labels; leave it out",)),
@@ -180,12 +210,23 @@ ROWS = [
         domains,
     ),
     Row("folders of other sizes", TWO, USAGE, ("lifelong.folders: a has images of 8 px and b of 16; set dataset.image_size",), other_sizes),
+    Row("folders of one class in all", TWO, USAGE, ("lifelong.folders: all of them have one class, ant",), one_class),
+    Row("folder of one class as the data set", "dataset.root=a trainer.batch_size=4", DATA, ("only one class, ant",), one_class),
+    Row(
+        "memory smaller than the classes of folders",
+        "lifelong.folders=[a,b] trainer.batch_size=4 memory.size=2",
+        USAGE,
+        ("memory.size=2 is less than the 3 classes",),
+        one_class_each,
+    ),
     Row("folders and tasks", f"{TWO} tasks=2", USAGE, ("tasks and lifelong.folders both say", "leave one of them out"), domains),
     Row("folders and a root", f"{TWO} dataset.root=a", USAGE, ("dataset.root and lifelong.folders both say",), domains),
     Row("folders and a first task", f"{TWO} lifelong.first=1", USAGE, ("lifelong.first=1: the classes of each task are given",), domains),
     Row("lwf of domains", f"{TWO} strategy=lwf", USAGE, ("task 2 has classes of earlier ones", "take strategy.over=seen"), domains),
     Row("lwf of a class that comes again", f"{TWO} strategy=lwf", USAGE, ("task 2 has classes of earlier ones",), one_again),
     Row("lwf_mc of domains", f"{TWO} strategy=lwf_mc", USAGE, ("strategy=lwf_mc learns labels of new classes alone",), domains),
+    Row("lucir of domains", f"{TWO} strategy=lucir", USAGE, ("strategy=lucir tells new classes from old ones by the task",), domains),
+    Row("podnet of a class that comes again", f"{TWO} strategy=podnet", USAGE, ("take strategy=derpp, er or ewc",), one_again),
     Row("icarl of domains", f"{TWO} strategy=icarl", USAGE, ("strategy=icarl learns labels of new classes alone",), domains),
 ]
 

@@ -1,13 +1,19 @@
 """Runs of tasks one after another: what each task leaves, what the table says, what can be done with it later."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from commands import call
+from PIL import Image
 from processes import checkpoint, metrics, record
 from safetensors.torch import load_file
+from sklearn.datasets import load_digits
 
 from distillctl.config import ImageSetConfig
 from distillctl.data.loader import Place
@@ -43,6 +49,16 @@ def icarl(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def lucir(tmp_path_factory) -> Path:
+    return lifelong(tmp_path_factory.mktemp("lucir"), "run", "strategy=lucir", "lifelong.beside=[]")
+
+
+@pytest.fixture(scope="module")
+def podnet(tmp_path_factory) -> Path:
+    return lifelong(tmp_path_factory.mktemp("podnet"), "run", "strategy=podnet", "strategy.proxies=3", "lifelong.beside=[]")
+
+
+@pytest.fixture(scope="module")
 def taught(tmp_path_factory) -> Path:
     """With a larger net that learns each task first."""
     return lifelong(tmp_path_factory.mktemp("taught"), "run", "teacher=resnet14", "lifelong.update=both", "lifelong.beside=[alone]")
@@ -73,8 +89,9 @@ def test_the_matrix_is_of_all_tasks_and_the_figures_are_read_off_it(derpp):
     assert [len(line) for line in found["joint"]["matrix"]] == [5]
 
 
-def test_exemplars_bring_back_what_fine_tuning_forgets(derpp, icarl):
-    floor, found = sequences(derpp)["sgd"], sequences(icarl)["icarl"]
+@pytest.mark.parametrize("made", ["icarl", "lucir", "podnet"])
+def test_exemplars_bring_back_what_fine_tuning_forgets(made, derpp, request):
+    floor, found = sequences(derpp)["sgd"], sequences(request.getfixturevalue(made))[made]
     assert floor["forgetting"] > 0.5
     assert found["forgetting"] < floor["forgetting"] - 0.3
     assert found["final_accuracy"] > floor["final_accuracy"] + 0.2
@@ -161,10 +178,29 @@ def test_tasks_may_be_named_and_of_other_sizes(tmp_path):
     assert counts.tolist() == [4] * 10
 
 
+@pytest.mark.parametrize("head", ["full", "growing"])
+def test_a_folder_may_bring_a_single_class(head, tmp_path):
+    """The first and the last have one, which no classifier alone could be of."""
+    folders = {0: "monday", 1: "tuesday", 2: "tuesday", 3: "wednesday"}
+    for number, (image, label) in enumerate(zip(*load_digits(return_X_y=True), strict=True)):
+        if number < 400 and label in folders:
+            place = tmp_path / folders[label] / ("test" if number % 4 == 0 else "train") / str(label)
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image.reshape(8, 8) * 15).astype(np.uint8)).save(place / f"{number}.png")
+    words = ("lifelong.folders=[monday,tuesday,wednesday]", "strategy=er", "lifelong.beside=[joint]", f"lifelong.head={head}")
+    finished = call("lifelong", *SMALL[:1], *SMALL[2:], *words, "hydra.run.dir=run", cwd=tmp_path)
+    assert finished.code == 0, finished.err
+    assert json.loads((tmp_path / "run" / "tasks.json").read_text())["tasks"] == [["0"], ["1", "2"], ["3"]]
+    found = sequences(tmp_path / "run")["er"]
+    assert found["matrix"][0][0] == 1.0  # what else could it answer
+    assert found["matrix_task_il"][2][0] == found["matrix_task_il"][2][2] == 1.0
+    assert len(json.loads((tmp_path / "run" / "task-1" / "student.json").read_text())["classes"]) == (4 if head == "full" else 1)
+
+
 # ------------------------------------------------------------------------------------------------- what ships
 
 
-@pytest.mark.parametrize("made", ["derpp", "icarl"])
+@pytest.mark.parametrize("made", ["derpp", "icarl", "lucir", "podnet"])
 def test_what_ships_is_worth_what_the_table_says(made, request, distillctl, tmp_path):
     run = request.getfixturevalue(made)
     table = json.loads((run / "summary.json").read_text())
@@ -188,6 +224,29 @@ def test_icarls_table_is_that_of_its_class_means(icarl):
         assert not head[2 * number :].any()
         kept = load_file(icarl / name / "carried.safetensors")["memory.targets"]
         assert torch.bincount(kept[kept >= 0], minlength=10).tolist() == [40 // (2 * number)] * (2 * number) + [0] * (10 - 2 * number)
+
+
+@pytest.mark.parametrize("made", ["lucir", "podnet"])
+def test_a_cosine_classifier_ships_with_the_script_that_loads_it_and_predicts(made, request, distillctl, tmp_path):
+    run = request.getfixturevalue(made)
+    place = tmp_path / "elsewhere"
+    shutil.copytree(run / "task-5", place)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "image.png")
+    words = [sys.executable, "-I", str(place / "load_student.py"), "image.png"]
+    [_, name, probability] = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+    exact = ("format=csv", "trainer.device=cpu", "trainer.precision=fp32")
+    finished = distillctl("predict", f"checkpoint={place}", "inputs=[image.png]", *exact, cwd=tmp_path)
+    assert finished.code == 0, finished.err
+    [_, best, chance, *_] = finished.out.splitlines()[1].split(",")
+    assert best == name
+    assert float(chance) == pytest.approx(float(probability), abs=1e-4)
+    edits = json.loads((place / "student.json").read_text())["architecture"]["edits"]
+    assert edits == [["classifier", f"cosine {1 if made == 'lucir' else 3}"]]
+
+
+def test_a_cosine_student_goes_on_where_another_run_left_it(lucir, tmp_path):
+    run = lifelong(tmp_path, "run", "strategy=lucir", "lifelong.beside=[]", "lifelong.epochs=1", f"student.checkpoint={lucir}", "tasks=2")
+    assert json.loads((run / "task-2" / "student.json").read_text())["architecture"]["edits"] == [["classifier", "cosine 1"]]
 
 
 @pytest.mark.parametrize("which", ["task-1", "task-1/student.safetensors", "."])
@@ -297,7 +356,7 @@ def test_teacher_and_student_grow_together(tmp_path):
     assert {"lwf", "old lwf"} <= metrics(run / "task-2")[0].keys()
 
 
-@pytest.mark.parametrize("strategy", ["icarl", "ewc", "lwf", "lwf_mc", "er"])
+@pytest.mark.parametrize("strategy", ["icarl", "lucir", "podnet", "ewc", "lwf", "lwf_mc", "er"])
 def test_every_strategy_learns_under_a_head_that_grows(strategy, tmp_path):
     run = lifelong(tmp_path, "run", f"strategy={strategy}", "lifelong.head=growing", "lifelong.beside=[]", "lifelong.epochs=1", "tasks=2")
     assert load_file(run / "task-2" / "student.safetensors")["classifier.weight"].shape[0] == 10

@@ -53,7 +53,7 @@ def what_differs(one: Path, other: Path) -> list[str]:
 # any moment
 
 
-@pytest.mark.parametrize("strategy", ["derpp", "icarl", "ewc"])
+@pytest.mark.parametrize("strategy", ["derpp", "icarl", "lucir", "ewc"])
 def test_a_sequence_that_is_killed_again_and_again_ends_as_if_it_never_was(strategy, tmp_path):
     whole, killed, given = tmp_path / "whole", tmp_path / "killed", [*SMALL, f"strategy={strategy}"]
     attempt = run("lifelong", *given, f"hydra.run.dir={whole}")
@@ -100,6 +100,8 @@ STRATEGIES = {
     "der": ["strategy=der", "lifelong.head=growing"],
     "derpp": ["strategy=derpp", "trainer.ema_decay=0.9"],
     "icarl": ["strategy=icarl"],
+    "lucir": ["strategy=lucir", "trainer.accumulate=2"],
+    "podnet": ["strategy=podnet", "strategy.proxies=3", "lifelong.head=growing", "trainer.ema_decay=0.9"],
     "ewc": ["strategy=ewc"],
     "lwf": ["strategy=lwf"],
     "lwf_mc": ["strategy=lwf_mc", "lifelong.head=growing"],
@@ -120,7 +122,7 @@ def test_a_sequence_that_is_stopped_within_each_task_ends_as_if_it_never_was(nam
 
 
 @pytest.mark.parametrize("where", ["hand_over", "measured"])
-@pytest.mark.parametrize("name", ["derpp", "icarl", "ewc"])
+@pytest.mark.parametrize("name", ["derpp", "icarl", "podnet", "ewc"])
 def test_a_sequence_that_breaks_off_at_the_end_of_a_task_does_that_end_again(name, where, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert sequence(whole, *STRATEGIES[name])
@@ -194,7 +196,7 @@ def test_a_resumed_sequence_may_not_become_another(finished, tmp_path, distillct
 # several processes
 
 
-@pytest.mark.parametrize("name", ["derpp", "icarl"])
+@pytest.mark.parametrize("name", ["derpp", "icarl", "lucir", "podnet"])
 def test_two_ranks_take_the_steps_of_one_and_keep_the_same_samples(name, tmp_path):
     smooth = ["optimizer.lr=0.0005", "trainer.log_every=1", f"strategy={name}"]
     attempts = [run("lifelong", *SMALL, *smooth, f"hydra.run.dir={tmp_path / 'one'}")]

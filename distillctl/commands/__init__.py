@@ -4,12 +4,21 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """home: the module that runs it, where that is not called like the command. writes: whether it leaves files in the run's folder."""
+    """home: the module that runs it, where that is not called like the command. writes: whether it leaves files in the run's folder.
+
+    learns: whether what it does is a run, which `--plan` and Python know, though it is no plan of steps.
+    """
 
     summary: str
     examples: tuple[str, str, str]
     home: str = ""
     writes: bool = False
+    learns: bool = False
+
+    @property
+    def is_run(self) -> bool:
+        """Whether there is a plan of it, and a run that goes on."""
+        return self.learns or self.home == "runs"
 
     @property
     def keeps(self) -> bool:
@@ -89,6 +98,7 @@ COMMANDS = {
             "distillctl stream action=rollback folder=outputs/stream/20260101-120000-000000",
         ),
         writes=True,
+        learns=True,
     ),
     "evaluate": Command(
         "what a checkpoint is worth: accuracy, F1, NLL, calibration, agreement with a teacher",

@@ -10,7 +10,7 @@ from distillctl.invocation import Invocation
 from distillctl.outputs import read_run
 from distillctl.paths import as_path
 from distillctl.report.console import Console, Table
-from distillctl.runs.stream.releases import Releases
+from distillctl.runs.stream.releases import Releases, pruned
 
 
 def run(config: StreamConfig, folder: Path | None, asked: Invocation | None = None) -> float | None:
@@ -27,6 +27,22 @@ def run(config: StreamConfig, folder: Path | None, asked: Invocation | None = No
     else:
         show(releases)
     return None
+
+
+def show_plan(config: StreamConfig) -> None:
+    """`--plan`: what is there by now, who learns and teaches, what is kept and written. Nothing is learnt or written."""
+    from distillctl.interruption import StopRequest
+    from distillctl.runs.session import session
+    from distillctl.runs.stream.check import check_stream
+    from distillctl.runs.stream.plan import plan
+    from distillctl.runs.stream.preview import preview
+
+    if config.action != "run":
+        raise ConfigError(f"--plan: action={config.action} learns nothing; leave one of them out")
+    check_stream(config)
+    todo = plan(config)
+    with StopRequest() as stop, session(config, None, stop) as running:
+        preview(running, todo)
 
 
 def learn(config: StreamConfig, folder: Path | None, asked: Invocation | None) -> float | None:
@@ -65,16 +81,25 @@ def show(releases: Releases) -> None:
     if not history:
         console.say(f"{releases.run}: nothing was released or refused yet")
         return
-    table = Table()
-    for heading in ("what", "version", "sample", "held out", "accuracy", "deployed had", "when"):
+    table, gone = Table(), pruned(history)
+    tested = any("p" in line for line in history)
+    for heading in ("what", "version", "sample", "held out", "accuracy", "deployed had", *(["p"] if tested else []), "when"):
         table.add_column(heading, justify="left" if heading in ("what", "when") else "right")
     for line in history:
         table.add_row(
             str(line["what"]),
-            str(line.get("version", "")),
+            named(line.get("version"), gone),
             *(str(line.get(key, "")) for key in ("position", "held_out")),
             *(f"{line[key]:.2%}" if isinstance(line.get(key), float) else "" for key in ("accuracy", "deployed_accuracy")),
+            *([f"{line['p']:.3f}" if isinstance(line.get("p"), float) else ""] if tested else []),
             str(line.get("when", line.get("time", "")))[:40],
         )
     console.table(table)
     console.say(f"deployed: version {now}, {releases.folder}")
+
+
+def named(version: object, gone: set[int]) -> str:
+    """As the table shows it."""
+    if isinstance(version, int) and version in gone:
+        return f"{version} (pruned)"
+    return "" if version is None else str(version)

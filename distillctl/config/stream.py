@@ -9,6 +9,7 @@ from distillctl.config.fields import number, option, value
 
 SOURCES = ("dataset", "folders", "csv", "watch")
 DETECTORS = ("adwin", "page_hinkley")
+GATES = ("difference", "significant")
 ALONE = "alone"  # what a student with a teacher is compared with
 
 
@@ -64,8 +65,14 @@ class StreamStageConfig:
     """the last so many of them count"""
     release_every: Optional[int] = number(500, decides="weights", low=1)
     """samples after which the student is held against the deployed one; null: at the end alone"""
+    gate: str = option("difference", *GATES, decides="weights")
+    """what refuses a new model: difference: an accuracy below the deployed one's; significant: one so much below that chance alone is no reason"""
+    alpha: float = number(0.05, decides="weights", above=0, high=0.5)
+    """of gate=significant: how often a model that is no worse may be refused"""
+    keep_versions: Optional[int] = number(None, decides="cost", low=2)
+    """the last so many released models stay in versions/, with what is deployed and what a rollback would put back; null: all"""
     tolerance: float = number(0.0, decides="weights", low=-1, high=1)
-    """by how much accuracy a new model may be worse and replace the old one all the same; below 0: by how much it has to be better"""
+    """of gate=difference: by how much accuracy a new model may be worse and replace the old one all the same; below 0: by how much it has to be better"""
     beside: list[str] = field(default_factory=lambda: [ALONE], metadata={"decides": "weights"})
     """alone: the same student without the teacher, on the same samples"""
     save_every: int = number(100, decides="cost", low=1)

@@ -50,6 +50,11 @@ class Contract(ABC):
         return cls.load(config, class_names)
 
     @classmethod
+    def load_part(cls, config: DatasetConfig, excused: Excused | None) -> tuple[DataSet, Contract]:
+        """The same for a part of what is learnt, as one task of several, which may have a single class. Here as for any training."""
+        return cls.load(config, None) if excused is None else cls.load_again(config, None, excused)
+
+    @classmethod
     def load_to_measure(cls, config: DatasetConfig, class_names: Sequence[str] | None, record: Record | None) -> tuple[DataSet, Contract]:
         """The same for a model that is ready, of which `record` says where it learned and what it sees. Here as for training."""
         return cls.load(config, class_names)

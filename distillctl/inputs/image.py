@@ -58,6 +58,11 @@ class Images(Contract):
         return cls.of(sets.load(config, class_names, excused))
 
     @classmethod
+    def load_part(cls, config: DatasetConfig, excused: Excused | None) -> tuple[DataSet, Images]:
+        assert isinstance(config, ImageSetConfig)
+        return cls.of(sets.load(config, None, excused or Excused(), least=1))
+
+    @classmethod
     def load_to_measure(cls, config: DatasetConfig, class_names: Sequence[str] | None, record: Record | None) -> tuple[DataSet, Images]:
         assert isinstance(config, ImageSetConfig)
         size = cls.from_record(record).image_size if record is not None else None

@@ -10,6 +10,7 @@ from torch import nn
 
 from distillctl.errors import CheckpointError
 from distillctl.models.change import Change, convolution, linear, quoted, replaced
+from distillctl.models.cosine import Cosine
 from distillctl.models.pruned import PRUNED
 
 
@@ -127,7 +128,7 @@ class OtherFeatures(Change):
         return replaced(path, f"torch.nn.Linear({self.features}, {linear(module.get_submodule(path)).out_features})")
 
 
-CHANGES: tuple[type[Change], ...] = (NoStride, NoStrideSamePadding, ThreeByThree, Removed, BehindBottleneck, OtherFeatures, *PRUNED)
+CHANGES: tuple[type[Change], ...] = (NoStride, NoStrideSamePadding, ThreeByThree, Removed, BehindBottleneck, OtherFeatures, Cosine, *PRUNED)
 
 
 def change_of(became: str) -> Change:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distillctl.errors import CheckpointError
+from distillctl.models.cosine import CosineHead
 
 # of equally good prefixes the first: what wraps a net before what merely lies beside it
 PREFIXES = ("module.", "model.", "net.", "student.", "teacher.", "backbone.", "encoder.")
@@ -89,7 +90,7 @@ def _prefix(names: Iterable[str], own: Collection[str]) -> tuple[str, int]:
 
 
 def head_names(module: nn.Module) -> tuple[str, ...]:
-    """The entries of the classifier: of the last linear layer or 1x1 convolution.
+    """The entries of the classifier: of the last linear or cosine layer or 1x1 convolution.
 
     Nets of transformers say where what lies below their head is; some make the head first, so those layers count where there are no others.
     """
@@ -99,7 +100,7 @@ def head_names(module: nn.Module) -> tuple[str, ...]:
         base = getattr(part, "base_model_prefix", None)
         if isinstance(base, str) and base and isinstance(getattr(part, base, None), nn.Module):
             below = (*below, f"{name}.{base}." if name else f"{base}.")
-        if isinstance(part, nn.Linear) or (isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1)):
+        if isinstance(part, (nn.Linear, CosineHead)) or (isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1)):
             found.append(name)
     above = [name for name in found if not name.startswith(below)] if below else found
     last = (above or found)[-1:]

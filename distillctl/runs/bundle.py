@@ -73,10 +73,17 @@ class Bundle:
 
 
 def load(
-    config: DatasetConfig, batch_size: int, place: Place, class_names: list[str] | None = None, excused: Excused | None = None
+    config: DatasetConfig,
+    batch_size: int,
+    place: Place,
+    class_names: list[str] | None = None,
+    excused: Excused | None = None,
+    part: bool = False,
 ) -> Bundle:
-    """`class_names`: of samples without labels, which may have no others. batch_size: 0 where it is chosen by what was loaded."""
+    """`class_names`: of samples without labels, which may have no others. batch_size: 0 where it is chosen by what was loaded. part: of several sets, which make one."""
     kind = kind_of(config)
+    if part:
+        return Bundle(config, *kind.load_part(config, excused), batch_size, place)
     data, inputs = kind.load(config, class_names) if excused is None else kind.load_again(config, class_names, excused)
     return Bundle(config, data, inputs, batch_size, place)
 

@@ -86,7 +86,7 @@ class Session:
     def read_folder(self, data: DatasetConfig, root: str) -> Bundle:
         """The data of one task, whose folder the config has by another key."""
         try:
-            return self.read(replace(data, root=root))
+            return self.read(replace(data, root=root), part=True)
         except UserError as error:
             raise type(error)(*(line.replace("dataset.root=", "lifelong.folders: ", 1) for line in error.problems)) from None
 
@@ -99,13 +99,14 @@ class Session:
             self.run.record[world.KEY] = told
         return found
 
-    def read(self, data: DatasetConfig) -> Bundle:
+    def read(self, data: DatasetConfig, part: bool = False) -> Bundle:
+        """part: it is one of several sets that make one."""
         machine, names = self.runtime, taught_classes(self.config, data)
         trainer = self.config.trainer
         place = Place(machine.device, machine.rank, machine.world, pieces_of(trainer, machine.world))
 
         def read() -> Bundle:
-            return bundle.load(data, 0 if trainer.batch_size == AUTO else trainer.batch_size, place, names, self.excused)
+            return bundle.load(data, 0 if trainer.batch_size == AUTO else trainer.batch_size, place, names, self.excused, part)
 
         found = first_on_main(machine, read) or read()
         found = self.with_answers(found)

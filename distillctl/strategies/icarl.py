@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,15 +12,13 @@ from torch import Tensor, nn
 from distillctl.errors import ConfigError
 from distillctl.inputs.contract import Contract
 from distillctl.losses.inputs import precise
-from distillctl.models.fitting import head_names
 from distillctl.models.net import Net
 from distillctl.modes import evaluating
+from distillctl.strategies.exemplars import KeepsExemplars, head_of
 from distillctl.strategies.replay import learnt_together
 from distillctl.strategies.strategy import Strategy, one
 from distillctl.strategies.task import Samples
-from distillctl.types import Batch, Inputs, Output, Terms, concatenated, count, device_of, rows
-
-POOLED = "pooled"  # what the classifier sees
+from distillctl.types import Batch, Output, Terms
 
 
 class LwfMc(Strategy):
@@ -41,7 +39,7 @@ class LwfMc(Strategy):
         return one("binary", binary_distillation(answer.logits[:, : self.task.seen], old, batch.targets, self.task.old))
 
 
-class Icarl(LwfMc):
+class Icarl(LwfMc, KeepsExemplars):
     """Rebuffi et al. 2017: with exemplars chosen by herding, and answered by the nearest mean of a class's exemplars.
 
     A step learns `memory.batch_size` exemplars beside the new samples, where the authors mix them into the epochs. The nearest of normalised means is
@@ -49,17 +47,11 @@ class Icarl(LwfMc):
     """
 
     name = "icarl"
-    replays = herds = True
 
     def __init__(self, *arguments: Any, **more: Any):
         super().__init__(*arguments, **more)
-        assert self.memory is not None
         if "head.weight" in self.past:  # what was shipped ends in means; learning goes on with what was learnt
             self.set_head(self.student, self.past["head.weight"], self.past["head.bias"])
-
-    @classmethod
-    def reads(cls, node: Mapping[str, Any], role: str) -> tuple[str, ...]:
-        return (POOLED,) if role == "student" else ()
 
     @classmethod
     def check_net(cls, plan: Callable[[], Net], key: str, inputs: Contract) -> None:
@@ -70,48 +62,19 @@ class Icarl(LwfMc):
             )
 
     def forward(self, batch: Batch, player: str = "student") -> Terms:
-        assert self.memory is not None
         return learnt_together(self.student, batch, self.memory, self.binary)[1]
-
-    def after_step(self) -> None:
-        assert self.memory is not None
-        self.memory.steps += 1
 
     @torch.no_grad()
     def after_task(self, student: nn.Module, samples: Samples) -> None:
-        assert self.memory is not None
         own = head_of(student.net)  # type: ignore[arg-type]
         self.head = own.weight.detach().clone(), own.bias.detach().clone() if own.bias is not None else None
+        super().after_task(student, samples)
         with evaluating(student):
-            exemplars, targets, index = self.chosen(student, samples)
-            self.memory.fill(exemplars, targets, index)
+            exemplars, targets, _ = self.memory.held()
             means = class_means(self.features(student, exemplars), targets, self.task.seen)
         weight = torch.zeros_like(own.weight)
         weight[: self.task.seen] = means.to(weight)
         self.set_head(student, weight, None if own.bias is None else torch.zeros_like(own.bias))
-
-    def chosen(self, student: nn.Module, samples: Samples) -> tuple[Inputs, Tensor, Tensor]:
-        """The exemplars of all classes so far, as many of each: the first of those that are there, and of the new classes those that herding takes."""
-        assert self.memory is not None
-        each = self.memory.size // self.task.seen
-        parts: list[tuple[Inputs, Tensor, Tensor]] = []
-        inputs, targets, index = self.memory.held()
-        for label in range(self.task.old):
-            at = (targets == label).nonzero().flatten()[:each]
-            parts.append((rows(inputs, at), targets[at], index[at]))
-        seen = [(answer_features(student(batch.inputs)), batch.targets) for batch in samples.plain(samples.split)]
-        features, labels = (torch.cat([item[place] for item in seen]) for place in (0, 1))
-        for label in range(self.task.old, self.task.seen):
-            at = (labels == label).nonzero().flatten()
-            taken = at[herding(features[at], each)].cpu()
-            [*batches] = samples.plain(samples.split.take(taken.tolist()))
-            parts += [(batch.inputs, batch.targets, batch.index) for batch in batches]
-        return concatenated([part[0] for part in parts]), torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
-
-    def features(self, student: nn.Module, inputs: Inputs) -> Tensor:
-        """[N, D], in pieces."""
-        where = torch.arange(count(inputs), device=device_of(inputs))
-        return torch.cat([answer_features(student(rows(inputs, piece))) for piece in where.split(256)])
 
     def set_head(self, student: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
         head = head_of(student.net)  # type: ignore[arg-type]
@@ -137,24 +100,6 @@ def binary_distillation(logits: Tensor, old: Tensor | None, targets: Tensor, kno
     return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / len(logits)
 
 
-def herding(features: Tensor, count: int) -> Tensor:
-    """int64 [min(count, N)]: rows of [N, D] in the order in which the mean of the normalised ones comes closest to that of all.
-
-    Algorithm 4 of Rebuffi et al. 2017.
-    """
-    unit = F.normalize(features.double(), dim=1)
-    mean, sum_so_far = unit.mean(0), torch.zeros_like(unit[0])
-    free = torch.ones(len(unit), dtype=torch.bool, device=unit.device)
-    taken = []
-    for number in range(1, min(count, len(unit)) + 1):
-        distance = (mean - (sum_so_far + unit) / number).square().sum(1).masked_fill(~free, torch.inf)
-        best = int(distance.argmin())
-        taken.append(best)
-        free[best] = False
-        sum_so_far = sum_so_far + unit[best]
-    return torch.tensor(taken, dtype=torch.int64, device=features.device)
-
-
 def class_means(features: Tensor, targets: Tensor, classes: int) -> Tensor:
     """[classes, D]: normalised means of the normalised features of each class; zero of a class without any."""
     unit, means = F.normalize(features.double(), dim=1), []
@@ -162,13 +107,3 @@ def class_means(features: Tensor, targets: Tensor, classes: int) -> Tensor:
         own = unit[targets == label]
         means.append(F.normalize(own.mean(0), dim=0) if len(own) else torch.zeros_like(unit[0]))
     return torch.stack(means)
-
-
-def answer_features(answer: Output) -> Tensor:
-    return precise(answer.features[POOLED])
-
-
-def head_of(net: nn.Module) -> Any:
-    """The classifier of a net; None where it ends in no module that is one."""
-    names: Sequence[str] = head_names(net)
-    return net.get_submodule(names[0].rpartition(".")[0]) if names else None

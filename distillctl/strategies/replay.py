@@ -80,15 +80,27 @@ class DerPlusPlus(Der):
         return [*super().dark(batch), one("memory labels", self.beta * replay.share * labels)]
 
 
-def learnt_together(student: nn.Module, batch: Batch, memory: Memory, lesson: Callable[[Output, Batch], Terms]) -> tuple[Output, Terms]:
-    """The answer to new samples, and the mean of a lesson over them and those that are drawn beside them, in one pass."""
+def learnt_together(
+    student: nn.Module,
+    batch: Batch,
+    memory: Memory,
+    lesson: Callable[[Output, Batch], Terms],
+    about_kept: Callable[[Output, Batch], Terms | None] | None = None,
+) -> tuple[Output, Terms]:
+    """The answer to new samples, and the mean of a lesson over them and those that are drawn beside them, in one pass.
+
+    about_kept: what is added, a mean over the drawn ones alone.
+    """
     replay = memory.draw(batch)
     if replay is None:
         answer: Output = student(batch.inputs)
         return answer, lesson(answer, batch)
     ours, kept = cut(student(concatenated([batch.inputs, replay.batch.inputs])), len(batch.index))
     part = memory.new_part(batch)
-    return ours, total(weighed(lesson(ours, batch), part), weighed(lesson(kept, replay.batch), (1 - part) * replay.share, prefix="memory "))
+    found = [weighed(lesson(ours, batch), part), weighed(lesson(kept, replay.batch), (1 - part) * replay.share, prefix="memory ")]
+    if about_kept is not None and (more := about_kept(kept, replay.batch)) is not None:
+        found.append(weighed(more, replay.share))
+    return ours, total(*found)
 
 
 def cut(answer: Output, first: int) -> tuple[Output, Output]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distillctl.losses.weighted import WeightedSum, build_loss
+from distillctl.models.cosine import CosineHead
 from distillctl.strategies.memory import Memory
 from distillctl.strategies.task import Task
 from distillctl.types import Batch, Output
@@ -33,6 +34,22 @@ class Student(nn.Module):
         self.asked.append(len(inputs))
         middle = self.net[1](self.net[0](inputs))
         return Output(self.net[2](middle), {"pooled": middle})
+
+
+class Angled(Student):
+    """With a cosine classifier, and three maps [B, 2, 3, 2] of what is before it."""
+
+    def __init__(self, seed: int = 0, classes: int = CLASSES, proxies: int = 1):
+        super().__init__(seed, classes)
+        self.net[2] = CosineHead(7, classes, proxies).double()
+        with torch.no_grad():
+            self.net[2].scale.fill_(1.7)
+
+    def forward(self, inputs: Tensor) -> Output:
+        answer = super().forward(inputs)
+        middle = answer.features["pooled"]
+        maps = torch.cat([middle, middle[:, :5] ** 2], 1).view(-1, 2, 3, 2)
+        return answer._replace(features={"pooled": middle, "stage1": maps, "stage2": maps.sin(), "stage3": maps + 0.3})
 
 
 def answering(net: nn.Module):
@@ -80,6 +97,13 @@ def filled(kept: Memory, student: nn.Module, batches: int = 3, high: int = 3) ->
         with torch.no_grad():
             kept.observe(came, student(came.inputs).logits)
         kept.keep()
+    return kept
+
+
+def herded(size: int = 20) -> Memory:
+    """A memory that was filled with exemplars at the end of the first task."""
+    kept, came = memory(size, select="herding"), batch(50, 12, high=3)
+    kept.fill(came.plain, came.targets, came.index)
     return kept
 
 
@@ -135,3 +159,57 @@ def binary(logits: Tensor, old: Tensor | None, targets: Tensor, known: int) -> f
             of_sample -= wanted * math.log(sigmoid(value)) + (1 - wanted) * math.log(1 - sigmoid(value))
         found.append(of_sample)
     return mean(found)
+
+
+def cosine(one: Sequence[float], other: Sequence[float]) -> float:
+    lengths = math.sqrt(sum(a**2 for a in one)) * math.sqrt(sum(b**2 for b in other))
+    return sum(a * b for a, b in zip(one, other, strict=True)) / lengths
+
+
+def similarities(features: Tensor, weight: Tensor) -> list[list[float]]:
+    """Of features [B, D] to each class's directions [K, P, D]: eq. 7 and 8 of PODNet, with P = 1 the cosine."""
+    found = []
+    for row in features.tolist():
+        of_sample = []
+        for directions in weight.tolist():
+            cosines = [cosine(row, direction) for direction in directions]
+            of_sample.append(sum(share * value for share, value in zip(softmax(cosines), cosines, strict=True)))
+        found.append(of_sample)
+    return found
+
+
+def turned(now: Tensor, then: Tensor) -> float:
+    """Mean of one minus the cosine between features."""
+    return mean([1 - cosine(a, b) for a, b in zip(now.tolist(), then.tolist(), strict=True)])
+
+
+def ranked(cosines: Sequence[Sequence[float]], targets: Tensor, known: int, hardest: int, margin: float) -> float:
+    """Eq. 8 of LUCIR."""
+    found = []
+    for row, label in zip(cosines, targets.tolist(), strict=True):
+        nearest = sorted(row[known:], reverse=True)[:hardest]
+        found.append(sum(max(margin - row[label] + value, 0.0) for value in nearest))
+    return mean(found)
+
+
+def neighbours(similar: Sequence[Sequence[float]], targets: Tensor, scale: float, margin: float) -> float:
+    """Eq. 9 of PODNet."""
+    found = []
+    for row, label in zip(similar, targets.tolist(), strict=True):
+        others = sum(math.exp(scale * value) for class_, value in enumerate(row) if class_ != label)
+        found.append(max(-math.log(math.exp(scale * (row[label] - margin)) / others), 0.0))
+    return mean(found)
+
+
+def along_both(maps: Sequence) -> list[float]:
+    """A sample's maps [C, H, W]: squares summed over the width and over the height, of length one."""
+    rows = [sum(value**2 for value in row) for channel in maps for row in channel]
+    columns = [sum(row[place] ** 2 for row in channel) for channel in maps for place in range(len(channel[0]))]
+    length = math.sqrt(sum(value**2 for value in rows + columns))
+    return [value / length for value in rows + columns]
+
+
+def apart(now: Tensor, then: Tensor) -> float:
+    """Mean Euclidean distance of pooled maps."""
+    pairs = [(along_both(a), along_both(b)) for a, b in zip(now.tolist(), then.tolist(), strict=True)]
+    return mean([math.sqrt(sum((a - b) ** 2 for a, b in zip(one, other, strict=True))) for one, other in pairs])

@@ -12,7 +12,8 @@ from distillctl.errors import ConfigError
 from distillctl.inputs.image import Images
 from distillctl.models.net import plan_net
 from distillctl.models.obtain import obtain
-from distillctl.strategies.icarl import Icarl, class_means, herding
+from distillctl.strategies.exemplars import herding
+from distillctl.strategies.icarl import Icarl, class_means
 from distillctl.strategies.memory import Memory
 from distillctl.strategies.task import Samples, Task
 from distillctl.types import Batch

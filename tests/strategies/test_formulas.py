@@ -7,6 +7,7 @@ from lessons import (
     FIRST,
     KD,
     LATER,
+    Angled,
     Student,
     T,
     answering,
@@ -16,6 +17,7 @@ from lessons import (
     divergence,
     filled,
     gradients,
+    herded,
     loss,
     memory,
     squared_distance,
@@ -23,9 +25,12 @@ from lessons import (
 )
 
 from distillctl.loop import cut
+from distillctl.strategies.angles import Angular
 from distillctl.strategies.icarl import Icarl, LwfMc
+from distillctl.strategies.lucir import Lucir
 from distillctl.strategies.lwf import Lwf
 from distillctl.strategies.memory import REPLAYED
+from distillctl.strategies.podnet import Podnet
 from distillctl.strategies.replay import Der, DerPlusPlus, Er
 from distillctl.strategies.strategy import Joint, Strategy
 from distillctl.strategies.task import Task
@@ -215,16 +220,9 @@ def test_lwf_mc_has_no_question_about_classes_that_have_not_come():
     assert not student.net[2].weight.grad[3:].any()
 
 
-def herded(size: int = 20) -> tuple:
-    """A memory that iCaRL has filled at the end of the first task."""
-    kept, came = memory(size, select="herding"), batch(50, 12, high=3)
-    kept.fill(came.plain, came.targets, came.index)
-    return kept, came
-
-
 def test_icarl_asks_the_same_of_new_samples_and_exemplars_in_one_mean():
     student, before, came = Student(), Student(3), batch(1, **NEW)
-    kept, _ = herded()
+    kept = herded()
     replay = kept.draw(came).batch
     terms = Icarl(student, loss(), task=LATER, old=answering(before), memory=kept)(came)
     inputs, targets = torch.cat([came.inputs, replay.inputs]), torch.cat([came.targets, replay.targets])
@@ -243,18 +241,18 @@ def test_icarl_in_the_first_task_learns_labels_as_yes_or_no_of_each_class():
 
 
 def learner(kind, student):
-    before = answering(Student(3))
-    if kind is Icarl:
-        return kind(student, loss(), task=LATER, old=before, memory=herded()[0])
+    before = answering(type(student)(3))
+    if kind.herds:
+        return kind(student, loss(), task=LATER, old=before, memory=herded())
     if kind.replays:
         return kind(student, loss(), task=LATER, memory=filled(memory(logits=kind.keeps_logits), Student(3)))
     return kind(student, loss(), task=LATER, old=before)
 
 
-@pytest.mark.parametrize("kind", [Strategy, Er, Der, DerPlusPlus, Lwf, LwfMc, Icarl])
+@pytest.mark.parametrize("kind", [Strategy, Er, Der, DerPlusPlus, Lwf, LwfMc, Icarl, Lucir, Podnet])
 @pytest.mark.parametrize("pieces", [2, 3])
 def test_pieces_of_a_batch_have_the_gradient_of_the_whole(kind, pieces):
-    whole, cut_up = Student(), Student()
+    whole, cut_up = (Angled() if issubclass(kind, Angular) else Student() for _ in range(2))
     came = batch(1, **NEW)
     learner(kind, whole)(came).loss.backward()
     strategy, value = learner(kind, cut_up), 0.0

@@ -172,6 +172,22 @@ ROWS = [
     Row("a signal for nothing", f"{STREAM} stream.signal=error", USAGE, ("pass stream.detector=adwin",)),
     Row("an unknown detector", f"{STREAM} stream.detector=ears", USAGE, ("must be one of adwin, page_hinkley",)),
     Row("an unknown row", f"{STREAM} stream.beside=[joint]", USAGE, ("joint must be alone",)),
+    # the gate
+    Row("an unknown gate", f"{STREAM} stream.gate=better", USAGE, ("stream.gate=better: must be one of difference, significant",)),
+    Row(
+        "a level of nothing",
+        f"{STREAM} stream.alpha=0.1",
+        USAGE,
+        ("stream.alpha=0.1 works with stream.gate=significant, and it is difference",),
+    ),
+    Row("no level", f"{STREAM} stream.gate=significant stream.alpha=0", USAGE, ("stream.alpha=0.0 must be > 0",)),
+    Row(
+        "a tolerance beside a test",
+        f"{STREAM} stream.gate=significant stream.tolerance=0.1",
+        USAGE,
+        ("stream.tolerance=0.1 works with stream.gate=difference, and it is significant",),
+    ),
+    Row("one version", f"{STREAM} stream.keep_versions=1", USAGE, ("stream.keep_versions=1 must be >= 2",)),
     # a run that is there
     Row("no run", "stream action=rollback", USAGE, ("folder is not set",)),
     Row("a run that is not there", "stream action=rollback folder=none", CHECKPOINT, ("folder=none: no such folder",)),
@@ -232,6 +248,17 @@ def linked(run: Path) -> None:
     [
         (lambda run: None, "version=9", "version=9: this run deployed 1, 2; take one of these"),
         (lambda run: None, "version=2", "version=2: it is deployed now"),
+        (
+            lambda run: rewritten(run, lambda lines: [*lines[:-1], lines[-1] | {"pruned": [1]}]),
+            "version=1",
+            "version=1: it was pruned, by stream.keep_versions; this run still has 2; take one of these",
+        ),
+        (
+            lambda run: rewritten(run, lambda lines: [*lines[:-1], lines[-1] | {"pruned": ["../.."]}]),
+            "version=1",
+            "not the history of a stream (pruned has to be a whole number",
+        ),
+        (lambda run: rewritten(run, lambda lines: [line | {"pruned": 1} for line in lines]), "version=1", "pruned has to be a list"),
         (damaged, "version=1", "damaged (checksum mismatch); what is deployed stays as it is"),
         (lambda run: shutil.rmtree(run / "versions" / "0001"), "version=1", "what is deployed stays as it is"),
         (lambda run: (run / "deployed" / "history.json").write_text("what?"), "version=1", "not the history of a stream"),

@@ -12,7 +12,7 @@ import pytest
 from processes import Attempt, checkpoint, differences, metrics, record, run
 from streams import FAST, folder, history, lines, summary
 
-from distillctl.runs.stream.releases import Releases
+from distillctl.runs.stream.releases import Releases, versions
 
 KILLS = int(os.environ.get("DISTILLCTL_SOAK", "6"))
 SAMPLES, FILES = min(1280, max(400, 26 * KILLS)), min(500, max(150, 10 * KILLS))  # as many as so many kills need
@@ -26,6 +26,7 @@ STREAM = [
     "stream.refresh=drift",
     "memory.size=50",
 ]
+PRUNING = [*STREAM, "stream.keep_versions=2", "stream.gate=significant"]
 WATCH = [
     *FAST,
     "trainer.batch_size=5",
@@ -100,14 +101,16 @@ def learnt_once(run: Path, samples: int) -> None:
 def test_a_stream_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path: Path, capsys):
     seed = int(os.environ.get("DISTILLCTL_SOAK_SEED", "0"))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run("stream", *STREAM, f"hydra.run.dir={whole}").code == 0
-    kills, places = kill_again_and_again(killed, STREAM, seed)
+    assert run("stream", *PRUNING, f"hydra.run.dir={whole}").code == 0
+    kills, places = kill_again_and_again(killed, PRUNING, seed)
     with capsys.disabled():
         print(f"\n  seed {seed}: {kills} kills, behind {', '.join(map(str, places))} samples")
     assert kills >= KILLS // 2
     same(whole, killed, seed)
     learnt_once(killed, SAMPLES)
-    assert len(history(killed)) == SAMPLES // 40
+    assert len(history(killed)) == -(-SAMPLES // 40)  # the last at the end
+    assert any(line.get("pruned") for line in history(killed))
+    assert [int(folder.name) for folder in sorted((killed / "versions").iterdir())] == versions(history(killed))
 
 
 def test_a_watched_folder_is_learnt_once_whatever_is_killed(tmp_path: Path, capsys):

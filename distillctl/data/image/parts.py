@@ -47,8 +47,13 @@ class Parts:
     source: Source | None = None
 
 
-def to_train(config: ImageSetConfig, root: Path, said: str, class_names: Sequence[str] | None, excused: Excused = NONE_EXCUSED) -> Parts:
-    """Training images and what they are measured by. `class_names`: those of a teacher, for images without labels, which may have no others."""
+def to_train(
+    config: ImageSetConfig, root: Path, said: str, class_names: Sequence[str] | None, excused: Excused = NONE_EXCUSED, least: int = 2
+) -> Parts:
+    """Training images and what they are measured by. `class_names`: those of a teacher, for images without labels, which may have no others.
+
+    least: how many classes there have to be.
+    """
     place = folder.entered(root, said)
     gone = [root / name for name in excused.names]
     if config.labels:
@@ -56,7 +61,7 @@ def to_train(config: ImageSetConfig, root: Path, said: str, class_names: Sequenc
         if not {"train", "all"} & found.keys():
             raise DataError(f"{said}: has {_folders(found)} but no train folder; expected {shown(place)}/train/CLASS/*.jpg")
         listings = {part: folder.listing(path, place, said, gone) for part, path in found.items()}
-        classes = _names_of_all(listings)
+        classes = _names_of_all(listings, least)
     else:
         found = folder.layout_without_labels(place, said)
         listings = {part: _listing_without_labels(part, found, place, said, gone) for part in found}
@@ -110,10 +115,10 @@ def _sources(
     return sources
 
 
-def _names_of_all(listings: Mapping[str, folder.Listing]) -> tuple[str, ...]:
+def _names_of_all(listings: Mapping[str, folder.Listing], least: int) -> tuple[str, ...]:
     """The class names of the training images, or an error where there is one only, or where another part has others."""
     first = listings[next(iter(listings))]
-    if len(first.classes) < 2:
+    if len(first.classes) < least:
         raise DataError(f"{shown(first.folder)}: only one class, {shown(first.classes[0])}; a classifier needs two or more")
     for listing in listings.values():
         if extra := sorted(set(listing.classes) - set(first.classes)):

@@ -63,15 +63,17 @@ def check_size(image_size: int | None) -> None:
         raise ConfigError(f"dataset.image_size={image_size}: must be at least 4")
 
 
-def load(config: ImageSetConfig, teacher_classes: Sequence[str] | None = None, excused: Excused = parts.NONE_EXCUSED) -> ImageSet:
+def load(
+    config: ImageSetConfig, teacher_classes: Sequence[str] | None = None, excused: Excused = parts.NONE_EXCUSED, least: int = 2
+) -> ImageSet:
     """The set that `config` describes. The same files and config give the same splits, everywhere.
 
-    `teacher_classes` are the class names where images without labels have none of their own.
+    `teacher_classes` are the class names where images without labels have none of their own. least: how many classes a folder has to have.
     """
     check_size(config.image_size)
     check_named(config)
     if config.name == "image_folder":
-        return _load_folder(config, teacher_classes, excused)
+        return _load_folder(config, teacher_classes, excused, least)
     if config.name not in OFFICIAL:
         raise ConfigError(f"dataset.name={config.name}: no such set; {did_you_mean(config.name, known())}")
     root, _ = _root(config)
@@ -128,9 +130,11 @@ def load_to_measure(
     return _read_parts(parts.to_measure(seen, root, said, class_names), seen, root)
 
 
-def _load_folder(config: ImageSetConfig, class_names: Sequence[str] | None, excused: Excused = parts.NONE_EXCUSED) -> ImageSet:
+def _load_folder(
+    config: ImageSetConfig, class_names: Sequence[str] | None, excused: Excused = parts.NONE_EXCUSED, least: int = 2
+) -> ImageSet:
     root, said = _root(config)
-    return _read_parts(parts.to_train(config, root, said, class_names, excused), config, root)
+    return _read_parts(parts.to_train(config, root, said, class_names, excused, least), config, root)
 
 
 def _read_parts(found: parts.Parts, config: ImageSetConfig, root: Path) -> ImageSet:

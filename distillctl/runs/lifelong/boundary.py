@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distillctl.data.loader import Place
-from distillctl.data.split import Split
 from distillctl.metrics import quality
 from distillctl.metrics.answers import answers
 from distillctl.metrics.continual import by_task
 from distillctl.metrics.metric import VALIDATION
 from distillctl.runs.assemble import Assembly
 from distillctl.runs.bundle import Bundle
-from distillctl.runs.lifelong.handover import hand_over
+from distillctl.runs.lifelong.handover import everywhere, hand_over
 from distillctl.runs.session import Session
 from distillctl.strategies.strategy import Strategy
-from distillctl.strategies.task import Samples
-from distillctl.types import Batch
 
 ROW = "tasks"  # where a step's record has its row of the matrix
 
@@ -33,7 +27,7 @@ def end_of_task(session: Session, assembly: Assembly, student: nn.Module, folder
     assert isinstance(method, Strategy)
     seconds = session.clock.step.spent_s()
     with torch.random.fork_rng(devices=[]):
-        method.after_task(student, Samples(bundle.data.train, everywhere(session, bundle)))
+        method.after_task(student, everywhere(session, bundle))
     best = training.best["student"]
     best["weights"] = {key: value.detach().cpu().clone() for key, value in student.plain_state().items()}  # type: ignore[operator]
     if method.herds:  # it answers otherwise now than after its last epoch
@@ -52,16 +46,6 @@ def end_of_task(session: Session, assembly: Assembly, student: nn.Module, folder
             "carried_bytes": sum(value.numel() * value.element_size() for value in method.carried().values()),
         }
     }
-
-
-def everywhere(session: Session, bundle: Bundle) -> Any:
-    """Batches of a split as it is stored, all of them on every rank, so that all come to the same."""
-    alone = replace(bundle, place=Place(session.runtime.device))
-
-    def plain(split: Split) -> Iterable[Batch]:
-        return alone.plain_batches(split)
-
-    return plain
 
 
 def measured(session: Session, whole: Bundle, student: nn.Module, number: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distillctl import state
 from distillctl.build import find_class
 from distillctl.config import chosen
-from distillctl.data.loader import TrainLoader
+from distillctl.data.loader import Place, TrainLoader
 from distillctl.draws import seed_of
 from distillctl.errors import CheckpointError
 from distillctl.files import read_bytes
@@ -28,6 +28,7 @@ from distillctl.runs.sources import Given
 from distillctl.runs.steps import Step
 from distillctl.strategies.memory import Memory
 from distillctl.strategies.strategy import Strategy
+from distillctl.strategies.task import Samples
 from distillctl.teachers.frozen import Frozen
 from distillctl.types import first_sample, to
 
@@ -88,7 +89,20 @@ def offers_of(session: Session, bundle: Bundle, step: Step, batches: TrainLoader
             return None
         return Frozen(copy.deepcopy(student), machine.precision, machine.device, config.trainer.channels_last)
 
-    return {"task": lambda: task, "memory": memory, "old": old, "past": lambda: past(step), "seed": lambda: step.seed}
+    return {
+        "task": lambda: task,
+        "memory": memory,
+        "old": old,
+        "past": lambda: past(step),
+        "samples": lambda: everywhere(session, bundle),
+        "seed": lambda: step.seed,
+    }
+
+
+def everywhere(session: Session, bundle: Bundle) -> Samples:
+    """A task's samples as they are stored, in batches that every rank has whole, so that all come to the same."""
+    alone = replace(bundle, place=Place(session.runtime.device))
+    return Samples(bundle.data.train, alone.plain_batches)
 
 
 def past(step: Step) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from distillctl.metrics import continual
 from distillctl.models.obtain import obtain
 from distillctl.report import matrix as drawn
 from distillctl.runs.lifelong.boundary import ROW, measured
-from distillctl.runs.lifelong.plan import OWN
+from distillctl.runs.lifelong.plan import OWN, strategy_of
 from distillctl.runs.lifelong.tasks import Tasks
 from distillctl.runs.session import Session
 from distillctl.runs.sources import Given
@@ -52,8 +52,10 @@ def before_any_task(session: Session, plan: Plan) -> dict[str, list[float]] | No
         return None
     whole, step = session.bundle(plan.test), next(step for step in plan.todo if step.sequence == OWN)
     assert isinstance(step.model, Given)
-    fresh = obtain(step.model.model, whole.inputs, "student", session.config.seed).classifier.to(session.runtime.device)
-    return {name: value for name, value in measured(session, whole, fresh, 0).items() if name in PROTOCOLS}
+    fresh, strategy = obtain(step.model.model, whole.inputs, "student", session.config.seed), session.config.strategy
+    fresh = strategy_of(strategy).adapt(strategy, fresh, None, whole.inputs, session.config.seed)
+    found = measured(session, whole, fresh.classifier.to(session.runtime.device), 0)
+    return {name: value for name, value in found.items() if name in PROTOCOLS}
 
 
 def worth(

@@ -137,6 +137,8 @@ def of_folders(bundles: Sequence[Bundle]) -> Bundle:
         if isinstance(bundle.data.train.inputs, list) != isinstance(first.data.train.inputs, list):
             raise ConfigError("lifelong.folders: some fit in memory and some do not; set dataset.in_memory=always or never")
     classes = tuple(dict.fromkeys(name for bundle in bundles for name in bundle.data.classes))
+    if len(classes) < 2:
+        raise ConfigError(f"lifelong.folders: all of them have one class, {classes[0]}; a classifier needs two or more")
     own = tuple(tuple(sorted(classes.index(name) for name in bundle.data.classes)) for bundle in bundles)
     parts, ends = list[DataSet](), list[int]()
     for bundle in bundles:

@@ -33,6 +33,7 @@ def check_stream(config: StreamConfig) -> None:
     problems.attempt(lambda: check_student(config))
     problems.attempt(lambda: check_teacher(config))
     problems.attempt(lambda: check_refresh(config))
+    problems.attempt(lambda: check_gate(config))
     problems.attempt(lambda: check_order(config))
     problems.attempt(lambda: library() if detector_kind(config) is not None else None)
     problems.report()
@@ -145,6 +146,16 @@ def check_refresh(config: StreamConfig) -> None:
         raise ConfigError("stream.signal=disagreement: there is no teacher to disagree with; take stream.signal=error or confidence")
     if stage.signal is not None and detector_kind(config) is None:
         raise ConfigError(f"stream.signal={stage.signal}: nothing looks at it; pass stream.detector=adwin")
+
+
+def check_gate(config: StreamConfig) -> None:
+    """What belongs to the gate that is not there."""
+    stage, usual = config.stream, type(config.stream)()
+    for name, gate in (("tolerance", "difference"), ("alpha", "significant")):
+        if stage.gate != gate and getattr(stage, name) != getattr(usual, name):
+            raise ConfigError(
+                f"stream.{name}={getattr(stage, name)} works with stream.gate={gate}, and it is {stage.gate}; set one of them"
+            )
 
 
 def check_order(config: StreamConfig) -> None:

@@ -226,6 +226,8 @@ class Pass:
         verdict = f"released as version {line['version']}" if line["what"] == "released" else f"refused, version {line['deployed']} stays"
         self.session.console.say(
             f"  {self.progress.position:,}: {verdict}: on {line['held_out']} held out {shown(line['accuracy'])}, deployed {shown(line['deployed_accuracy'])}"
+            + (f", no worse by chance: p {line['p']:.3f}" if "p" in line else "")
+            + (f"; pruned: version {', '.join(map(str, line['pruned']))}" if "pruned" in line else "")
         )
 
     def tell(self, first: int, parts: dict[str, float]) -> None:

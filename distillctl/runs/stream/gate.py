@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distillctl.config import ModelConfig, StreamConfig
+from distillctl.config import ModelConfig, StreamConfig, StreamStageConfig
 from distillctl.data.split import UNLABELLED
+from distillctl.metrics.paired import chance_of_no_worse
 from distillctl.models.obtain import obtain
 from distillctl.models.script import load_script
 from distillctl.models.shipping import ship
@@ -19,7 +20,7 @@ from distillctl.runs.session import Session
 from distillctl.runs.ship import first_record
 from distillctl.runs.stream.guide import Guide
 from distillctl.runs.stream.learner import Learner, logits_of
-from distillctl.runs.stream.releases import WEIGHTS, Releases
+from distillctl.runs.stream.releases import WEIGHTS, Releases, outdated
 from distillctl.runs.stream.ring import Ring
 from distillctl.runtime import Runtime
 from distillctl.types import mapped
@@ -50,16 +51,19 @@ class Gate:
                 return known
             line: dict[str, Any] = {"position": position, "time": time, "why": why, "held_out": len(held)}
             now = self.releases.current
-            truth = truth_of(held, guide, self.session.runtime)
-            line["accuracy"] = accuracy(learner.student, held, truth, self.session.runtime)
-            line["deployed"], line["deployed_accuracy"] = now, None
-            if now is not None:
-                line["deployed_accuracy"] = accuracy(self.incumbent(now), held, truth, self.session.runtime)
-            if not is_good_enough(line, self.config.stream.tolerance):
+            truth, machine = truth_of(held, guide, self.session.runtime), self.session.runtime
+            ours = right(learner.student, held, truth, machine)
+            theirs = right(self.incumbent(now), held, truth, machine) if now is not None else None
+            line |= {"accuracy": share(ours), "deployed": now, "deployed_accuracy": share(theirs)}
+            if self.config.stream.gate == "significant" and ours is not None and theirs is not None:
+                line |= compared(ours, theirs)
+            if not is_good_enough(line, self.config.stream):
                 line = {"what": "refused", **line}
             else:
                 number = 1 + max((line["version"] for line in history if line["what"] == "released"), default=0)
                 line = {"what": "released", "version": number, **line, "sha256": self.write(learner, number, line)}
+                if gone := outdated([*history, line], self.config.stream.keep_versions):
+                    line["pruned"] = gone
             self.releases.note(line)
             return line
 
@@ -84,13 +88,21 @@ class Gate:
         return str(ship(folder, "student", learner.student.plain_state(), record, script).sha256)
 
 
-def is_good_enough(line: dict[str, Any], tolerance: float) -> bool:
+def compared(ours: Tensor, theirs: Tensor) -> dict[str, Any]:
+    """On how many samples the new model alone is wrong, and alone is right, and how often one that is no worse loses so many."""
+    lost, won = int((theirs & ~ours).sum()), int((ours & ~theirs).sum())
+    return {"lost": lost, "won": won, "p": chance_of_no_worse(lost, won)}
+
+
+def is_good_enough(line: dict[str, Any], stage: StreamStageConfig) -> bool:
     """The first model is, and one that nothing can be measured of is not."""
     if line["deployed"] is None:
         return True
     if line["accuracy"] is None or line["deployed_accuracy"] is None:
         return False
-    return bool(line["accuracy"] >= line["deployed_accuracy"] - tolerance - 1e-12)
+    if stage.gate == "significant":
+        return bool(line["p"] > stage.alpha)
+    return bool(line["accuracy"] >= line["deployed_accuracy"] - stage.tolerance - 1e-12)
 
 
 def truth_of(held: Ring, guide: Guide | None, machine: Runtime) -> Tensor | None:
@@ -103,7 +115,16 @@ def truth_of(held: Ring, guide: Guide | None, machine: Runtime) -> Tensor | None
 
 
 def accuracy(model: nn.Module, held: Ring, truth: Tensor | None, machine: Runtime) -> float | None:
-    return None if truth is None else float((answers(model, held, machine) == truth).double().mean())
+    return share(right(model, held, truth, machine))
+
+
+def right(model: nn.Module, held: Ring, truth: Tensor | None, machine: Runtime) -> Tensor | None:
+    """Which samples a model answers rightly, bool [N]."""
+    return None if truth is None else answers(model, held, machine) == truth
+
+
+def share(right: Tensor | None) -> float | None:
+    return None if right is None else float(right.double().mean())
 
 
 def answers(model: nn.Module, held: Ring, machine: Runtime) -> Tensor:

@@ -1,14 +1,16 @@
 """The model that is deployed, those before it, and the history that says which is when; put back by `rollback`. No torch here.
 
 `deployed/student.safetensors` is one file, with its record inside, replaced by one rename: who opens it has an old model or a new one, whole.
-`versions/NNNN` has each model that was ever deployed, with its record and loading script beside it. `deployed/history.json` is the truth: it is
+`versions/NNNN` has each model that was ever deployed and was not pruned, with its record and loading script beside it. `deployed/history.json` is the truth: it is
 written first, and what is deployed is then made what its last line says, again and again until it is so (`settle`). So a crash between the
-two is mended by whoever comes next. A lock keeps a run and a rollback apart.
+two is mended by whoever comes next; so is one between a line that prunes versions and their end. A lock keeps a run and a rollback apart.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -81,11 +83,21 @@ class Releases:
         self.settle()
 
     def settle(self) -> None:
-        """Make the deployed file what the history says. Under the lock; changes nothing where it is so."""
-        number = self.current
-        if number is None:
-            return
-        line = next(line for line in reversed(self.history()) if line.get("version") == number and line["what"] != "refused")
+        """Make the deployed file what the history says, and let go of what it calls pruned. Under the lock; changes nothing where it is so."""
+        history = self.history()
+        if (number := current(history)) is not None:
+            self.deploy(number, history)
+        for gone in sorted(pruned(history) - {number}):
+            if os.path.lexists(folder := self.version(gone)):
+                check_no_link(folder)
+                try:
+                    shutil.rmtree(folder)
+                except OSError as error:
+                    raise MachineError(f"{folder}: a version that is pruned cannot be removed ({error.strerror})") from None
+
+    def deploy(self, number: int, history: list[dict[str, Any]]) -> None:
+        """Make the deployed file this version."""
+        line = next(line for line in reversed(history) if line.get("version") == number and line["what"] != "refused")
         file = self.folder / WEIGHTS
         if file.is_file() and hash_of(file) == line["sha256"]:
             return
@@ -118,6 +130,11 @@ class Releases:
                 raise ConfigError(f"folder={self.run}: version {now} is the first that was deployed; there is none before it")
             if target not in known:
                 raise ConfigError(f"version={target}: this run deployed {', '.join(map(str, sorted(known)))}; take one of these")
+            if target in pruned(history):
+                there = ", ".join(map(str, versions(history)))
+                raise ConfigError(
+                    f"version={target}: it was pruned, by stream.keep_versions; this run still has {there}; take one of these"
+                )
             if target == now:
                 raise ConfigError(f"version={target}: it is deployed now; distillctl stream action=history folder={self.run} shows all")
             self.content(target, known[target])
@@ -139,6 +156,10 @@ def checked(line: Any) -> dict[str, Any]:
     if line["what"] != "refused":
         integer(line, "version", low=1, high=10**6)
         text(line, "sha256")
+    if not isinstance(gone := line.get("pruned", []), list):
+        raise Malformed("pruned has to be a list")
+    for number in gone:
+        integer({"pruned": number}, "pruned", low=1, high=10**6)
     if line["what"] != "rolled back":
         integer(line, "position", low=0)
         integer(line, "held_out", low=0)
@@ -156,8 +177,23 @@ def current(history: list[dict[str, Any]]) -> int | None:
 
 
 def before(history: list[dict[str, Any]]) -> int | None:
-    """The newest version below the deployed one: rolled back twice is two back."""
+    """The newest version below the deployed one that is still there: rolled back twice is two back."""
     now = current(history)
-    return max(
-        (line["version"] for line in history if line["what"] == "released" and now is not None and line["version"] < now), default=None
-    )
+    return max((number for number in versions(history) if now is not None and number < now), default=None)
+
+
+def versions(history: list[dict[str, Any]]) -> list[int]:
+    """Those that were released and are still there, the oldest first."""
+    return sorted({line["version"] for line in history if line["what"] == "released"} - pruned(history))
+
+
+def pruned(history: list[dict[str, Any]]) -> set[int]:
+    """Those whose models are gone."""
+    return {number for line in history for number in line.get("pruned", [])}
+
+
+def outdated(history: list[dict[str, Any]], keep: int | None) -> list[int]:
+    """What goes with the release that is the last line: all but the newest `keep`, what is deployed, what was before it, and what a rollback would put back."""
+    there = versions(history)
+    stay = {current(history), current(history[:-1]), before(history)}
+    return [number for number in there[:-keep] if number not in stay] if keep is not None else []
