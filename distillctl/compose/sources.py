@@ -100,6 +100,11 @@ class ModelNames(InMemory):
             raise ConfigError(
                 f"{role}={name}: an exported file cannot learn; name a net, as in {role}=resnet8, and let it learn by teacher={name}"
             )
+        if name == config.CAUSAL and role != "teacher":
+            raise ConfigError(
+                f"{role}={name}: a causal language model teaches by its words and does not learn here; take {role}=bilstm, or its folder "
+                f"with a new head: {role}=transformer {role}.model=<name on the hub or folder> {role}.new_head=true"
+            )
         if name not in ("recorded", config.FILE):
             catalogue.resolve(name, key=role)
         return self.result(OmegaConf.create({"name": name}))
@@ -123,7 +128,8 @@ class ModelNames(InMemory):
         if config_path == "":
             return sorted(ROLES) if results_filter in (None, ObjectType.GROUP) else []
         if config_path in ROLES and results_filter in (None, ObjectType.CONFIG):
-            return sorted((*catalogue.FEATURED, *EXTRA_NAMES, *([config.FILE] if config_path in TEACHES else [])))
+            more = [*([config.FILE] if config_path in TEACHES else []), *([config.CAUSAL] if config_path == "teacher" else [])]
+            return sorted((*catalogue.FEATURED, *EXTRA_NAMES, *more))
         return []
 
 

@@ -18,7 +18,7 @@ from distillctl.config.keys import (
 from distillctl.config.lifelong import BESIDE, LifelongStageConfig, MemoryConfig
 from distillctl.config.limits import has_budget
 from distillctl.config.listings import DoctorConfig, LossesConfig, MethodsConfig, ModelsConfig, OptionsConfig, StrategiesConfig
-from distillctl.config.models import ENSEMBLE, FILE, CacheConfig, MemberConfig, ModelConfig, TeacherConfig
+from distillctl.config.models import CAUSAL, ENSEMBLE, FILE, CacheConfig, MemberConfig, ModelConfig, TeacherConfig
 from distillctl.config.recorded import RECORDED, RecordedSetConfig, check_named, recorded_schema
 from distillctl.config.rules import OF_FORMAT, broken_rule, check, check_attack, check_parts, home_of, nodes
 from distillctl.config.schema import (

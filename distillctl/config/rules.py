@@ -14,6 +14,7 @@ from distillctl.config.fields import AUTO
 from distillctl.config.keys import leaves
 from distillctl.config.limits import check_budget
 from distillctl.config.models import ENSEMBLE, FILE, ModelConfig, TeacherConfig
+from distillctl.config.prompts import check_prompts
 from distillctl.config.schema import (
     CompressConfig,
     Deploys,
@@ -45,7 +46,8 @@ def check(config: Any) -> list[str]:
     for kinds, rule in RULES:
         for key, node in nodes(config):
             if isinstance(node, kinds):
-                problems += [problem for problem in rule(key, node) if subject(problem) not in broken]  # one line a value
+                # one line a value; a group is told by its own name, which its key `name` has
+                problems += [each for each in rule(key, node) if not {subject(each), f"{subject(each)}.name"} & broken.keys()]
     return problems
 
 
@@ -99,7 +101,7 @@ def check_finetuning(_: str, config: Finetunes) -> list[str]:
         problems.append(f"finetune.lora.{changed}={getattr(stage.lora, changed)} works with finetune.train=lora only")
     if stage.adversarial and config.attack.name == "none":
         problems.append("finetune.adversarial=true trains on attacked images: choose an attack, as attack=pgd")
-    ready = student.checkpoint or student.pretrained or student.name == "recorded"
+    ready = student.checkpoint or student.pretrained or student.model or student.name == "recorded"
     if stage.train != "all" and stage.epochs and not ready and not (isinstance(config, Distils) and config.distill.epochs):
         problems.append(
             f"finetune.train={stage.train} freezes weights that are random: set student.checkpoint=<run folder or file> or student.pretrained=true"
@@ -133,7 +135,8 @@ def check_model(role: str, model: ModelConfig) -> list[str]:
     if model._target_ and model.source != "own":
         problems.append(f"{role}._target_={model._target_} works with {role}=own only")
     problems += check_file(role, model)
-    if model.new_head and not (model.pretrained or model.checkpoint or model.file):
+    problems += check_prompts(role, model)
+    if model.new_head and not (model.pretrained or model.checkpoint or model.file or model.model):
         problems.append(f"{role}.new_head=true needs weights to start from: {role}.pretrained=true or {role}.checkpoint=<file>")
     for name, low in (("mean", "at least 0"), ("std", "more than 0")):
         values = getattr(model, name)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from distillctl.config import DatasetConfig, ModelConfig, PredictConfig, TextSetConfig
+from distillctl.config import CAUSAL, DatasetConfig, ModelConfig, PredictConfig, TextSetConfig
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
 from distillctl.data.split import DataSet, Split
 from distillctl.data.text import lines, sets, tokenizer
@@ -28,7 +28,7 @@ from distillctl.models.adapter import Adapter
 from distillctl.models.net import Net
 from distillctl.models.record import Record
 from distillctl.models.script import Reading
-from distillctl.models.text import nets, script, transformer
+from distillctl.models.text import nets, script, transformer, verbalizer
 from distillctl.models.text.adapter import TextClassifier
 from distillctl.types import MARK, Inputs
 
@@ -164,13 +164,16 @@ class Texts(Contract):
         return PlainTexts(split, self.corpus, batch_size, place)
 
     def build(self, config: ModelConfig, key: str) -> Net:
-        return nets.build_text_net(config, self.classes, self.reader_for(config, key), key)
+        reader = self.reader_for(config, key)
+        if config.name == CAUSAL:
+            return verbalizer.build_causal(config, self.classes, reader, key)
+        return nets.build_text_net(config, self.classes, reader, key)
 
     def reader_for(self, config: ModelConfig, key: str) -> TextReader:
         """How a model that has no record reads: by the tokenizer that it names, by that of the net which it names, or by the one that is trained here."""
         if config.tokenizer is not None:
             content, pad = tokenizer.given(config.tokenizer, f"{key}.tokenizer")
-        elif config.name == nets.ENCODER and config.model is not None:
+        elif config.name in (nets.ENCODER, CAUSAL) and config.model is not None:
             content, pad = tokenizer.given(config.model, f"{key}.model")
         else:
             content, pad = self.corpus.trained(self.vocab_size, self.lowercase), 0
@@ -180,7 +183,7 @@ class Texts(Contract):
         tokenizer.load(content, f"{key}.tokenizer")
         names = tuple(self.corpus.columns)
         made = read_template(template, f"{key}.template", names) if template is not None else None
-        return TextReader(content, pad, max_tokens, made, self.corpus.pair is not None)
+        return TextReader(content, pad, max_tokens, made, self.corpus.pair is not None, open_end=config.name == CAUSAL)
 
     def reader_of_record(self, record: Record, config: ModelConfig, file: Path, key: str) -> TextReader:
         told = record.preprocessing

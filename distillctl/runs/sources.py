@@ -76,7 +76,7 @@ def is_named(model: ModelConfig) -> bool:
 
 def is_ready(model: ModelConfig) -> bool:
     """Whether it needs no training here: weights of these classes are given."""
-    return bool(model.checkpoint or model.file or model.pretrained) and not model.new_head
+    return bool(model.checkpoint or model.file or model.pretrained or model.model) and not model.new_head
 
 
 def peer_models(method: Mapping[str, Any] | None) -> dict[str, ModelConfig]:

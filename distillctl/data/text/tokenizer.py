@@ -54,7 +54,9 @@ def given(place: str, key: str) -> tuple[str, int]:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{key}={place}: cannot be read ({getattr(error, 'strerror', None) or 'no UTF-8'})") from None
         return content, pad_of(content, file.parent, f"{key}={place}")
-    if path.exists() or place.startswith((".", "/", "~")):
+    if not path.exists() and place.startswith((".", "/", "~")):
+        raise ConfigError(f"{key}={place}: no such file or folder")
+    if path.exists():
         raise ConfigError(f"{key}={place}: there is no {FILE} in it; save the fast tokenizer there (save_pretrained)")
     return of_hub(place, key)
 
