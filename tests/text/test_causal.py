@@ -10,6 +10,7 @@ import torch
 from commands import call
 from language import TEMPLATE, WORDS, language_model, reviews, saved, write_reviews
 from mistakes import CHECKPOINT, DATA, USAGE, Row, check_refused, each
+from processes import StopAfter, configured, same_stage, step
 
 transformers = pytest.importorskip("transformers")
 
@@ -17,10 +18,13 @@ from distillctl.config import CAUSAL, ModelConfig  # noqa: E402
 from distillctl.data.text import tokenizer  # noqa: E402
 from distillctl.data.text.corpus import Corpus  # noqa: E402
 from distillctl.data.text.ragged import Strings  # noqa: E402
+from distillctl.errors import Interrupted  # noqa: E402
 from distillctl.inputs.text import Texts  # noqa: E402
 from distillctl.models.obtain import obtain  # noqa: E402
 from distillctl.models.text.causal import ByWords, mean_of_exponentials, routes  # noqa: E402
 from distillctl.runs.keys import preprocessing  # noqa: E402
+from distillctl.runs.session import session  # noqa: E402
+from distillctl.runs.train import train  # noqa: E402
 
 CLASSES = ("negative", "positive")
 TEXTS = ("a dull film", "what a lovely and warm song about nothing at all", "one book", "this grim play")
@@ -244,6 +248,23 @@ def test_it_is_one_of_several_teachers_and_evaluate_measures_agreement(folder, t
     finished = call("evaluate", "checkpoint=run", *asked, *QUICK, "hydra.run.dir=seen", cwd=tmp_path)
     assert finished.code == 0, finished.err
     assert 0 < json.loads((tmp_path / "seen/evaluation.json").read_text())["measured"]["agreement"] <= 1
+
+
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits(folder, table, tmp_path):
+    examples = ("teacher.examples=2", "teacher.example_template=Review: {text} It was{label}. ", f"teacher.template={{examples}}{TEMPLATE}")
+    asked = words(folder, table, "distill.epochs=3", "teacher.cache.mode=off", "optimizer=adamw_text", *examples, "teacher.calibrate=true")
+    asked = [f"++{word}" if word.startswith("teacher.verbalizer") else word for word in asked if not word.startswith("hydra")]
+    asked = [f"{key}='{value}'" if "template" in key else word for word in asked for key, _, value in [word.partition("=")]]
+    for name, stops in (("whole", (10**9,)), ("stopped", (11, 10**9))):
+        for after in stops:
+            config = configured("distill", tmp_path / name, *asked)
+            with session(config, tmp_path / name, StopAfter(after)) as running:
+                if after < 100:
+                    with pytest.raises(Interrupted):
+                        train(running, step(config, "distill"))
+                else:
+                    train(running, step(config, "distill"))
+    assert same_stage(tmp_path / "whole/distill", tmp_path / "stopped/distill") == []
 
 
 def test_classes_that_are_numbers_are_named_in_a_mapping(folder, table, tmp_path):

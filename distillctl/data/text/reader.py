@@ -131,6 +131,18 @@ class TextReader:
             own -= 1
         return ids[:own]
 
+    def check_template(self, key: str) -> None:
+        """Whether there is room for texts beside a template's own words, which are never cut. Raises ConfigError."""
+        if self.template is None:
+            return
+        alone = len(
+            self.ids(self.library.encode(self.template.join({**dict.fromkeys(self.template.columns, ""), **self.template.constants})))
+        )
+        if alone >= self.max_tokens:
+            raise ConfigError(
+                f"{key}.max_tokens={self.max_tokens}: the template alone has {alone} tokens; raise it, or take a shorter template or fewer examples"
+            )
+
     def encode_rows(self, corpus: Corpus) -> Encoded:
         """All rows of a corpus."""
         return self.encode(len(corpus), lambda row: self.sample(corpus, row))

@@ -182,6 +182,7 @@ def finished(
 ) -> TextSet:
     corpus = found.corpus
     corpus.train = splits[0].inputs  # type: ignore[assignment]
+    corpus.targets, corpus.classes = splits[0].targets, tuple(classes)
     digest = hashlib.sha256(ascii((config.name, tuple(classes), corpus.text, corpus.pair)).encode())
     for part in splits:
         rows = part.inputs.numpy()  # type: ignore[union-attr]
