@@ -28,7 +28,7 @@ from distillctl.models.adapter import Adapter
 from distillctl.models.net import Net
 from distillctl.models.record import Record
 from distillctl.models.script import Reading
-from distillctl.models.text import nets, script, transformer, verbalizer
+from distillctl.models.text import nets, prompt, script, transformer, verbalizer
 from distillctl.models.text.adapter import TextClassifier
 from distillctl.types import MARK, Inputs
 
@@ -239,6 +239,9 @@ class Texts(Contract):
         assert isinstance(net.reader, TextReader), net.name
         self.corpus.register(net.reader)
         return TextClassifier(net.module, net.reader, nets.takes_types(net.module))
+
+    def with_prompt(self, net: Net, count: int, seed: int, where: str) -> Net:
+        return prompt.with_prompt(net, count, seed, where)
 
     def seen_by(self, model: Adapter | Net) -> Texts:
         reader = model.reader
