@@ -22,9 +22,10 @@ class ByWords(nn.Module):
     log-probability of a token, and the log of the mean over words. It is one pass, with the words of one token alone, else one for each of
     the longer words that is not the beginning of another.
 
-    free: the template filled with texts that say nothing. Where there are any, the logits are log p_k - log p̄_k (Zhao et al. 2021, section 4,
-    with W = diag(p̄)^-1 and b = 0): p̄ is the mean of their class probabilities exp(score), the p̂_cf of the paper; it and p are theirs up to the
-    factor that makes them sum to 1. The paper takes the largest entry of W p̂; softmax of these logits is W p̂ brought to sum 1.
+    free: the template filled with texts that say nothing. Where there are any, the logits are log p_k - log p̄_k (contextual calibration,
+    Zhao et al. 2021, with W = diag(p̄)^-1 and b = 0): p̄ is the mean of their class probabilities exp(score), the p_cf of the paper; it and p
+    are theirs up to the factor that makes them sum to 1. Their code takes the largest entry of W p; softmax of these logits is W p brought to
+    sum 1. They add the probabilities of a class's words where these are averaged: in W p that cancels.
     """
 
     words: Tensor

@@ -22,8 +22,8 @@ from distillctl.models.text.virtual import Prompted
 
 
 def with_prompt(net: Net, count: int, seed: int, where: str) -> Net:
-    """A net of the transformers library with `count` virtual tokens, which begin as entries of its vocabulary that are drawn by `seed` (Lester
-    et al. 2021, section 3.2). Changes the module in place. where: the key that asks for it. Raises ConfigError."""
+    """A net of the transformers library with `count` virtual tokens, which begin as entries of its vocabulary that are drawn by `seed` (the
+    sampled vocabulary of Lester et al. 2021, who draw from its 5,000 likeliest entries; nobody says which these are). Changes the module in place. where: the key that asks for it. Raises ConfigError."""
     reader = net.reader
     if net.source != "transformers" or not isinstance(reader, TextReader):
         raise ConfigError(

@@ -17,7 +17,7 @@ from distillctl.models.net import Net
 from distillctl.models.text import nets, transformer
 from distillctl.models.text.causal import ByWords, Tokens
 
-CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021, section 4.2
+CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021
 CLOSE = 1e-3  # what rounding may change of a logit, relative to the largest
 
 
