@@ -18,10 +18,10 @@ class Malformed(CheckpointError):
     """An entry is missing or of another type than it has to be."""
 
 
-def text(content: Mapping[str, Any], key: str, default: Any = REQUIRED, inside: str = "") -> Any:
+def text(content: Mapping[str, Any], key: str, default: Any = REQUIRED, inside: str = "", longest: int = LONGEST) -> Any:
     found = entry(content, key, str, "a text", default, inside)
-    if found is not None and len(found) > LONGEST:
-        raise Malformed(f"{inside}{key} has more than {LONGEST:,} characters")
+    if found is not None and len(found) > longest:
+        raise Malformed(f"{inside}{key} has more than {longest:,} characters")
     return found
 
 

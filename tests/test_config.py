@@ -164,7 +164,7 @@ TRAIN = {key: (kind, nullable, rules) for key, kind, nullable, rules in scalars(
 # what depends on another key is tested by itself
 LINKED = re.compile(
     r"(teacher|student)\..*|trainer\.(batch_size|accumulate|devices)|(pretrain|distill|finetune)\.epochs|dataset\.(name|shots|labels)|resume"
-    r"|finetune\.(train|stages|adversarial|lora\..*)|generations|ensemble_generations|(quantize|export|prune)\..*|attack\.(eps|step|name)"
+    r"|(distill|finetune)\.(train|stages|adversarial|lora\..*|prompt\..*)|generations|ensemble_generations|(quantize|export|prune)\..*|attack\.(eps|step|name)"
     r"|dataset\.balance"
 )
 FREE = sorted(key for key in TRAIN if not LINKED.fullmatch(key))

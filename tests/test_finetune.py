@@ -183,7 +183,7 @@ WRONG = [
     ("finetune.layer_decay=0", "finetune.layer_decay=0.0 must be > 0"),
     ("finetune.layer_decay=1.5", "finetune.layer_decay=1.5 must be <= 1"),
     ("finetune.train=lora finetune.lora.rank=0", "finetune.lora.rank=0 must be >= 1"),
-    ("finetune.train=most", "finetune.train=most: must be one of all, head, last, lora"),
+    ("finetune.train=most", "finetune.train=most: must be one of all, head, last, lora, prompt"),
     ("finetune.stages=2", "finetune.stages=2 works with finetune.train=last only"),
     ("finetune.adversarial=true", "finetune.adversarial=true trains on attacked images: choose an attack, as attack=pgd"),
     ("finetune.lora.alpha=2", "finetune.lora.alpha=2 works with finetune.train=lora only"),
@@ -203,7 +203,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("words", "line"), WRONG, ids=[words for words, _ in WRONG])
 def test_a_mistake_is_one_line(words, line, distillctl, tiny_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("distillctl.models.lora.require_peft", lambda: None)
+    monkeypatch.setattr("distillctl.models.lora.require_peft", lambda *where: None)
     start = tiny_run / "distill/student.safetensors"
     finished = distillctl("finetune", f"student.checkpoint={start}", *SHORT, "hydra.run.dir=run", *words.split(), cwd=tmp_path)
     assert (finished.code, finished.err) == (2, f"error: {line}\n")

@@ -28,6 +28,7 @@ from distillctl.metrics.metric import percent
 from distillctl.models.obtain import Obtained, obtain, source_of
 from distillctl.models.record import Record
 from distillctl.models.taps import tap
+from distillctl.models.text.causal import ByWords
 from distillctl.report.console import Console
 from distillctl.report.evaluation import CLASSES_SHOWN, class_table, corruption_remark, corruption_table, cost_lines
 from distillctl.report.table import Results, attack_remark
@@ -144,7 +145,13 @@ def said(given: Any) -> str:
 
 
 def is_taught(config: EvaluateConfig) -> bool:
-    return bool(config.teacher.name == ENSEMBLE or config.teacher.checkpoint or config.teacher.file or config.teacher.pretrained)
+    return bool(
+        config.teacher.name == ENSEMBLE
+        or config.teacher.checkpoint
+        or config.teacher.file
+        or config.teacher.pretrained
+        or config.teacher.model
+    )
 
 
 def guide_of(config: EvaluateConfig, inputs: Contract) -> tuple[nn.Module, bool] | None:
@@ -159,7 +166,7 @@ def guide_of(config: EvaluateConfig, inputs: Contract) -> tuple[nn.Module, bool]
 
 def tap_pooled(obtained: Obtained, key: str) -> bool:
     """Catch what the head is given; False for a net of which nobody knows where that is, and for a file that another runtime runs."""
-    if isinstance(obtained.net.module, Engine):
+    if isinstance(obtained.net.module, (Engine, ByWords)):
         return False
     try:
         obtained.classifier.taps = tap(obtained.net.module, (POOLED,), obtained.inputs.net_example, key)

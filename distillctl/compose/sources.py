@@ -23,11 +23,9 @@ from distillctl.models import catalogue
 ROLES = ("teacher", "student", "model")
 EXTRA_NAMES = ("own", "recorded")
 TEACHES = ("teacher", "model")  # what an exported file can be
-NO_NETS = {
-    config.FILE: TEACHES,
-    config.ANSWERS: ("teacher",),
-    config.API: ("teacher",),
-}  # options that name no net, and the groups that have them
+ALONE = ("teacher",)
+# options that name no net of a catalogue, and the groups that have them
+NO_NETS = {config.FILE: TEACHES, config.ANSWERS: ALONE, config.API: ALONE, config.CAUSAL: ALONE}
 KIND_GROUP = "dataset/kind"
 # As this file is imported, since a job that another process composes has no other sign of us than the sources that are handed to it.
 OmegaConf.register_new_resolver("oc.env", config.read_variable, replace=True)
@@ -107,6 +105,11 @@ class ModelNames(InMemory):
             )
         if name in config.TOLD and role not in NO_NETS[name]:
             raise ConfigError(f"{role}={name}: answers are no model; name one, as in {role}=resnet8, and let it learn by teacher={name}")
+        if name == config.CAUSAL and role != "teacher":
+            raise ConfigError(
+                f"{role}={name}: a causal language model teaches by its words and does not learn here; take {role}=bilstm, or its folder "
+                f"with a new head: {role}=transformer {role}.model=<name on the hub or folder> {role}.new_head=true"
+            )
         if name not in ("recorded", *NO_NETS):
             catalogue.resolve(name, key=role)
         return self.result(OmegaConf.create({"name": name}))

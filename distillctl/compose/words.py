@@ -8,10 +8,11 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from distillctl.compose.config_file import is_config_file, words_of
-from distillctl.compose.literal import as_typed
+from distillctl.compose.literal import as_typed, quoted
 
 
 def written(command: str, words: list[str], sweep: bool = False, files: Iterable[str] = ()) -> list[str]:
@@ -27,9 +28,15 @@ def key_of(word: str) -> str:
 
 
 def with_members(overrides: list[str]) -> list[str]:
-    """Members of an ensemble need no plus: `teacher.members.c.name=vgg8`, for short `teacher.members.c=vgg8`, changes one or adds it."""
+    """Members of an ensemble need no plus: `teacher.members.c.name=vgg8`, for short `teacher.members.c=vgg8`, changes one or adds it.
+
+    Nor do the words for classes of a language model: `teacher.verbalizer.spam=[" spam"]`.
+    """
     found = []
     for word in overrides:
+        if re.match(r"(teacher|student|model)\.verbalizer(\.[^=]+)?=", word):
+            found += with_class_numbers(f"++{word}")
+            continue
         member = re.fullmatch(r"\+{0,2}teacher\.(members|weights)\.([\w-]+)(\.[^=]+)?=(.*)", word, re.DOTALL)
         if member:
             kind, name, rest, value = member.groups()
@@ -37,6 +44,18 @@ def with_members(overrides: list[str]) -> list[str]:
             word = f"++teacher.{kind}.{name}{'.name' if short else rest or ''}={value}"
         found.append(word)
     return found
+
+
+def with_class_numbers(word: str) -> list[str]:
+    """A mapping by classes as Hydra can merge it: of numbers, as many data sets have them, a word each, since its keys have to be text."""
+    try:
+        given = OverridesParser.create().parse_override(word).value()
+    except HydraException:  # to say what is wrong is the part of who reads it next
+        return [word]
+    if not isinstance(given, dict) or all(isinstance(name, str) for name in given):
+        return [word]
+    lists = {name: [words] if isinstance(words, str) else words for name, words in given.items()}
+    return [f"{word.partition('=')[0]}.{name}=[{','.join(quoted(str(each)) for each in own)}]" for name, own in lists.items()]
 
 
 def typed_words(hydra: Any = None) -> list[str]:

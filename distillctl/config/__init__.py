@@ -20,7 +20,7 @@ from distillctl.config.keys import (
 from distillctl.config.lifelong import BESIDE, LifelongStageConfig, MemoryConfig
 from distillctl.config.limits import has_budget
 from distillctl.config.listings import DoctorConfig, LossesConfig, MethodsConfig, ModelsConfig, OptionsConfig, StrategiesConfig
-from distillctl.config.models import ANSWERS, ENSEMBLE, FILE, TOLD, CacheConfig, MemberConfig, ModelConfig, TeacherConfig
+from distillctl.config.models import ANSWERS, CAUSAL, ENSEMBLE, FILE, TOLD, CacheConfig, MemberConfig, ModelConfig, TeacherConfig
 from distillctl.config.recorded import RECORDED, RecordedSetConfig, check_named, recorded_schema
 from distillctl.config.rules import OF_FORMAT, broken_rule, check, check_attack, check_parts, home_of, nodes
 from distillctl.config.schema import (
@@ -49,7 +49,9 @@ from distillctl.config.training import (
     AttackConfig,
     FinetuneStageConfig,
     LoraConfig,
+    PartStageConfig,
     PretrainStageConfig,
+    PromptConfig,
     StageConfig,
     TrackerConfig,
     TrainerConfig,

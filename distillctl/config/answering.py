@@ -40,7 +40,7 @@ def check_answers(_: str, config: Pretrains | Distils | LifelongConfig | StreamC
 
 def check_asked(config: Distils) -> list[str]:
     """Keys that are about a net, where a teacher is asked over the network."""
-    plain, own = ModelConfig(), ("name", "model", "template")
+    plain, own = ModelConfig(), ("name", "model", "template", "verbalizer")
     problems = [
         f"teacher.{entry.name}={getattr(config.teacher, entry.name)} is about a net, and teacher={API} has none here; leave it out"
         for entry in fields(ModelConfig)

@@ -26,8 +26,8 @@ class ApiConfig:
     """send the key to another machine over http, where whoever is in between can read it"""
     ask: str = option("auto", "auto", "logprobs", "votes", decides="answers")
     """how classes get probabilities: by the first token's log-probabilities, by votes, or as the endpoint can"""
-    label_words: dict[str, Any] = branch(dict, decides="answers")
-    """words that stand for a class, as in teacher.label_words.pos=[good,great]; else the class's name"""
+    verbalizer: dict[str, Any] = branch(dict, decides="answers")
+    """words that stand for a class, as in teacher.verbalizer.pos=[good,great]; else the class's name"""
     exact_words: bool = value(False, decides="answers")
     """case and leading spaces count where answers are held against label words"""
     votes: int = number(5, decides="answers", low=1, high=1000)

@@ -18,7 +18,7 @@ def check_api(key: str, teacher: ApiConfig) -> list[str]:
     """key: the branch, `teacher`; its `name` says whether it is such a teacher."""
     name, plain = getattr(teacher, "name", API), ApiConfig()
     if name != API:
-        own = [entry.name for entry in fields(ApiConfig) if entry.name != "model"]  # which other teachers have too
+        own = [entry.name for entry in fields(ApiConfig) if entry.name not in ("model", "verbalizer")]  # which other teachers have too
         given = [word for word in own if getattr(teacher, word) != getattr(plain, word)]
         return [f"{key}.{word} belongs to {key}={API}, and {key}={name}: leave one of them out" for word in given]
     problems = [f"{key}.{word} is not set: pass {key}.{word}={way}" for word, way in NEEDED if not getattr(teacher, word)]
@@ -42,8 +42,8 @@ NEEDED = (("url", "<base of an API, as http://localhost:8000/v1>"), ("model", "<
 def check_words(key: str, teacher: ApiConfig) -> list[str]:
     """That label words are lists of words; what they must be beside the classes, `teachers/api/words.py` knows."""
     return [
-        f"{key}.label_words.{name}={words}: expected words, as in {key}.label_words.{name}=[good,great]"
-        for name, words in teacher.label_words.items()
+        f"{key}.verbalizer.{name}={words}: expected words, as in {key}.verbalizer.{name}=[good,great]"
+        for name, words in teacher.verbalizer.items()
         if not (isinstance(words, list) and words and all(isinstance(word, str) and word.strip() for word in words))
     ]
 

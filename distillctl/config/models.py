@@ -33,6 +33,16 @@ class ModelConfig:
     """how texts become tokens: a folder, a tokenizer.json or a name on the hub; null: the net's own, else one that is trained on the training texts"""
     template: Optional[str] = value(None, decides="weights")
     """what the net reads of a text, with columns in braces, as in \"{hint} {text}\"; or a file that holds it; null: the text, or the pair"""
+    examples: int = number(0, decides="weights", low=0, high=10_000)
+    """training texts with their labels that stand where the template has {examples}, as many of each class as can be"""
+    example_template: str = value("{text}\\n{label}\\n\\n", decides="weights")
+    """what each of them looks like, with columns in braces; {label} is the name of its class, of causal_lm the first word that stands for it"""
+    examples_seed: int = number(0, decides="weights", low=0, high=2**32 - 1)
+    """what they are drawn by"""
+    verbalizer: dict[str, Any] = branch(dict, decides="weights")
+    """of causal_lm: the words that stand for each class, as in {negative: [\" bad\", \" terrible\"], positive: [\" good\"]}"""
+    calibrate: bool = value(False, decides="weights")
+    """of causal_lm: take from its scores those of the template filled with texts that say nothing"""
     max_tokens: Optional[int] = number(None, decides="weights", low=4, high=100_000)
     """longer texts are cut for this net; null: dataset.max_tokens"""
     new_head: bool = value(False, decides="weights")
@@ -55,6 +65,7 @@ ENSEMBLE = "ensemble"  # the teacher that is several
 FILE = "onnx"  # the model that is a file, whoever exported it
 ANSWERS = "answers"  # the teacher that is no model: somebody's answers to training samples, in a file
 TOLD = (ANSWERS, API)  # teachers whose answers to the training samples are there before any training
+CAUSAL = "causal_lm"  # the teacher that answers by the words which a language model would go on with
 
 
 @dataclass

@@ -16,6 +16,8 @@ from distillctl.config.fields import AUTO
 from distillctl.config.keys import leaves
 from distillctl.config.limits import check_budget
 from distillctl.config.models import ENSEMBLE, FILE, TOLD, ModelConfig, TeacherConfig
+from distillctl.config.parts import check_distilling, check_finetuning
+from distillctl.config.prompts import check_prompts
 from distillctl.config.schema import (
     CompressConfig,
     Deploys,
@@ -29,7 +31,7 @@ from distillctl.config.schema import (
     RunConfig,
     TrainConfig,
 )
-from distillctl.config.training import AttackConfig, FinetuneStageConfig, LoraConfig, StageConfig, TrainerConfig
+from distillctl.config.training import AttackConfig, StageConfig, TrainerConfig
 
 ONNX_NUMBERS = ("auto", "static", "dynamic", "qat", "fp16", "bf16", "int8_weights", "int4_weights")
 OF_FORMAT = {"onnx": ONNX_NUMBERS, "web": ONNX_NUMBERS, "openvino": ("openvino",), "litert": ("litert",)}  # which quantisers a format has
@@ -47,7 +49,8 @@ def check(config: Any) -> list[str]:
     for kinds, rule in RULES:
         for key, node in nodes(config):
             if isinstance(node, kinds):
-                problems += [problem for problem in rule(key, node) if subject(problem) not in broken]  # one line a value
+                # one line a value; a group is told by its own name, which its key `name` has
+                problems += [each for each in rule(key, node) if not {subject(each), f"{subject(each)}.name"} & broken.keys()]
     return problems
 
 
@@ -92,23 +95,6 @@ def check_epochs(_: str, config: FitConfig) -> list[str]:
     return [f"{' '.join(f'{key}.epochs=0' for key in stages)}: nothing to train; give one of them epochs"]
 
 
-def check_finetuning(_: str, config: Finetunes) -> list[str]:
-    stage, student, problems = config.finetune, config.student, []
-    if stage.stages != FinetuneStageConfig.stages and stage.train != "last":
-        problems.append(f"finetune.stages={stage.stages} works with finetune.train=last only")
-    if stage.lora != LoraConfig() and stage.train != "lora":
-        changed = next(entry.name for entry in fields(LoraConfig) if getattr(stage.lora, entry.name) != entry.default)
-        problems.append(f"finetune.lora.{changed}={getattr(stage.lora, changed)} works with finetune.train=lora only")
-    if stage.adversarial and config.attack.name == "none":
-        problems.append("finetune.adversarial=true trains on attacked images: choose an attack, as attack=pgd")
-    ready = student.checkpoint or student.pretrained or student.name == "recorded"
-    if stage.train != "all" and stage.epochs and not ready and not (isinstance(config, Distils) and config.distill.epochs):
-        problems.append(
-            f"finetune.train={stage.train} freezes weights that are random: set student.checkpoint=<run folder or file> or student.pretrained=true"
-        )
-    return problems
-
-
 def check_shots(key: str, dataset: DatasetConfig) -> list[str]:
     if dataset.shots is None:
         return []
@@ -137,6 +123,7 @@ def check_model(role: str, model: ModelConfig) -> list[str]:
     if model._target_ and model.source != "own":
         problems.append(f"{role}._target_={model._target_} works with {role}=own only")
     problems += check_file(role, model)
+    problems += check_prompts(role, model)
     if model.new_head and not (model.pretrained or model.checkpoint or model.file or model.model):
         problems.append(f"{role}.new_head=true needs weights to start from: {role}.pretrained=true or {role}.checkpoint=<file>")
     for name, low in (("mean", "at least 0"), ("std", "more than 0")):
@@ -283,6 +270,7 @@ RULES: tuple[tuple[type | tuple[type, ...], Callable[[str, Any], list[str]]], ..
     (FitConfig, check_epochs),
     (RunConfig, check_subset),
     (Finetunes, check_finetuning),
+    (Distils, check_distilling),
     (DatasetConfig, check_shots),
     (ModelConfig, check_model),
     (TeacherConfig, check_ensemble),

@@ -14,7 +14,15 @@ from distillctl.config.lifelong import TASKS, LifelongStageConfig, MemoryConfig
 from distillctl.config.listings import DoctorConfig, LossesConfig, MethodsConfig, ModelsConfig, StrategiesConfig
 from distillctl.config.models import ModelConfig, TeacherConfig
 from distillctl.config.stream import StreamStageConfig
-from distillctl.config.training import AttackConfig, FinetuneStageConfig, PretrainStageConfig, StageConfig, TrackerConfig, TrainerConfig
+from distillctl.config.training import (
+    AttackConfig,
+    FinetuneStageConfig,
+    PartStageConfig,
+    PretrainStageConfig,
+    StageConfig,
+    TrackerConfig,
+    TrainerConfig,
+)
 
 
 @dataclass
@@ -63,7 +71,7 @@ class Distils:
     attack: AttackConfig = branch(AttackConfig, decides="weights")
     method: dict[str, Any] = branch(dict, decides="weights")
     """who trains and by whom; options: distillctl methods"""
-    distill: StageConfig = branch(StageConfig, decides="weights")
+    distill: PartStageConfig = branch(PartStageConfig, decides="weights")
     assistants: list[str] = branch(list, decides="weights")
     """models between teacher and student, from big to small"""
     generations: int = number(1, decides="weights", low=1)

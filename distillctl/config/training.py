@@ -57,16 +57,31 @@ class LoraConfig:
 
 
 @dataclass
-class FinetuneStageConfig(StageConfig):
+class PromptConfig:
+    """Virtual tokens in front of every text, whose embeddings are learned."""
+
+    tokens: int = number(20, decides="weights", low=1, high=1000)
+    """how many there are"""
+
+
+@dataclass
+class PartStageConfig(StageConfig):
     """A stage that may train a part of the model alone, and its early layers slower than its late ones."""
 
-    train: str = option("all", "all", "head", "last", "lora", decides="weights")
-    """which weights learn: all, the head, the last stages, or low-rank adapters"""
+    train: str = option("all", "all", "head", "last", "lora", "prompt", decides="weights")
+    """which weights learn: all, the head, the last stages, low-rank adapters and the head, or virtual tokens in front of texts and the head"""
     stages: int = number(1, decides="weights", low=1)
     """with train=last: how many stages before the head"""
     layer_decay: float = number(1.0, decides="weights", above=0, high=1)
     """what the learning rate is multiplied by at each stage from the head"""
     lora: LoraConfig = branch(LoraConfig, decides="weights")
+    prompt: PromptConfig = branch(PromptConfig, decides="weights")
+
+
+@dataclass
+class FinetuneStageConfig(PartStageConfig):
+    """The stage after distillation, by labels."""
+
     adversarial: bool = value(False, decides="weights")
     """train on images that `attack` has changed"""
     keep: str = option("better", "better", "always", decides="weights")

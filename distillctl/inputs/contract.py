@@ -140,6 +140,12 @@ class Contract(ABC):
         """A net that answers samples of this data set."""
         return Adapter(net.module)
 
+    def with_prompt(self, net: Net, count: int, seed: int, where: str) -> Net:
+        """A net with virtual tokens in front of what it reads. where: the key that asks for it. Raises ConfigError where there is no such thing."""
+        raise ConfigError(
+            f"{where}: virtual tokens stand in front of texts, and the data set has {self.noun}; use {where.partition('=')[0]}=head"
+        )
+
     def seen_by(self, model: Adapter | Net) -> Contract:
         """The contract as one model has it, which may see samples at a size or by statistics of its own."""
         return self

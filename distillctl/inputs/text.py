@@ -10,16 +10,16 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from distillctl.config import DatasetConfig, ModelConfig, PredictConfig, TextSetConfig
+from distillctl.config import CAUSAL, DatasetConfig, ModelConfig, PredictConfig, TextSetConfig
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
 from distillctl.data.split import DataSet, Split
-from distillctl.data.text import lines, sets, tokenizer
+from distillctl.data.text import examples, lines, sets, tokenizer
 from distillctl.data.text.corpus import Corpus
 from distillctl.data.text.loader import PlainTexts, TextLoader
 from distillctl.data.text.ragged import Strings
 from distillctl.data.text.reader import IDS, LENGTHS, SECOND, TextReader
 from distillctl.data.text.table import SUFFIXES
-from distillctl.data.text.template import read_template
+from distillctl.data.text.template import EXAMPLES, Template, parse, read_template
 from distillctl.entries import Malformed, integer, text
 from distillctl.errors import CheckpointError, ConfigError, DataError
 from distillctl.files import read_text
@@ -28,11 +28,12 @@ from distillctl.models.adapter import Adapter
 from distillctl.models.net import Net
 from distillctl.models.record import Record
 from distillctl.models.script import Reading
-from distillctl.models.text import nets, script, transformer
+from distillctl.models.text import nets, prompt, script, transformer, verbalizer
 from distillctl.models.text.adapter import TextClassifier
 from distillctl.types import MARK, Inputs
 
 KIND = "texts"
+LONGEST_TEMPLATE = 2**20  # characters: with all its examples
 TRACED = 8  # tokens of the sample by which a net's shapes are found
 
 
@@ -75,7 +76,7 @@ class Texts(Contract):
         told = record.preprocessing
         most = integer(told, "max_tokens", inside="preprocessing.", low=1, high=2**24)
         length = integer(told, "tokens", 16, inside="preprocessing.", low=1, high=2**24)
-        text(told, "template", None, "preprocessing.")
+        text(told, "template", None, "preprocessing.", LONGEST_TEMPLATE)
         text(told, "tokenizer", inside="preprocessing.")
         integer(told, "pad", 0, "preprocessing.", low=0, high=2**31 - 1)
         pairs = told.get("pairs", False)
@@ -164,30 +165,55 @@ class Texts(Contract):
         return PlainTexts(split, self.corpus, batch_size, place)
 
     def build(self, config: ModelConfig, key: str) -> Net:
-        return nets.build_text_net(config, self.classes, self.reader_for(config, key), key)
+        reader = self.reader_for(config, key)
+        if config.name == CAUSAL:
+            return verbalizer.build_causal(config, self.classes, reader, key)
+        return nets.build_text_net(config, self.classes, reader, key)
 
     def reader_for(self, config: ModelConfig, key: str) -> TextReader:
         """How a model that has no record reads: by the tokenizer that it names, by that of the net which it names, or by the one that is trained here."""
         if config.tokenizer is not None:
             content, pad = tokenizer.given(config.tokenizer, f"{key}.tokenizer")
-        elif config.name == nets.ENCODER and config.model is not None:
+        elif config.name in (nets.ENCODER, CAUSAL) and config.model is not None:
             content, pad = tokenizer.given(config.model, f"{key}.model")
         else:
             content, pad = self.corpus.trained(self.vocab_size, self.lowercase), 0
-        return self.reader_of(config, key, content, pad, config.template, config.max_tokens or self.max_tokens)
+        return self.reader_of(config, key, content, pad, self.template_of(config, key), config.max_tokens or self.max_tokens)
 
-    def reader_of(self, config: ModelConfig, key: str, content: str, pad: int, template: str | None, max_tokens: int) -> TextReader:
+    def reader_of(self, config: ModelConfig, key: str, content: str, pad: int, template: Template | None, max_tokens: int) -> TextReader:
         tokenizer.load(content, f"{key}.tokenizer")
-        names = tuple(self.corpus.columns)
-        made = read_template(template, f"{key}.template", names) if template is not None else None
-        return TextReader(content, pad, max_tokens, made, self.corpus.pair is not None)
+        found = TextReader(content, pad, max_tokens, template, self.corpus.pair is not None, open_end=config.name == CAUSAL)
+        found.check_template(key)
+        return found
+
+    def template_of(self, config: ModelConfig, key: str) -> Template | None:
+        """The template that a config says, with examples in it where it asks for them."""
+        if config.template is None:
+            return None
+        names, constants = tuple(self.corpus.columns), {EXAMPLES: ""}
+        instead: dict[bytes, dict[str, str]] = {}
+        if config.examples:
+            words = examples.first_words(config.verbalizer)
+            constants[EXAMPLES], instead = examples.examples(
+                self.corpus, config.examples, config.example_template, config.examples_seed, words, key
+            )
+        elif EXAMPLES in names:
+            constants = {}
+        found = read_template(config.template, f"{key}.template", names, constants)
+        if (EXAMPLES in found.constants) != bool(config.examples):
+            way = "put {examples} into it" if config.examples else f"set {key}.examples=4, or leave {{examples}} out"
+            raise ConfigError(f"{key}.template and {key}.examples={config.examples} do not go together: {way}")
+        return replace(found, exceptions=instead)
 
     def reader_of_record(self, record: Record, config: ModelConfig, file: Path, key: str) -> TextReader:
         told = record.preprocessing
         content, pad = self.beside_of(record, file, key), int(told.get("pad", 0))
         if config.tokenizer is not None:
             content, pad = tokenizer.given(config.tokenizer, f"{key}.tokenizer")
-        template = config.template if config.template is not None else told.get("template")
+        template = self.template_of(config, key)
+        if template is None and told.get("template") is not None:
+            known = tuple(self.corpus.columns) if len(self.corpus) else None  # without texts those that come say which columns they have
+            template = parse(str(told["template"]), f"{key}.template", known, typed=False)
         if bool(told.get("pairs")) != (self.corpus.pair is not None) and template is None:
             what = ("pairs of texts", "single texts") if told.get("pairs") else ("single texts", "pairs of texts")
             raise ConfigError(
@@ -213,6 +239,9 @@ class Texts(Contract):
         assert isinstance(net.reader, TextReader), net.name
         self.corpus.register(net.reader)
         return TextClassifier(net.module, net.reader, nets.takes_types(net.module))
+
+    def with_prompt(self, net: Net, count: int, seed: int, where: str) -> Net:
+        return prompt.with_prompt(net, count, seed, where)
 
     def seen_by(self, model: Adapter | Net) -> Texts:
         reader = model.reader

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distillctl.models import lora
 from distillctl.models.logits import logits_of
 from distillctl.models.taps import Taps
+from distillctl.models.text import virtual
 from distillctl.types import Inputs, Output
 
 TOKEN = "token"  # the feature that is a distillation head's logits [B, K]
@@ -46,7 +47,7 @@ class Adapter(nn.Module):
 
     def plain_state(self) -> dict[str, Tensor]:
         """The state dict of the net alone, under its own names."""
-        return lora.plain_state(self.net)
+        return virtual.plain_state(self.net, lora.plain_state(self.net))
 
     def train(self, mode: bool = True) -> Adapter:
         super().train(mode)

@@ -33,7 +33,7 @@ CIFAR = {
 # nets that read texts
 TEXTS = {
     **dict.fromkeys(("bilstm", "textcnn", "bag"), "text"),
-    **dict.fromkeys(("bert_tiny", "bert_mini", "bert_small", "bert_base", "transformer"), "transformers"),
+    **dict.fromkeys(("bert_tiny", "bert_mini", "bert_small", "bert_base", "transformer", "causal_lm"), "transformers"),
 }
 
 IMAGE_SOURCES, TEXT_SOURCES = ("cifar", "torchvision", "timm"), ("text", "transformers")
@@ -64,7 +64,7 @@ FEATURED = (
     *CIFAR,
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2"),
     *("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "squeezenet1_1"),
-    *TEXTS,
+    *(name for name in TEXTS if name != "causal_lm"),  # which teaches alone
     *("efficientnet_b0", "efficientnet_v2_s", "regnet_y_400mf", "densenet121", "vgg11", "vgg16", "convnext_tiny", "swin_t", "vit_b_16"),
 )
 

@@ -15,10 +15,10 @@ from distillctl.errors import ConfigError
 ADAPTER = "default"  # peft's name for the only one
 
 
-def require_peft() -> None:
-    """Raises ConfigError where it is not installed."""
+def require_peft(where: str = "train=lora") -> None:
+    """where: the key that asks for it. Raises ConfigError where it is not installed."""
     if not extras.is_installed("peft"):
-        raise ConfigError(f"finetune.train=lora needs peft: {extras.pip_line('lora')}")
+        raise ConfigError(f"{where} needs peft: {extras.pip_line('lora')}")
 
 
 def adapt(net: nn.Module, layers: Sequence[str], config: LoraConfig, seed: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from distillctl.build import build
-from distillctl.config import FILE, ModelConfig
+from distillctl.config import CAUSAL, FILE, ModelConfig
 from distillctl.draws import seed_of
 from distillctl.errors import CheckpointError, ConfigError, first_line
 from distillctl.inputs.contract import Contract
@@ -66,9 +66,9 @@ def obtain(config: ModelConfig, inputs: Contract, key: str, seed: int, *, weight
     classifier = inputs.adapt(net)
     classifier.outputs = len(inputs.classes)
     seen = inputs.seen_by(classifier)
-    if is_run(file):
+    if answers_alone(config, file):
         check_no_taps(config, taps, key)
-    classifier.taps = tap(net.module, taps, seen.net_example, key) if taps and not is_run(file) else None
+    classifier.taps = tap(net.module, taps, seen.net_example, key) if taps and not answers_alone(config, file) else None
     return Obtained(classifier, net, seen, record, file)
 
 
@@ -84,6 +84,11 @@ def check_obtainable(config: ModelConfig, inputs: Contract, key: str, taps: Sequ
     if is_run(file):
         check_no_taps(config, taps, key)
         return remark(net, config, key)
+    if config.name == CAUSAL:
+        from distillctl.models.text import verbalizer
+
+        check_no_taps(config, taps, key)
+        return verbalizer.remark(config, net, inputs.classes, key)
     tap(net.module, taps, inputs.seen_by(net).net_example, key)
     if record is not None or file is None:
         return ""
@@ -95,9 +100,16 @@ def check_obtainable(config: ModelConfig, inputs: Contract, key: str, taps: Sequ
     return "; ".join(filter(None, (stem, fill(net, file, config, key))))
 
 
+def answers_alone(config: ModelConfig, file: Path | None) -> bool:
+    """Whether nothing can be read of a model but its answer."""
+    return is_run(file) or config.name == CAUSAL
+
+
 def check_no_taps(config: ModelConfig, taps: Sequence[str], key: str) -> None:
-    """Nothing can be read within a file. Raises ConfigError."""
+    """Nothing can be read within a file, or of a language model that may pass over a text several times. Raises ConfigError."""
     within = [name for name in taps if name != LOGITS]
+    if within and config.name == CAUSAL:
+        raise ConfigError(f"{key}={CAUSAL}: it answers with logits alone, and {', '.join(within)} of it is read; take a loss on logits")
     if within:
         setting, given = named(config, key)
         raise ConfigError(

@@ -6,18 +6,21 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from distillctl.config import FinetuneStageConfig, StageConfig
+from distillctl.config import FinetuneStageConfig, PartStageConfig, StageConfig
 from distillctl.draws import seed_of
 from distillctl.errors import ConfigError
+from distillctl.inputs.contract import Contract
 from distillctl.models import lora
 from distillctl.models.adapter import Adapter
 from distillctl.models.fitting import head_names
+from distillctl.models.obtain import Obtained
 from distillctl.models.points import TapPoint
 from distillctl.models.taps import STAGES, short_names
+from distillctl.models.text import virtual
 from distillctl.models.trace import Example, Seen, trace
 
 
@@ -29,13 +32,28 @@ class Part:
     lr_factors: dict[nn.Parameter, float] = field(default_factory=dict)
 
 
+def prepared(model: Obtained, inputs: Contract, budget: StageConfig, seed: int) -> Obtained:
+    """The model that a stage trains: with virtual tokens where it asks for them. Raises ConfigError."""
+    if not isinstance(budget, PartStageConfig) or budget.train != "prompt":
+        return model
+    net = inputs.with_prompt(model.net, budget.prompt.tokens, seed, f"{key_of(budget)}.train=prompt")
+    classifier = inputs.adapt(net)
+    classifier.outputs, classifier.taps = model.classifier.outputs, model.classifier.taps
+    return replace(model, classifier=classifier, net=net, inputs=inputs.seen_by(classifier))
+
+
+def key_of(budget: PartStageConfig) -> str:
+    """Of the stage."""
+    return "finetune" if isinstance(budget, FinetuneStageConfig) else "distill"
+
+
 def select(classifier: Adapter, example: Example, budget: StageConfig, seed: int, name: str) -> Part:
-    """Freeze what `finetune.train` leaves out, add adapters where it asks for them; to be called before there is an optimizer.
+    """Freeze what `finetune.train` or `distill.train` leaves out, add adapters where it asks for them; to be called before there is an optimizer.
 
     Frozen weights lose `requires_grad`, and frozen layers stay in eval mode: no batch statistics move, no dropout. `name` is the
     model's, for messages. Raises ConfigError.
     """
-    if not isinstance(budget, FinetuneStageConfig) or trains_all_alike(budget):
+    if not isinstance(budget, PartStageConfig) or trains_all_alike(budget):
         return Part()
     net = classifier.net
     check_trainable(net, example, budget, name)
@@ -44,7 +62,7 @@ def select(classifier: Adapter, example: Example, budget: StageConfig, seed: int
     layers = adaptable(net, example) if budget.train == "lora" else []
     if layers:
         lora.adapt(net, layers, budget.lora, seed_of(seed, "initialisation", "lora"))
-    trains = what_trains(budget, depths)
+    trains = what_trains(net, budget, depths)
     factors = {}
     for module, part in net.named_modules():
         for parameter in part.parameters(recurse=False):
@@ -58,28 +76,27 @@ def select(classifier: Adapter, example: Example, budget: StageConfig, seed: int
     return Part(f"training {count:,} of {total:,} parameters: {in_words(budget, depths.stages, len(layers))}", factors)
 
 
-def trains_all_alike(budget: FinetuneStageConfig) -> bool:
+def trains_all_alike(budget: PartStageConfig) -> bool:
     return budget.train == "all" and budget.layer_decay == 1
 
 
-def check_trainable(net: nn.Module, example: Example, budget: FinetuneStageConfig, name: str) -> None:
+def check_trainable(net: nn.Module, example: Example, budget: PartStageConfig, name: str) -> None:
     """Find before any training what would make `select` fail; `net` may lie on the meta device. Raises ConfigError."""
     if trains_all_alike(budget):
         return
+    key = key_of(budget)
     if not head_names(net):
-        raise ConfigError(f"finetune.train={budget.train}: {name} has no linear layer for a classifier; use finetune.train=all")
+        raise ConfigError(f"{key}.train={budget.train}: {name} has no linear layer for a classifier; use {key}.train=all")
     if budget.train == "last":
         count = Depths(net, example).stages
         if count == 0:
-            raise ConfigError(f"finetune.train=last: {name} has no stages that can be told apart; use finetune.train=head or all")
+            raise ConfigError(f"{key}.train=last: {name} has no stages that can be told apart; use {key}.train=head or all")
         if budget.stages > count:
-            raise ConfigError(f"finetune.stages={budget.stages}: {name} has {count} stages; lower it, or use finetune.train=all")
+            raise ConfigError(f"{key}.stages={budget.stages}: {name} has {count} stages; lower it, or use {key}.train=all")
     if budget.train == "lora":
-        lora.require_peft()
+        lora.require_peft(f"{key}.train=lora")
         if not adaptable(net, example):
-            raise ConfigError(
-                f"finetune.train=lora: {name} has no blocks with linear layers, as transformers have them; use finetune.train=last"
-            )
+            raise ConfigError(f"{key}.train=lora: {name} has no blocks with linear layers, as transformers have them; use {key}.train=last")
 
 
 class Depths:
@@ -145,7 +162,7 @@ def adaptable(net: nn.Module, example: Example) -> list[str]:
     return [name for name in dict.fromkeys(found) if name not in heads]
 
 
-def what_trains(budget: FinetuneStageConfig, depths: Depths) -> Callable[[str], bool]:
+def what_trains(net: nn.Module, budget: PartStageConfig, depths: Depths) -> Callable[[str], bool]:
     """Whether the parameters and statistics that a module itself owns change."""
     if budget.train == "all":
         return lambda module: True
@@ -153,10 +170,12 @@ def what_trains(budget: FinetuneStageConfig, depths: Depths) -> Callable[[str], 
         return lambda module: depths.depth(module) <= budget.stages
     if budget.train == "lora":
         return lambda module: lora.is_adapter(module) or module in depths.heads
+    if budget.train == "prompt":
+        return lambda module: virtual.is_prompt(net.get_submodule(module)) or module in depths.heads
     return lambda module: module in depths.heads
 
 
-def frozen_until(budget: FinetuneStageConfig, depths: Depths) -> int:
+def frozen_until(budget: PartStageConfig, depths: Depths) -> int:
     """The moment of the pass before which nothing trains."""
     if budget.train == "last":
         return depths.bounds[depths.stages - budget.stages]
@@ -170,12 +189,13 @@ def still(net: nn.Module, depths: Depths, trains: Callable[[str], bool], until: 
     return tuple(sorted(module for module in found if not found & set(list(lineage(module))[1:])))
 
 
-def in_words(budget: FinetuneStageConfig, stages: int, layers: int) -> str:
+def in_words(budget: PartStageConfig, stages: int, layers: int) -> str:
     what = {
         "all": "all of them",
         "head": "head",
         "last": f"head and last {'stage' if budget.stages == 1 else f'{budget.stages} of {stages} stages'}",
         "lora": f"head, and adapters of rank {budget.lora.rank} in {layers} linear layers",
+        "prompt": f"head, and {budget.prompt.tokens} virtual tokens in front of each text",
     }[budget.train]
     return what if budget.layer_decay == 1 else f"{what}, learning rate x {budget.layer_decay:g} a stage from the head"
 

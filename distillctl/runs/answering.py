@@ -45,7 +45,7 @@ def of_config(config: Any) -> TeacherConfig | None:
 def classes_of(teacher: TeacherConfig) -> list[str] | None:
     """What answers call the classes: samples without labels may have no other names for them."""
     if teacher.name == API:
-        return list(map(str, teacher.label_words)) or None
+        return list(map(str, teacher.verbalizer)) or None
     return list(table.read(teacher).classes)
 
 

@@ -24,6 +24,7 @@ from distillctl.methods.distill import Distill
 from distillctl.methods.method import Method
 from distillctl.models import partial
 from distillctl.models.obtain import Obtained, obtain
+from distillctl.models.sharing import share
 from distillctl.optimizers import make_optimizer
 from distillctl.runs import keeping
 from distillctl.runs.bundle import Bundle
@@ -96,6 +97,8 @@ def assemble(session: Session, step: Step) -> Assembly:
     own = pupils["student"]
     part = partial.select(own.classifier, own.inputs.net_example, step.budget, step.seed, own.net.name)
     method = make_method(session, bundle, step, loss, teacher, pupils, batches)
+    if teacher is not None and (count := share(own.classifier.net, teacher.model)):
+        session.console.say(f"{step.name}: teacher and student hold {count:,} parameters once, as the same")
     training = make_training(session, step, method, teacher, part)
     schedule = build(config.schedule, Schedule, "schedule")  # type: ignore[type-abstract]
     return Assembly(step, bundle, batches, teacher, pupils, part, training, schedule)
@@ -127,6 +130,7 @@ def pupils_of(session: Session, bundle: Bundle, step: Step, teacher: Frozen | No
     if step.method:
         adapt = find_class(step.method, Method, "method").adapt
         pupils["student"] = adapt(step.method, pupils["student"], teacher, bundle.inputs, step.seed)
+    pupils["student"] = partial.prepared(pupils["student"], bundle.inputs, step.budget, step.seed)
     if step.for_int8:
         fake_quantise(pupils["student"].classifier, bundle)
     return pupils

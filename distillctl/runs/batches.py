@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from distillctl.build import find_class
-from distillctl.config import FinetuneStageConfig, RunConfig, check_parts, chosen
+from distillctl.config import PartStageConfig, RunConfig, check_parts, chosen
 from distillctl.errors import ConfigError
 from distillctl.inputs import kind_of
 from distillctl.inputs.contract import Contract
@@ -66,7 +66,7 @@ def norms_of(plan: Plan, step: Step, inputs: Contract) -> Iterator[str]:
             yield f"loss.{name}"
     if step.method and find_class(step.method, Method, "method").norms_batches:
         yield f"method {find_class(step.method, Method, 'method').__name__}"
-    if isinstance(step.budget, FinetuneStageConfig) and step.budget.train in HEAD_ALONE:
+    if isinstance(step.budget, PartStageConfig) and step.budget.train in HEAD_ALONE:
         return
     assert not isinstance(step.model, Several), step.name
     students = {step.role: plan.base(step.model)}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from distillctl import extras
 from distillctl.compress.prune import check_prunable
-from distillctl.config import CompressConfig, ExportStepConfig, PruneConfig, QuantizeConfig
+from distillctl.config import CAUSAL, CompressConfig, ExportStepConfig, PruneConfig, QuantizeConfig
 from distillctl.errors import CheckpointError, ConfigError, UserError
 from distillctl.export.web.runtime import runtime_files
 from distillctl.formats import format_of
@@ -49,8 +49,12 @@ def check_libraries(step: Transform) -> None:
 
 
 def check_learners(plan: Plan) -> None:
-    """A file that another runtime runs cannot learn. Raises ConfigError."""
+    """A file that another runtime runs cannot learn, nor does a language model that answers by its words. Raises ConfigError."""
     for step in plan.todo:
+        if isinstance(step.model, Given) and step.model.model.name == CAUSAL:
+            raise ConfigError(
+                f"{step.model.key}={CAUSAL}: it teaches as it is, and {step.name} would train it; distillctl distill learns by it"
+            )
         check_begins_with_weights(step, f"cannot learn, and {step.name} would train it")
 
 

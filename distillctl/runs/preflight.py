@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from distillctl.build import find_class
-from distillctl.config import DatasetConfig, Distils, Finetunes, FinetuneStageConfig, LifelongConfig, ModelConfig
+from distillctl.config import DatasetConfig, Distils, Finetunes, LifelongConfig, ModelConfig, PartStageConfig
 from distillctl.data import balance
 from distillctl.errors import ConfigError
 from distillctl.inputs.contract import Contract
@@ -132,11 +132,13 @@ def check_attack(session: Session, plan: Plan) -> None:
 def check_part(plan: Plan, step: Step, inputs: Contract) -> None:
     """Whether a student has the parts that fine-tuning is to train."""
     budget = step.budget
-    if isinstance(budget, FinetuneStageConfig) and not partial.trains_all_alike(budget):
+    if isinstance(budget, PartStageConfig) and not partial.trains_all_alike(budget):
         assert not isinstance(step.model, Several), step.name
         config = plan.base(step.model)
         net = planned(config, source_of(config, step.role)[1], inputs, step.role)
         partial.check_trainable(net.module, inputs.seen_by(net).net_example, budget, net.name)
+        if budget.train == "prompt":
+            inputs.with_prompt(net, budget.prompt.tokens, step.seed, f"{partial.key_of(budget)}.train=prompt")
 
 
 def check_own(session: Session, net: NetToCome, inputs: Contract) -> None:

@@ -19,6 +19,7 @@ from distillctl.models.cosine import Cosine, CosineHead
 from distillctl.models.edits import Edit, apply_edits
 from distillctl.models.net import Net
 from distillctl.models.obtain import Obtained
+from distillctl.models.points import TapPoint
 from distillctl.models.taps import Catch
 from distillctl.modes import evaluating
 from distillctl.strategies.exemplars import POOLED, KeepsExemplars, answer_features, head_of
@@ -86,7 +87,7 @@ class Angular(KeepsExemplars):
             made.scale.fill_(float(node.get("scale", SCALE)))
         taps = student.classifier.taps
         if taps is not None and POOLED in taps.points:  # its hook went with the layer
-            made.register_forward_pre_hook(Catch(taps, POOLED, last_is_channels=False).before)
+            made.register_forward_pre_hook(Catch(taps, POOLED, TapPoint(path, "input")).before, with_kwargs=True)
         return dataclasses.replace(student, net=dataclasses.replace(net, edits=(*net.edits, edit)))
 
     @torch.no_grad()

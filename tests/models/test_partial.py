@@ -258,7 +258,7 @@ def test_a_net_without_stages_has_a_head_and_the_rest():
     ],
 )
 def test_what_a_net_does_not_have_is_one_line(net, budget, message, monkeypatch):
-    monkeypatch.setattr(partial.lora, "require_peft", lambda: None)
+    monkeypatch.setattr(partial.lora, "require_peft", lambda *where: None)
     model = classifier(net) if net else Classifier(NoStages(), *STATISTICS)
     with pytest.raises(ConfigError, match=message):
         select(model, **budget)

@@ -181,7 +181,7 @@ def test_texts_without_labels_are_taught_by_an_endpoint_alone(server, tmp_path):
     [
         (("dataset=digits",), "labels texts, and the data set has images"),
         (("teacher.template='no column'",), "teacher.template: it has no column in braces"),
-        (("+teacher.label_words.other=[x]",), "teacher.label_words.other: no such class"),
+        (("+teacher.verbalizer.other=[x]",), "teacher.verbalizer.other: no such class"),
         (("student.max_tokens=2",), "student.max_tokens=2 must be >= 4"),
         (("loss=fitnet",), "answers are logits alone"),
         (("teacher.checkpoint=x",), "teacher.checkpoint=x is about a net, and teacher=api has none here"),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distillctl import state
+from distillctl.data.split import UNLABELLED
 from distillctl.data.text import tokenizer
 from distillctl.data.text.ragged import Strings
 from distillctl.data.text.reader import Encoded, TextReader, Words
@@ -22,13 +23,14 @@ from distillctl.types import MARK, Inputs
 class Corpus:
     """Rows of columns. `batch` gives them as every reader that was registered sees them.
 
-    columns: texts by the names of columns; text, pair: which of them a sample is. train: the rows of the training split, int64 [N]; labels: of each
-    row by its class's name, "" where it has none.
+    columns: texts by the names of columns; text, pair: which of them a sample is. train: the rows of the training split, int64 [N]; targets:
+    their labels, int64 [N], below 0 of those without; classes: the names of these.
     """
 
-    def __init__(self, columns: Mapping[str, Strings], text: str, pair: str | None, labels: Sequence[str] = ()):
-        self.columns, self.text, self.pair, self.labels = dict(columns), text, pair, labels
+    def __init__(self, columns: Mapping[str, Strings], text: str, pair: str | None):
+        self.columns, self.text, self.pair = dict(columns), text, pair
         self.train = torch.arange(len(self))
+        self.targets, self.classes = torch.full_like(self.train, UNLABELLED), tuple[str, ...]()
         self.marks = marks_of(list(self.columns.values()), len(self))
         self.readers: dict[str, TextReader] = {}
         self.encoded: dict[str, Encoded] = {}

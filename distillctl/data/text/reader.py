@@ -61,18 +61,23 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class TextReader:
-    """tokenizer: the content of a tokenizer.json. pad: the id that is filled up with. pairs: whether samples are two texts."""
+    """tokenizer: the content of a tokenizer.json. pad: the id that is filled up with. pairs: whether samples are two texts.
+
+    open_end: what the tokenizer puts behind a text, as [SEP], is left out, since something is to go on there.
+    """
 
     tokenizer: str
     pad: int
     max_tokens: int
     template: Template | None = None
     pairs: bool = False
+    open_end: bool = False
 
     @cached_property
     def mark(self) -> str:
         """Equal marks, equal tokens."""
         told = [self.tokenizer, self.pad, self.max_tokens, self.template.described() if self.template else None, self.pairs]
+        told += [self.open_end] if self.open_end else []
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
     @cached_property
@@ -106,6 +111,37 @@ class TextReader:
         """What stands for a hidden word: the tokenizer's own sign where it has one."""
         known = self.library.get_vocab(with_added_tokens=True)
         return next((sign for sign in ("[MASK]", "<mask>", "[UNK]", "<unk>") if sign in known), "")
+
+    @property
+    def unknown(self) -> int | None:
+        """The id of what is not known; None of a tokenizer that knows all."""
+        sign = getattr(self.library.model, "unk_token", None)
+        found: int | None = self.library.token_to_id(sign) if sign is not None else None
+        return found
+
+    def tokens_of(self, word: str) -> tuple[int, ...]:
+        """The ids of a word as it stands, without any sign in front or behind."""
+        return tuple(self.library.encode(word, add_special_tokens=False).ids)
+
+    def ids(self, found: Any) -> list[int]:
+        """Of what the library has encoded."""
+        ids: list[int] = found.ids
+        own = len(ids)
+        while self.open_end and own and found.special_tokens_mask[own - 1]:
+            own -= 1
+        return ids[:own]
+
+    def check_template(self, key: str) -> None:
+        """Whether there is room for texts beside a template's own words, which are never cut. Raises ConfigError."""
+        if self.template is None:
+            return
+        alone = len(
+            self.ids(self.library.encode(self.template.join({**dict.fromkeys(self.template.columns, ""), **self.template.constants})))
+        )
+        if alone >= self.max_tokens:
+            raise ConfigError(
+                f"{key}.max_tokens={self.max_tokens}: the template alone has {alone} tokens; raise it, or take a shorter template or fewer examples"
+            )
 
     def encode_rows(self, corpus: Corpus) -> Encoded:
         """All rows of a corpus."""
@@ -152,21 +188,21 @@ class TextReader:
         rows = cast(Sequence[Mapping[str, str]], samples)
         filled = self.library.encode_batch([self.template.join(values) for values in rows])
         for values, found in zip(rows, filled, strict=True):
-            too_long = len(found.ids) > self.max_tokens
+            too_long = len(self.ids(found)) > self.max_tokens
             if too_long:
                 found = self.fitted(dict(values), found)
-            yield found.ids, found.type_ids, too_long
+            yield self.ids(found), found.type_ids, too_long
 
     def fitted(self, values: dict[str, str], found: Any) -> Any:
         """A template filled with columns so far as they fit, the longest cut first: its own words are never cut."""
         assert self.template is not None
-        while (excess := len(found.ids) - self.max_tokens) > 0:
+        while (excess := len(self.ids(found)) - self.max_tokens) > 0:
             tokens = {name: self.library.encode(values[name], add_special_tokens=False) for name in self.template.columns}
             longest = max(tokens, key=lambda name: len(tokens[name].ids))
             kept = len(tokens[longest].ids) - excess
             if not tokens[longest].ids:
                 raise ConfigError(
-                    f"dataset.max_tokens={self.max_tokens}: the template alone has {len(found.ids)} tokens; raise it, or take a shorter template"
+                    f"dataset.max_tokens={self.max_tokens}: the template alone has {len(self.ids(found))} tokens; raise it, or take a shorter template"
                 )
             values[longest] = values[longest][: tokens[longest].offsets[kept - 1][1]] if kept > 0 else ""
             found = self.library.encode(self.template.join(values))

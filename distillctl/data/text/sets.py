@@ -198,6 +198,7 @@ def finished(
     corpus = found.corpus
     splits = (splits[0], by_length(splits[1], corpus), by_length(splits[2], corpus))
     corpus.train = splits[0].inputs  # type: ignore[assignment]
+    corpus.targets, corpus.classes = splits[0].targets, tuple(classes)
     digest = hashlib.sha256(ascii((config.name, tuple(classes), corpus.text, corpus.pair)).encode())
     for part in splits:
         rows = part.inputs.numpy()  # type: ignore[union-attr]

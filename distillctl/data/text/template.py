@@ -20,10 +20,12 @@ EXAMPLES = "examples"
 
 @dataclass(frozen=True)
 class Template:
-    """pieces: (words, the column that follows them or None). constants: what stands for names that are no columns, such as examples."""
+    """pieces: (words, the column that follows them or None). constants: what stands for names that are no columns, such as examples;
+    exceptions: what stands there instead for some samples, by the marks of their texts."""
 
     pieces: tuple[tuple[str, str | None], ...]
     constants: Mapping[str, str] = field(default_factory=dict)
+    exceptions: Mapping[bytes, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -31,7 +33,8 @@ class Template:
 
     def described(self) -> Any:
         """As JSON: equal where the same is made of every row."""
-        return [list(self.pieces), dict(self.constants)]
+        others = sorted((mark.hex(), dict(constants)) for mark, constants in self.exceptions.items())
+        return [list(self.pieces), dict(self.constants), *([others] if others else [])]
 
     def values(self, corpus: Corpus, row: int, seen: Sequence[str] = ()) -> dict[str, str]:
         """What stands for each name. seen: the text and the pair as a view shows them; empty where they are as stored."""
@@ -39,7 +42,8 @@ class Template:
         for number, (name, column) in enumerate(zip(OWN, (corpus.text, corpus.pair), strict=True)):
             if number < len(seen):
                 found |= {each: seen[number] for each in (name, column) if each in found}
-        return found | dict(self.constants)
+        constants = self.exceptions.get(corpus.word_mark(row), self.constants) if self.exceptions else self.constants
+        return found | dict(constants)
 
     def join(self, values: Mapping[str, str]) -> str:
         return "".join(words + (values[name] if name is not None else "") for words, name in self.pieces)
@@ -76,13 +80,15 @@ def read_template(given: str, key: str, known: Sequence[str], constants: Mapping
     return parse(given, key, known, constants)
 
 
-def parse(template: str, key: str, known: Sequence[str], constants: Mapping[str, str] | None = None) -> Template:
-    """known: names of columns. A backslash and an n are a new line, as shells have none. Raises ConfigError that names what is wrong."""
+def parse(template: str, key: str, known: Sequence[str] | None, constants: Mapping[str, str] | None = None, typed: bool = True) -> Template:
+    """known: names of columns; None: any. typed: by a person, so that a backslash and an n are a new line, as shells have none; one that was spelled
+    out is as it is. Raises ConfigError that names what is wrong."""
     constants = constants or {}
     try:
-        found = list(string.Formatter().parse(template.replace("\\n", "\n").replace("\\t", "\t")))
+        found = list(string.Formatter().parse(template.replace("\\n", "\n").replace("\\t", "\t") if typed else template))
     except ValueError as error:
         raise ConfigError(f"{key}: {error}; a brace that is meant is doubled, as in {{{{") from None
+    known = [name for _, name, _, _ in found if name] if known is None else known
     pieces = []
     for words, name, form, conversion in found:
         if name is not None and (form or conversion or not name):

@@ -55,7 +55,9 @@ def given(place: str, key: str) -> tuple[str, int]:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{key}={place}: cannot be read ({getattr(error, 'strerror', None) or 'no UTF-8'})") from None
         return content, pad_of(content, file.parent, f"{key}={place}")
-    if path.exists() or place.startswith((".", "/", "~")):
+    if not path.exists() and place.startswith((".", "/", "~")):
+        raise ConfigError(f"{key}={place}: no such file or folder")
+    if path.exists():
         raise ConfigError(f"{key}={place}: there is no {FILE} in it; save the fast tokenizer there (save_pretrained)")
     return of_hub(place, key)
 
@@ -100,6 +102,63 @@ def load(content: str, where: str) -> Any:
         raise
     except Exception as error:  # of the library, of its own kinds
         raise ConfigError(f"{where}: no tokenizer.json that can be read ({first_words(error)})") from None
+
+
+def with_prompt(content: str, count: int, where: str) -> tuple[str, int]:
+    """A tokenizer that puts so many new signs in front of every text, behind its own such as [CLS]; and the id of the first of them.
+
+    where: the key that asks for it. Raises ConfigError where a tokenizer cannot be changed so.
+    """
+    library()
+    from tokenizers import AddedToken, processors
+
+    old, made = load(content, where), load(content, where)
+    for each in (old, made):
+        each.no_padding()
+        each.no_truncation()
+    known = made.get_vocab(with_added_tokens=True)
+    before = sum(sign.startswith("[PROMPT_") for sign in known)
+    signs = [f"[PROMPT_{before + number}]" for number in range(1, count + 1)]
+    made.add_special_tokens([AddedToken(sign, special=True, normalized=False) for sign in signs])
+    ids = [made.token_to_id(sign) for sign in signs]
+    single, pair = old.encode("a"), old.encode("a", "a")
+    front = leading(single)
+    named = dict(zip([*single.tokens, *pair.tokens], [*single.ids, *pair.ids], strict=True))
+    own = {sign: named[sign] for found in (single, pair) for sign in specials(found)}
+    made.post_processor = processors.TemplateProcessing(
+        single=[*spelled(single, front, signs)],
+        pair=[*spelled(pair, front, signs)],
+        special_tokens=[*own.items(), *zip(signs, ids, strict=True)],
+    )
+    for texts in (("a",), ("one, two 3",), ("",), ("a", "b"), ("one two", "three")):
+        was, now = old.encode(*texts), made.encode(*texts)
+        expected = ([*was.ids[:front], *ids, *was.ids[front:]], [*was.type_ids[:front], *[0] * count, *was.type_ids[front:]])
+        if (now.ids, now.type_ids) != expected or ids != list(range(ids[0], ids[0] + count)) or set(ids) & set(known.values()):
+            raise ConfigError(f"{where}: nothing can be put in front of what this tokenizer reads; use {where.partition('=')[0]}=lora")
+    return str(made.to_str()), int(ids[0])
+
+
+def leading(found: Any) -> int:
+    """How many signs the tokenizer itself puts in front."""
+    return next((place for place, special in enumerate(found.special_tokens_mask) if not special), 0)
+
+
+def specials(found: Any) -> list[str]:
+    return [token for token, special in zip(found.tokens, found.special_tokens_mask, strict=True) if special]
+
+
+def spelled(found: Any, front: int, signs: list[str]) -> list[str]:
+    """What a tokenizer makes of one text or two, as a template: its own signs, the new ones, and $A and $B for the texts."""
+    pieces: list[str] = []
+    for place, (token, special, kind, which) in enumerate(
+        zip(found.tokens, found.special_tokens_mask, found.type_ids, found.sequence_ids, strict=True)
+    ):
+        if place == front:
+            pieces += [f"{sign}:0" for sign in signs]
+        piece = f"{token}:{kind}" if special else f"${'AB'[which or 0]}:{kind}"
+        if special or piece not in pieces:
+            pieces.append(piece)
+    return pieces
 
 
 def library() -> Any:

@@ -81,13 +81,13 @@ def check_labels(theirs: tuple[str, ...], ours: tuple[str, ...], config: ModelCo
     )
 
 
-def check_room(module: nn.Module, reader: TextReader, key: str) -> None:
-    """Whether a net has positions for texts of the longest length and ids of the tokenizer. Raises ConfigError."""
+def check_room(module: nn.Module, reader: TextReader, key: str, more: int = 0) -> None:
+    """Whether a net has positions for texts of the longest length, and for `more` tokens behind them, and ids of the tokenizer. Raises ConfigError."""
     config: Any = module.config
     positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and 0 < positions < reader.max_tokens:
+    if isinstance(positions, int) and 0 < positions < reader.max_tokens + more:
         raise ConfigError(
-            f"dataset.max_tokens={reader.max_tokens}: {key} has places for {positions} tokens; lower it, or set {key}.max_tokens={positions}"
+            f"dataset.max_tokens={reader.max_tokens}: {key} has places for {positions} tokens; lower it, or set {key}.max_tokens={positions - more}"
         )
     if isinstance(getattr(config, "vocab_size", None), int) and config.vocab_size < reader.vocabulary:
         raise ConfigError(f"{key}.tokenizer: it has {reader.vocabulary:,} ids, and the net knows {config.vocab_size:,}; take the net's own")

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from distillctl import extras
@@ -88,27 +88,10 @@ def taking_mappings(module: nn.Module) -> nn.Module:
 
 def load(place: str, num_classes: int, key: str, new_head: bool) -> Loaded:
     """The net of a folder or of the hub, with its weights. Raises CheckpointError and MachineError."""
-    transformers = library()
     where = f"{key}.model={place}"
-    if as_path(place).is_dir():
-        place = str(as_path(place))
-    elif place.startswith((".", "/", "~")):
-        raise CheckpointError(f"{where}: no such folder")
-    named = {} if new_head else class_names(transformers, place, where)
-    try:
-        module, told = transformers.AutoModelForSequenceClassification.from_pretrained(
-            place,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=new_head,
-            **({"num_labels": num_classes} if new_head else {}),
-        )
-    except Exception as error:  # of the hub, of the network, of the files
-        reason = first_words(error)
-        if Path(place).is_dir():
-            raise CheckpointError(f"{where}: cannot be used ({reason})") from None
-        raise MachineError(f"{where}: no such folder here, and the hub does not give it ({reason})") from None
+    more = {"ignore_mismatched_sizes": True, "num_labels": num_classes} if new_head else {}
+    module, told = fetched("AutoModelForSequenceClassification", place, key, f"{where}: cannot be used", **more)
+    named = {} if new_head else class_names(library(), str(as_path(place)) if as_path(place).is_dir() else place, where)
     missing = tuple(sorted({*told["missing_keys"], *(entry[0] for entry in told.get("mismatched_keys", ()))}))
     count = module.config.num_labels
     if missing and not new_head:
@@ -118,6 +101,32 @@ def load(place: str, num_classes: int, key: str, new_head: bool) -> Loaded:
     if count != num_classes:
         raise CheckpointError(f"{where}: it knows {count} classes, the data set has {num_classes}; {key}.new_head=true learns these")
     return Loaded(taking_mappings(module), settings_of(module), missing, tuple(named.values()))
+
+
+def fetched(kind: str, place: str, key: str, unusable: str, **more: Any) -> tuple[Any, dict[str, Any]]:
+    """A net of an Auto class with the weights of a folder or of the hub in float32, and what there was to say. No code of theirs is run.
+
+    unusable: what is said of a folder that holds none. Raises CheckpointError and MachineError.
+    """
+    auto = getattr(library(), kind)
+    where, folder = f"{key}.model={place}", as_path(place)
+    if not folder.is_dir() and place.startswith((".", "/", "~")):
+        raise CheckpointError(f"{where}: no such folder")
+    try:
+        found: tuple[Any, dict[str, Any]] = auto.from_pretrained(
+            str(folder) if folder.is_dir() else place,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=torch.float32,  # else that of the file, and a net would learn and answer in half precision whatever is asked for
+            **more,
+        )
+    except Exception as error:  # of the hub, of the network, of the files
+        reason = first_words(error)
+        if folder.is_dir():
+            raise CheckpointError(f"{unusable} ({reason})") from None
+        raise MachineError(f"{where}: no such folder here, and the hub does not give it ({reason})") from None
+    return found
 
 
 def class_names(transformers: Any, place: str, where: str) -> dict[int, str]:

@@ -40,7 +40,7 @@ class Estimate:
 def estimates(questions: Sequence[Question], classes: Sequence[str], teacher: Teacher) -> list[Estimate]:
     """One for the way that will be taken; with `auto`, where the ledger does not know yet what the endpoint gives, one for each. Raises as `label`."""
     settings = teacher.settings
-    words = LabelWords.of(classes, settings.label_words, settings.exact_words)
+    words = LabelWords.of(classes, settings.verbalizer, settings.exact_words)
     base = Endpoint.of(settings.url or "").name
     book = look(teacher.ledger)
     known = book.dialects.get(settings_key(settings, base, words))

@@ -69,7 +69,7 @@ def label(
     nothing more is sent, and what is in flight is waited for and kept. Raises ConfigError (the budget among what it is about), MachineError,
     CheckpointError for a damaged ledger, and Interrupted; all that was paid for until then is kept.
     """
-    settings, words = teacher.settings, LabelWords.of(classes, teacher.settings.label_words, teacher.settings.exact_words)
+    settings, words = teacher.settings, LabelWords.of(classes, teacher.settings.verbalizer, teacher.settings.exact_words)
     secret = Secret.of_environment(settings.key_variable)
     endpoint = Endpoint.of(settings.url or "", secret.given, settings.insecure_http)
     place = Place(endpoint.name, str(settings.model), secret.given, settings.key_variable)
@@ -163,7 +163,7 @@ class Labelling:
             )
         raise ConfigError(
             f"{share}: {self.given_up} of {len(self.questions):,} texts were given up, the last as: {why}; {self.so_far()}; "
-            "let the template ask for a class's name alone, give teacher.label_words, or take another teacher.ask"
+            "let the template ask for a class's name alone, give teacher.verbalizer, or take another teacher.ask"
         )
 
     def overdrawn(self, problem: Overdrawn) -> str:

@@ -60,7 +60,7 @@ class Asker:
             return first_dialect(ask, self.settings.endpoint)
         lacking = f"the label word {clash[0]!r} begins {clash[1]!r} of another class, and a first token cannot tell them apart"
         if ask == LOGPROBS:
-            raise ConfigError(f"teacher.ask=logprobs: {lacking}; give teacher.label_words that begin differently, as A, B, C")
+            raise ConfigError(f"teacher.ask=logprobs: {lacking}; give teacher.verbalizer that begin differently, as A, B, C")
         self.say(f"teacher.ask=auto: {lacking}; asking for votes")
         return first_dialect(VOTES, self.settings.endpoint)
 

@@ -30,14 +30,14 @@ class LabelWords:
         said = {str(name): tuple(words) for name, words in given.items()}
         for name in said:
             if name not in classes:
-                raise ConfigError(f"teacher.label_words.{name}: no such class; {did_you_mean(name, classes)}")
+                raise ConfigError(f"teacher.verbalizer.{name}: no such class; {did_you_mean(name, classes)}")
         found = cls(tuple(classes), tuple(said.get(name, (name,)) for name in classes), exact)
         owners: dict[str, str] = {}
         for name, words in zip(found.classes, found.words, strict=True):
             for word in map(found.normal, words):
                 if not word or owners.setdefault(word, name) != name:
                     problem = f"is a word of {owners[word]} too" if word else "is no word"
-                    raise ConfigError(f"teacher.label_words.{name}: {word!r} {problem}; give each class words of its own")
+                    raise ConfigError(f"teacher.verbalizer.{name}: {word!r} {problem}; give each class words of its own")
         return found
 
     def normal(self, word: str) -> str:

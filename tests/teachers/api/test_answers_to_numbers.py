@@ -89,9 +89,9 @@ def test_classes_may_be_numbers(answer: str):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"possitive": ["a"]}, r"label_words.possitive: no such class; did you mean positive\?"),
-        ({"positive": ["A"], "negative": ["a "]}, "label_words.negative: 'a' is a word of positive too"),
-        ({"positive": [" "]}, "label_words.positive: '' is no word"),
+        ({"possitive": ["a"]}, r"verbalizer.possitive: no such class; did you mean positive\?"),
+        ({"positive": ["A"], "negative": ["a "]}, "verbalizer.negative: 'a' is a word of positive too"),
+        ({"positive": [" "]}, "verbalizer.positive: '' is no word"),
     ],
 )
 def test_words_that_cannot_be_are_a_line(given: dict, said: str):

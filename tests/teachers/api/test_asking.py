@@ -31,7 +31,7 @@ POS = [0.8 / 0.9, 0.1 / 0.9]  # of GOOD: both spellings of pos, and what begins 
 NEG = [0.25, 0.75]
 
 
-def test_the_mass_of_label_words_is_the_distribution(asking: Asking):
+def test_the_mass_of_verbalizer_is_the_distribution(asking: Asking):
     found = asking("a good film", "a dull film", ask="logprobs")
     np.testing.assert_allclose(found.probabilities, [POS, NEG], rtol=1e-6)
     assert found.probabilities.dtype == np.float32
@@ -223,7 +223,7 @@ def test_nobody_there_is_a_line(tmp_path):
 
 
 def test_answers_that_name_no_class_are_a_line_about_words(asking: Asking):
-    with pytest.raises(ConfigError, match=r"no answer names a class; .*label_words"):
+    with pytest.raises(ConfigError, match=r"no answer names a class; .*verbalizer"):
         asking("good", "dull", classes=["ham", "spam"], ask="logprobs")
 
 

@@ -70,9 +70,9 @@ def test_more_votes_later_are_asked_for_beside_the_first(asking: Asking):
     assert len(asking.server.bodies) == 2
 
 
-def test_other_label_words_judge_the_answers_that_are_there(asking: Asking):
+def test_other_verbalizer_judge_the_answers_that_are_there(asking: Asking):
     asking("good", ask="logprobs")
-    found = asking("good", ask="logprobs", label_words={"pos": ["pos"], "neg": ["neg"]}, exact_words=True)
+    found = asking("good", ask="logprobs", verbalizer={"pos": ["pos"], "neg": ["neg"]}, exact_words=True)
     assert found.probabilities[0].tolist() == pytest.approx([0.6 / 0.7, 0.1 / 0.7])
     assert len(asking.server.bodies) == 1
 

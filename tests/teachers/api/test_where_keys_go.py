@@ -156,9 +156,9 @@ def test_a_url_and_a_model_are_enough():
         ({"budget": 5.0}, "teacher.budget=5 needs prices: pass teacher.prices="),
         ({"ask": "logprobs", "votes": 3}, "teacher.votes=3 is for teacher.ask=votes"),
         ({"vote_temperature": 0.0}, "teacher.vote_temperature=0 draws the same vote each time: take teacher.votes=1"),
-        ({"label_words": {"a": "word"}}, "teacher.label_words.a=word: expected words, as in teacher.label_words.a=[good,great]"),
-        ({"label_words": {"a": []}}, "teacher.label_words.a=[]: expected words"),
-        ({"label_words": {"a": [" "]}}, "teacher.label_words.a=[' ']: expected words"),
+        ({"verbalizer": {"a": "word"}}, "teacher.verbalizer.a=word: expected words, as in teacher.verbalizer.a=[good,great]"),
+        ({"verbalizer": {"a": []}}, "teacher.verbalizer.a=[]: expected words"),
+        ({"verbalizer": {"a": [" "]}}, "teacher.verbalizer.a=[' ']: expected words"),
     ],
 )
 def test_what_does_not_go_together_is_a_line(more: dict, said: str):
