@@ -27,7 +27,7 @@ SLOW = (
     "test_bad_files.py", "test_training_for_int8.py", "test_quantizer_choice.py", "test_layers_that_hurt.py", "test_static_files.py",
     "test_stream_kills.py", "test_stream_runs.py", "test_bad_streams.py",
     "test_onnx.py", "test_torch_export.py", "test_engine.py", "test_evaluate.py", "test_weights_alone.py", "test_sparsity.py",
-    "test_lifelong_resumed.py", "test_lifelong.py", "test_bad_tasks.py",
+    "test_lifelong_resumed.py", "test_lifelong.py", "test_bad_tasks.py", "test_text_memory.py",
 )  # fmt: skip
 
 
