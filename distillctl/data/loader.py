@@ -125,7 +125,12 @@ class TrainLoader:
 
 
 class PlainLoader:
-    """A split in its own order, not augmented: rank r gets samples r, r + world, ..."""
+    """A split in its own order, not augmented: rank r gets samples r, r + world, ...
+
+    order: int64, of the samples as they come their places among this rank's own, of kinds that are read in another order; None where that is theirs.
+    """
+
+    order: Tensor | None = None
 
     def __init__(self, split: Split, batch_size: int, place: Place):
         self.split, self.batch_size, self.place = split, batch_size, place

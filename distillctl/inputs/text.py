@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
 from distillctl.config import DatasetConfig, ModelConfig, PredictConfig, TextSetConfig
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
@@ -22,7 +21,7 @@ from distillctl.data.text.table import SUFFIXES
 from distillctl.data.text.template import read_template
 from distillctl.entries import Malformed, integer, text
 from distillctl.errors import CheckpointError, ConfigError, DataError
-from distillctl.files import read_text
+from distillctl.files import hash_of, read_text
 from distillctl.inputs.contract import Contract
 from distillctl.models.adapter import Adapter
 from distillctl.models.net import Net
@@ -30,6 +29,7 @@ from distillctl.models.record import Record
 from distillctl.models.script import Reading
 from distillctl.models.text import nets, script, transformer
 from distillctl.models.text.adapter import TextClassifier
+from distillctl.paths import as_path
 from distillctl.types import MARK, Inputs
 
 KIND = "texts"
@@ -209,6 +209,23 @@ class Texts(Contract):
             raise CheckpointError(f"{key}.checkpoint: {place} is not the tokenizer that the model learned with (checksum mismatch)")
         return content
 
+    def outside(self, config: ModelConfig, key: str) -> Any:
+        """The tokenizer, and the files of a folder that a net comes from; a name on the hub stands for what may change."""
+        reads_anew = config.checkpoint is None or config.tokenizer is not None
+        found: list[Any] = [self.reader_for(config, key).mark] if reads_anew else []
+        if config.model is None:
+            return found
+        folder = as_path(config.model)
+        if not folder.is_dir():
+            return None
+        try:
+            return found + [[file.name, hash_of(file)] for file in sorted(folder.iterdir()) if file.suffix in (".json", ".safetensors")]
+        except OSError:
+            return None
+
+    def reading_mark(self) -> str:
+        return self.reader.mark if self.reader is not None else ""
+
     def adapt(self, net: Net) -> Adapter:
         assert isinstance(net.reader, TextReader), net.name
         self.corpus.register(net.reader)
@@ -232,9 +249,6 @@ class Texts(Contract):
                     f"{encoded.cut:,} of {len(self.corpus):,} texts ({share:.1%}) have more than {reader.max_tokens} tokens and were cut; dataset.max_tokens"
                 )
         return found
-
-    def before_net(self, model: Adapter, fixed: bool) -> nn.Module:
-        raise ConfigError("export.format: files for other runtimes are made of nets that see images, and the data set has texts")
 
 
 __all__ = ["KIND", "Texts"]

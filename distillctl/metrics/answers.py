@@ -35,7 +35,10 @@ def answers_of(
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
     see: Callable[[Mapping[str, Output]], None] = lambda outputs: None,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The same of several models, which are asked one after the other about each batch, so that it is read once; `see` is shown what they say to it."""
+    """The same of several models, which are asked one after the other about each batch, so that it is read once; `see` is shown what they say to it.
+
+    Answers are in the split's own order, also where batches come in another (`PlainLoader.order`).
+    """
     logits: dict[str, list[Tensor]] = {name: [] for name in models}
     targets = []
     with ExitStack() as modes:
@@ -48,4 +51,9 @@ def answers_of(
                 logits[name].append(output.logits.float())
             targets.append(batch.targets)
             see(outputs)
-    return {name: torch.cat(parts).cpu() for name, parts in logits.items()}, torch.cat(targets).cpu()
+    found, told = {name: torch.cat(parts).cpu() for name, parts in logits.items()}, torch.cat(targets).cpu()
+    order = getattr(batches, "order", None)
+    if order is None:
+        return found, told
+    back = order.argsort()
+    return {name: value[back] for name, value in found.items()}, told[back]

@@ -15,6 +15,7 @@ class Stopwatch:
 
     def __init__(self, batches: Iterable[Batch], device: torch.device):
         self.batches, self.device = batches, device
+        self.order = getattr(batches, "order", None)
         self.seconds: list[tuple[float, int]] = []  # and samples
 
     def __iter__(self) -> Iterator[Batch]:

@@ -82,14 +82,15 @@ class PlainTexts(PlainLoader):
 
     def __init__(self, split: Split, corpus: Corpus, batch_size: int, place: Place):
         super().__init__(split, batch_size, place)
-        self.corpus = corpus
+        assert isinstance(split.inputs, Tensor)
+        self.corpus, self.own = corpus, torch.arange(place.rank, len(split), place.world)
+        self.order = torch.from_numpy(corpus.sizes)[split.inputs[self.own]].argsort(stable=True)
 
     def __iter__(self) -> Iterator[Batch]:
         assert isinstance(self.split.inputs, Tensor)
+        assert self.order is not None
         rows, device = self.split.inputs, self.place.device
-        own = torch.arange(self.place.rank, len(rows), self.place.world)
-        own = own[torch.from_numpy(self.corpus.sizes)[rows[own]].argsort(stable=True)]
-        for piece in own.split(self.batch_size):
+        for piece in self.own[self.order].split(self.batch_size):
             inputs: Inputs = self.corpus.batch(rows[piece], device)
             yield Batch(inputs, self.split.targets[piece].to(device), self.split.index[piece].to(device), view=-1)
 

@@ -112,6 +112,10 @@ def check_with_data(session: Session, whole: Bundle) -> None:
         raise ConfigError(f"lifelong.folders: task {again} has classes of earlier ones, and {problem}")
     if not found.replays:
         return
+    if not whole.inputs.steady:
+        raise ConfigError(
+            f"strategy={found.name}: its memory keeps samples of one shape, and {whole.inputs.noun} have different lengths; take strategy=ewc, lwf or lwf_mc"
+        )
     classes, size = len(tasks.classes), config.memory.size
     if size < classes:
         raise ConfigError(f"memory.size={size} is less than the {classes} classes, one sample of each; raise it")

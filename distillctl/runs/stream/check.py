@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from distillctl.build import build
-from distillctl.config import ALONE, StreamConfig, check_named
+from distillctl.config import ALONE, StreamConfig, TextSetConfig, check_named
 from distillctl.errors import ConfigError
 from distillctl.losses.weighted import build_loss
 from distillctl.models.obtain import source_of
@@ -41,6 +41,10 @@ def check_stream(config: StreamConfig) -> None:
 
 
 def check_engine(config: StreamConfig) -> None:
+    if isinstance(config.dataset, TextSetConfig):
+        raise ConfigError(
+            f"dataset={config.dataset.name}: a stream's memory keeps samples of one shape, and texts have different lengths; distillctl train learns from them"
+        )
     trainer, augment = config.trainer, getattr(config.dataset, "augment", None)
     if not isinstance(build(config.schedule, Schedule, "schedule"), Constant):  # type: ignore[type-abstract]
         raise ConfigError("schedule: a stream has no end that a learning rate could fall towards; take schedule=constant")
