@@ -18,7 +18,7 @@ from distillctl.data.text.loader import PlainTexts, TextLoader
 from distillctl.data.text.ragged import Strings
 from distillctl.data.text.reader import IDS, LENGTHS, SECOND, TextReader
 from distillctl.data.text.table import SUFFIXES
-from distillctl.data.text.template import read_template
+from distillctl.data.text.template import columns_in, read_template
 from distillctl.entries import Malformed, integer, text
 from distillctl.errors import CheckpointError, ConfigError, DataError
 from distillctl.files import hash_of, read_text
@@ -40,7 +40,8 @@ TRACED = 8  # tokens of the sample by which a net's shapes are found
 class Texts(Contract):
     """corpus: where the texts are. reader: how the model reads them whose contract this is; None of a data set alone.
 
-    max_tokens, vocab_size, lowercase: as the data set's config has them. length: tokens of a usual text, where the corpus holds none.
+    max_tokens, vocab_size, lowercase: as the data set's config has them. length: tokens of a usual text, where the corpus holds none. called: the
+    columns of texts and second texts that a record's model learned from, where somebody named them.
     """
 
     corpus: Corpus = field(repr=False, compare=False)
@@ -49,6 +50,7 @@ class Texts(Contract):
     lowercase: bool = False
     reader: TextReader | None = field(default=None, repr=False, compare=False)
     length: int = 16
+    called: tuple[str | None, str | None] = field(default=(None, None), repr=False, compare=False)
 
     kind: ClassVar[str] = KIND
     noun: ClassVar[str] = "texts"
@@ -75,14 +77,17 @@ class Texts(Contract):
         told = record.preprocessing
         most = integer(told, "max_tokens", inside="preprocessing.", low=1, high=2**24)
         length = integer(told, "tokens", 16, inside="preprocessing.", low=1, high=2**24)
-        text(told, "template", None, "preprocessing.")
+        template = text(told, "template", None, "preprocessing.")
         text(told, "tokenizer", inside="preprocessing.")
         integer(told, "pad", 0, "preprocessing.", low=0, high=2**31 - 1)
         pairs = told.get("pairs", False)
         if not isinstance(pairs, bool):
             raise Malformed("preprocessing.pairs has to be true or false")
-        columns = {name: Strings.of(()) for name in ("text", "pair")[: 1 + pairs]}
-        return cls(record.classes, Corpus(columns, "text", "pair" if pairs else None), most, length=length)
+        names = [*("text", "pair")[: 1 + pairs], *(columns_in(template, "preprocessing.template") if template is not None else ())]
+        corpus = Corpus({name: Strings.of(()) for name in names}, "text", "pair" if pairs else None)
+        data = record.dataset if isinstance(record.dataset, Mapping) else {}
+        first, second = (value if isinstance(value := data.get(name), str) else None for name in ("text", "pair"))
+        return cls(record.classes, corpus, most, length=length, called=(first, second))
 
     def record(self) -> dict[str, Any]:
         assert self.reader is not None
@@ -131,7 +136,7 @@ class Texts(Contract):
     def rows(self, file: Path | None) -> Iterator[tuple[str, Any]]:
         """Of a table its rows, of any other file and of standard input a text a line."""
         return (
-            lines.of_table(file, self.corpus.pair is not None)
+            lines.of_table(file, self.corpus.pair is not None, self.called)
             if file is not None and file.suffix.lower() in SUFFIXES
             else lines.of_lines(file)
         )
@@ -190,8 +195,9 @@ class Texts(Contract):
         template = config.template if config.template is not None else told.get("template")
         if bool(told.get("pairs")) != (self.corpus.pair is not None) and template is None:
             what = ("pairs of texts", "single texts") if told.get("pairs") else ("single texts", "pairs of texts")
+            way = "set dataset.pair=<column>" if told.get("pairs") else "dataset.pair='' takes the first texts alone"
             raise ConfigError(
-                f"{key}.checkpoint={config.checkpoint} reads {what[0]}, and the data set has {what[1]}; set dataset.pair, or give another {key}"
+                f"{key}.checkpoint={config.checkpoint} reads {what[0]}, and the data set has {what[1]}; {way}, or give another {key}"
             )
         return self.reader_of(config, key, content, pad, template, config.max_tokens or int(told["max_tokens"]))
 

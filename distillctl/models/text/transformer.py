@@ -131,10 +131,14 @@ def class_names(transformers: Any, place: str, where: str) -> dict[int, str]:
 
 
 def settings_of(module: nn.Module) -> dict[str, Any]:
-    """What a net is built again from, as JSON: its `model_type` and shape."""
+    """What a net is built again from, as JSON: its `model_type` and shape, without what somebody wrote into its file besides."""
     told = described(module)
     kind = told.pop(TYPE)
-    return {TYPE: kind, **{name: value for name, value in told.items() if name not in NOT_SHAPE and value is not None}}
+    shape = library().CONFIG_MAPPING[kind]()
+    return {
+        TYPE: kind,
+        **{name: value for name, value in told.items() if name not in NOT_SHAPE and value is not None and hasattr(shape, name)},
+    }
 
 
 def described(module: nn.Module) -> dict[str, Any]:
