@@ -28,6 +28,8 @@ SLOW = (
     "test_stream_kills.py", "test_killed_labelling.py", "test_stream_runs.py", "test_bad_streams.py",
     "test_onnx.py", "test_torch_export.py", "test_engine.py", "test_evaluate.py", "test_weights_alone.py", "test_sparsity.py",
     "test_lifelong_resumed.py", "test_lifelong.py", "test_bad_tasks.py", "test_causal.py", "test_prompts.py", "test_virtual_tokens.py",
+    "test_lifelong_resumed.py", "test_lifelong.py", "test_bad_tasks.py", "test_text_memory.py",
+    "test_text_options.py", "test_text_runs.py", "test_text_shipped.py", "test_bad_texts.py",
 )  # fmt: skip
 
 

@@ -65,6 +65,25 @@ def test_a_new_head_is_for_data_that_have_to_be_named():
         compose.with_data("finetune", ["student.checkpoint=run", "student.new_head=true"])
 
 
+def test_a_file_of_texts_means_texts_and_what_they_have_by_default(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label\n")
+    (tmp_path / "photos" / "ant").mkdir(parents=True)
+    (tmp_path / "photos" / "labels.csv").write_text("file,label\n")
+    usual = ["teacher=bert_mini", "student=bilstm", "optimizer=adamw_text"]
+    for root in (tmp_path / "t.csv", tmp_path):
+        chosen = compose.with_data("train", [f"dataset.root={root}"])
+        assert "dataset=image_folder" in chosen if root == tmp_path else chosen == [*usual, "dataset=text", f"dataset.root={root}"]
+    assert compose.with_data("train", [f"dataset.root={tmp_path / 'photos'}"])[0] == "dataset=image_folder"
+    assert compose.with_data("train", ["dataset=docstrings", "student=bag"])[:2] == ["teacher=bert_mini", "optimizer=adamw_text"]
+
+
+@pytest.mark.parametrize("command", ["distill", "finetune", "compress", "lifelong", "evaluate"])
+def test_a_teacher_or_student_that_nobody_names_is_none_on_texts_either(command):
+    chosen = compose.with_data(command, ["dataset=text", "dataset.root=t.csv"])
+    assert not [word for word in chosen if word.startswith("teacher=")]
+    assert ("student=bilstm" in chosen) == (command in ("distill", "lifelong"))
+
+
 # --------------------------------------------------------------------------------------------- what is then read
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, distillctl) -> Path:

@@ -103,7 +103,7 @@ def expand(given: list[str], predictor: Predictor) -> Iterator[Item]:
         if name == "-":
             if (rows := predictor.rows(None)) is None:
                 raise ConfigError(f"inputs=-: {predictor.noun} are read from files; name them")
-            yield from rows
+            yield from some_of(rows, name, predictor)
         elif path.is_dir():
             inside, others = predictor.files_below(path)
             if not inside:
@@ -111,9 +111,18 @@ def expand(given: list[str], predictor: Predictor) -> Iterator[Item]:
             for file in inside:
                 yield from of_file(file, predictor)
         elif path.exists():
-            yield from of_file(path, predictor)
+            yield from some_of(of_file(path, predictor), name, predictor)
         else:
             raise DataError(f"inputs={name}: no such file")
+
+
+def some_of(items: Iterable[Item], name: str, predictor: Predictor) -> Iterator[Item]:
+    """Raises DataError where there is none."""
+    item = None
+    for item in items:
+        yield item
+    if item is None:
+        raise DataError(f"inputs={name}: no {predictor.noun} in it")
 
 
 def of_file(file: Path, predictor: Predictor) -> Iterable[Item]:

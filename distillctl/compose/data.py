@@ -11,7 +11,8 @@ from distillctl.compose.groups import default_of, files_of, groups_of, primary_o
 from distillctl.compose.places import conf_dir, recipes_dir
 from distillctl.config.keys import flat
 from distillctl.config.recorded import RECORDED
-from distillctl.errors import ConfigError
+from distillctl.errors import ConfigError, UserError
+from distillctl.files import read_json
 from distillctl.paths import as_path
 
 CHECKPOINT = re.compile(r"((?:teacher|student)(?:\.members\.[\w-]+)?\.)(?:checkpoint|file)")
@@ -61,21 +62,22 @@ def with_set(command: str, words: list[str], config_dirs: Sequence[str | Path]) 
 
 
 def holds_texts(root: str) -> bool:
-    """Whether a file, or what lies in a folder, is a table of texts by its name."""
+    """Whether a file is a table of texts by its name, or a folder holds such and no folders, as it does where a table is about images in them."""
     path = as_path(root.strip("'\""))
-    if path.is_dir():
-        return any(file.suffix.lower() in TABLES for file in path.iterdir())
-    return path.suffix.lower() in TABLES
+    if not path.is_dir():
+        return path.suffix.lower() in TABLES
+    try:
+        inside = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    except OSError:
+        return False
+    return any(entry.suffix.lower() in TABLES for entry in inside) and not any(entry.is_dir() for entry in inside)
 
 
 def with_usual(command: str, words: list[str], config_dirs: Sequence[str | Path]) -> list[str]:
     """The words of a run on texts, and before them what it has by default where they choose nothing else."""
-    given = dict(settings(words, config_dirs))
-    files = [Path(folder) / "dataset" / f"{given.get('dataset')}.yaml" for folder in (*config_dirs, conf_dir())]
-    file = next((each for each in files if each.is_file()), None)
-    if file is None or not OF_TEXTS.search(file.read_text()):
+    given, groups = dict(settings(words, config_dirs)), groups_of(command)
+    if "dataset" not in groups or not is_of_texts(given, config_dirs):
         return words
-    groups = groups_of(command)
     usual = {
         group: name
         for group, name in USUAL_OF_TEXTS.items()
@@ -91,6 +93,29 @@ def with_usual(command: str, words: list[str], config_dirs: Sequence[str | Path]
         if given.get(role) == "transformer" and f"{stage}.lr_scale" not in given and has_stage(command, stage)
     ]
     return [*(f"{group}={name}" for group, name in usual.items()), *clip, *keys, *words]
+
+
+def is_of_texts(given: dict[str, str], config_dirs: Sequence[str | Path]) -> bool:
+    """Whether the data set that is chosen is one of texts, or the checkpoint that it is taken from learned from texts."""
+    chosen = given.get("dataset")
+    files = [Path(folder) / "dataset" / f"{chosen}.yaml" for folder in (*config_dirs, conf_dir())]
+    file = next((each for each in files if each.is_file()), None)
+    if chosen != RECORDED:
+        return file is not None and OF_TEXTS.search(file.read_text()) is not None
+    if given.get("dataset.root", "null") not in (*NOTHING, "null"):
+        return holds_texts(given["dataset.root"])
+    return any(kind_of_model(value, found[1]) == "texts" for key, value in given.items() if (found := CHECKPOINT.fullmatch(key)))
+
+
+def kind_of_model(place: str, role: str) -> str | None:
+    """The kind of inputs that the record beside a model names. What is wrong with a checkpoint is said by who reads it: here it has none."""
+    from distillctl.models.locate import locate
+
+    try:
+        told = read_json(locate(place.strip("'\""), role.rstrip("."), "checkpoint").with_suffix(".json"))
+        return str(told["preprocessing"]["kind"])
+    except (UserError, OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def has_stage(command: str, stage: str) -> bool:

@@ -11,7 +11,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from distillctl import config
-from distillctl.errors import CheckpointError
+from distillctl.compose.data import holds_texts
+from distillctl.compose.suggest import suggestion
+from distillctl.errors import CheckpointError, ConfigError
 from distillctl.paths import as_path
 
 # What a record says and another run does not take over: how fast and by how much patience files are read, and which views epochs take.
@@ -25,26 +27,41 @@ def is_recorded(composed: DictConfig) -> bool:
 def filled(composed: DictConfig) -> DictConfig:
     """The config with its recorded data set spelt out. Raises CheckpointError where a record says nonsense of it.
 
-    Where no record says which, it is the images below `dataset.root`; without a root its name stays `recorded` and `runs.check` says so,
+    Where no record says which, it is the images or texts below `dataset.root`; without a root its name stays `recorded` and `runs.check` says so,
     beside all else that is wrong; what is wrong with a checkpoint is said there too.
     """
     given = values_set(composed.dataset)
     if given.get("name") == config.RECORDED:
         del given["name"]
-    found = next(records(composed), None)
-    if found is None:
+    found, root = next(records(composed), None), given.get("root")
+    base = recorded_set(*found) if found is not None else None
+    if root is not None:
+        base = below(root, base)
+    elif base is None:
         base = OmegaConf.structured(config.DATA_KINDS["images"])
-        given = known_values(given, config.DATA_KINDS["images"])
-        base.name = config.RECORDED if given.get("root") is None else "image_folder"
-    else:
-        base = recorded_set(*found)
-        if given.get("root") is not None and base.name != "image_folder" and not holds(base.name, given["root"]):
-            base = OmegaConf.structured(config.DATA_KINDS["images"])
-            base.name = "image_folder"
+        base.name = config.RECORDED
+    schema = OmegaConf.get_type(base) or dict
+    if base.name == config.RECORDED:
+        given = known_values(given, schema)
+    elif unknown := next(iter(config.strangers(given, schema)), None):
+        raise ConfigError(f"dataset.{unknown}: unknown key; {suggestion(unknown, config.key_names(schema))}, as {base.name} has them")
     complete = composed.copy()
     with read_write(complete), open_dict(complete):
         complete.dataset = OmegaConf.merge(base, given)
     return complete
+
+
+def below(root: str, base: DictConfig | None) -> DictConfig:
+    """The data set of a file or folder that somebody names: another place of the one that is recorded, or as the files are; columns of texts are
+    called as in the recorded ones."""
+    of_texts = holds_texts(root)
+    if of_texts and base is not None and issubclass(OmegaConf.get_type(base) or dict, config.TextSetConfig):
+        return OmegaConf.merge(base, {"name": "text", "hub": None, "hub_config": None})  # type: ignore[return-value]
+    if base is not None and not of_texts and (base.name == "image_folder" or holds(base.name, root)):
+        return base
+    found: DictConfig = OmegaConf.structured(config.DATA_KINDS["texts" if of_texts else "images"])
+    found.name = "text" if of_texts else "image_folder"
+    return found
 
 
 def recorded_set(where: str, schema: type[config.DatasetConfig], recorded: Mapping[str, Any]) -> DictConfig:

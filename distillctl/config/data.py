@@ -106,7 +106,7 @@ class TextSetConfig(DatasetConfig):
     text: Optional[str] = value(None, decides="answers")
     """the column of texts; null: found by the usual names (text, sentence, ...)"""
     pair: Optional[str] = value(None, decides="answers")
-    """the column of second texts, where a sample is a pair; null: found by the usual names, else none"""
+    """the column of second texts, where a sample is a pair; null: found by the usual names, else none; '': none, whatever columns there are"""
     label: Optional[str] = value(None, decides="answers")
     """the column of labels, words or numbers; null: found by the usual names (label, class, ...)"""
     class_names: Optional[list[str]] = value(None, decides="answers")

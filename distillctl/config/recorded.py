@@ -39,13 +39,14 @@ def recorded_schema() -> type[RecordedSetConfig]:
 
 @cache
 def unset(base: type, *kinds: type) -> Any:
-    """A dataclass below `base` with the fields of all kinds, those of the first where names are equal, each of them missing."""
+    """A dataclass below `base` with the fields of all kinds, each of them missing. Of equal names a branch has all keys, else the first counts."""
     found: dict[str, Any] = {}
-    for kind in (base, *kinds):
-        hints = get_type_hints(kind)
+    every = [get_type_hints(kind) for kind in (base, *kinds)]
+    for kind, hints in zip((base, *kinds), every, strict=True):
         for entry in fields(kind):
             hint: Any = hints[entry.name]
-            branch: Any = unset(hint) if is_dataclass(hint) else None  # type: ignore[arg-type]
+            same = [own[entry.name] for own in every if is_dataclass(own.get(entry.name))]
+            branch: Any = unset(*dict.fromkeys(same)) if is_dataclass(hint) else None
             how: Any = {"default": MISSING} if branch is None else {"default_factory": branch}
             found.setdefault(entry.name, (entry.name, branch or hint, field(**how, metadata=entry.metadata)))
     return make_dataclass(f"Unset{base.__name__}", found.values(), bases=(base,))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from distillctl.config import DatasetConfig
@@ -120,7 +121,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def take(self, positions: Sequence[int]) -> Split:
+    def take(self, positions: Sequence[int] | NDArray[np.int64]) -> Split:
         """The samples at these positions, in this order."""
         chosen = torch.as_tensor(positions, dtype=torch.int64)
         inputs = [self.inputs[p] for p in positions] if isinstance(self.inputs, list) else rows(self.inputs, chosen)
@@ -177,18 +178,23 @@ def cut(split: Split, count: int, classes: int, key: str, least: int = 1, left: 
     high = [max(n - left, 0) for n in sizes]
     low = [min(least, h) for h in high]
     counts = shares(sizes, min(max(count, sum(low)), sum(high)), low, high)
-    members: list[list[int]] = [[] for _ in sizes]
-    for position, stratum in enumerate(split.strata.tolist()):
-        members[stratum].append(position)
-    index = split.index.tolist()
-    taken = set()
-    for positions, wanted in zip(members, counts, strict=True):
-        taken.update(sorted(positions, key=lambda position: _draw(key, index[position]))[:wanted])
-    everything = range(len(split))
-    return split.take([p for p in everything if p not in taken]), split.take([p for p in everything if p in taken])
+    draws = np.fromiter((_draw(key, number) for number in split.index.numpy()), np.uint64, len(split))
+    # by class, and in a class by what was drawn: a class's share are the first of its run
+    order = np.lexsort((draws, split.strata.numpy()))
+    taken = np.zeros(len(split), np.bool_)
+    begin = 0
+    for size, wanted in zip(sizes, counts, strict=True):
+        taken[order[begin : begin + wanted]] = True
+        begin += size
+    return parted(split, taken)
 
 
-def few(split: Split, shots: int, classes: Sequence[str], key: str) -> Split:
+def parted(split: Split, taken: NDArray[np.bool_]) -> tuple[Split, Split]:
+    """What is left, and what is taken, each in its own order."""
+    return split.take(np.flatnonzero(~taken)), split.take(np.flatnonzero(taken))
+
+
+def few(split: Split, shots: int, classes: Sequence[str], key: str, noun: str = "image") -> Split:
     """`shots` samples of each class; `key` decides which, and what fewer shots take is among what more take.
 
     Raises DataError with the class that has fewer.
@@ -196,7 +202,7 @@ def few(split: Split, shots: int, classes: Sequence[str], key: str) -> Split:
     for name, size in zip(classes, split.sizes(len(classes)), strict=True):
         if size < shots:
             raise DataError(
-                f"dataset.shots={shots}: class {name} has {size} training image{'s' * (size != 1)}; lower it, or add images of that class"
+                f"dataset.shots={shots}: class {name} has {size} training {noun}{'s' * (size != 1)}; lower it, or add {noun}s of that class"
             )
     return cut(split, shots * len(classes), len(classes), key, least=shots, left=0)[1]
 
@@ -204,26 +210,33 @@ def few(split: Split, shots: int, classes: Sequence[str], key: str) -> Split:
 def cut_groups(split: Split, count: int, groups: Tensor, key: str) -> tuple[Split, Split]:
     """What is left, and a part of about `count` samples made of whole groups; `key` decides which. groups: int64, of each sample by its index,
     below 0 of those that stay. Raises DataError where nothing would be left, or nothing be cut out."""
-    own = groups[split.index].tolist()
-    sizes = Counter(group for group in own if group >= 0)
-    chosen: set[int] = set()
+    own = groups[split.index].numpy()
+    names, sizes = np.unique(own[own >= 0], return_counts=True)
+    chosen = []
     taken = 0
-    for group in sorted(sizes, key=lambda group: _draw(key, group)):
-        if abs(taken + sizes[group] - count) < abs(taken - count) and taken + sizes[group] < len(split):
-            chosen.add(group)
-            taken += sizes[group]
+    for place in np.argsort(np.fromiter((_draw(key, name) for name in names), np.uint64, len(names)), kind="stable"):
+        size = int(sizes[place])
+        if abs(taken + size - count) < abs(taken - count) and taken + size < len(split):
+            chosen.append(names[place])
+            taken += size
     if not chosen:
         raise DataError(
-            f"dataset.groups: of {len(split):,} samples in {len(sizes):,} groups none can be held out whole; give a validation and a test file, or leave it out"
+            f"dataset.groups: of {len(split):,} samples in {len(names):,} groups none can be held out whole; give a validation and a test file, or leave it out"
         )
-    inside = [group in chosen for group in own]
-    return split.take([p for p, held in enumerate(inside) if not held]), split.take([p for p, held in enumerate(inside) if held])
+    return parted(split, np.isin(own, chosen))
 
 
 def divide(
-    pool: Split, val: Split | None, test: Split | None, classes: tuple[str, ...], config: DatasetConfig, groups: Tensor | None = None
+    pool: Split,
+    val: Split | None,
+    test: Split | None,
+    classes: tuple[str, ...],
+    config: DatasetConfig,
+    groups: Tensor | None = None,
+    noun: str = "image",
 ) -> tuple[Split, Split, Split]:
     """Train, validation and test, as a config of any kind says. What is not given is cut out of `pool`, each class in proportion, or by groups whole.
+    noun: what a sample is called in messages.
 
     The labels of validation samples that were cut out are forgotten where training is to do with few labels or none.
     """
@@ -238,7 +251,8 @@ def divide(
     for name, size in zip(classes[:count], pool.sizes(count), strict=True):
         if size < need:
             who, way_out = (f"class {name} has", "add some or remove the class") if pool.labelled else ("there are", "add some")
-            raise DataError(f"{who} {size} image{'s' * (size != 1)} to be split into {need} parts; {way_out}")
+            into = f"to be split into {need} parts" if need > 1 else "to train on"
+            raise DataError(f"{who} {size} {noun}{'s' * (size != 1)} {into}; {way_out}")
     if test is None:  # the key is fixed: a test split that follows a seed would be another one for everyone
         pool, test = held_out(pool, config.test_fraction, "test", need - 1)
     test = _part_of_test(test, classes, config)
@@ -248,7 +262,7 @@ def divide(
         if config.shots is not None or not config.labels:
             val = val.without_labels()
     if config.shots is not None:
-        pool = few(pool, config.shots, classes, f"shots {config.split_seed}")
+        pool = few(pool, config.shots, classes, f"shots {config.split_seed}", noun)
     return (pool if config.labels else pool.without_labels()), val, test
 
 
@@ -294,6 +308,6 @@ def shares(sizes: Sequence[int], total: int, low: Sequence[int], high: Sequence[
     return counts
 
 
-def _draw(key: str, index: int) -> bytes:
+def _draw(key: str, index: int | np.integer[Any]) -> int:
     # A hash and not a random generator: the fixed test split must be the same under every version of every library.
-    return hashlib.sha256(f"{key} {index}".encode()).digest()
+    return int.from_bytes(hashlib.sha256(f"{key} {index}".encode()).digest()[:8], "big")

@@ -105,6 +105,14 @@ class Contract(ABC):
         """The same of a net that a record describes, whose weights are in `file`."""
         return None
 
+    def outside(self, config: ModelConfig, key: str) -> Any:
+        """What decides a net that is trained anew besides its config, its checkpoint and the data, as JSON; None where nobody can tell. Here nothing does."""
+        return []
+
+    def reading_mark(self) -> str:
+        """A mark of how the net reads samples whose contract this is, where that is its own: a run that goes on must not read otherwise."""
+        return ""
+
     def settle(self, kept: str | None, place: Path | None) -> None:
         """kept: what an earlier attempt of the run wrote to the file `place` of what is made of the data, such as a tokenizer. Here nothing is."""
         return
@@ -151,11 +159,15 @@ class Contract(ABC):
         return self
 
     def before_net(self, model: Adapter, fixed: bool) -> nn.Module:
-        """What makes of samples as a file takes them what a model's net takes, for a file that holds it. fixed: of samples of one size. Raises ConfigError where there is no such thing."""
-        raise ConfigError(f"export.format: files for other runtimes are made of nets that see images, and the data set has {self.noun}")
+        """What makes of samples as a file takes them what a model's net takes, for a file that holds it. fixed: of samples of one size."""
+        raise NotImplementedError
 
     def file_example(self, model: Adapter, inside: bool, fixed: bool) -> Tensor:
-        """Two samples as a file takes them, whose values do not matter. Raises as `before_net`."""
+        """Two samples as a file takes them, whose values do not matter."""
+        raise NotImplementedError
+
+    def check_export(self) -> None:
+        """Whether there are files for other runtimes that take these samples: kinds that have `before_net`. Raises ConfigError."""
         raise ConfigError(f"export.format: files for other runtimes are made of nets that see images, and the data set has {self.noun}")
 
     def check_attack(self, attack: AttackConfig) -> None:

@@ -151,6 +151,9 @@ class Images(Contract):
         mean, std = model.mean.flatten().tolist(), model.std.flatten().tolist()
         return replace(self, image_size=model.resolution or self.image_size, mean=mean, std=std)
 
+    def check_export(self) -> None:
+        """Any net of images can be written, as far as its format can hold it."""
+
     def before_net(self, model: Adapter, fixed: bool) -> nn.Module:
         assert isinstance(model, Classifier), type(model).__name__
         seen = self.seen_by(model)

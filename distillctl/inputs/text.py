@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
 from distillctl.config import CAUSAL, DatasetConfig, ModelConfig, PredictConfig, TextSetConfig
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
@@ -19,10 +18,10 @@ from distillctl.data.text.loader import PlainTexts, TextLoader
 from distillctl.data.text.ragged import Strings
 from distillctl.data.text.reader import IDS, LENGTHS, SECOND, TextReader
 from distillctl.data.text.table import SUFFIXES
-from distillctl.data.text.template import EXAMPLES, Template, parse, read_template
+from distillctl.data.text.template import EXAMPLES, Template, columns_in, parse, read_template
 from distillctl.entries import Malformed, integer, text
 from distillctl.errors import CheckpointError, ConfigError, DataError
-from distillctl.files import read_text
+from distillctl.files import hash_of, read_text
 from distillctl.inputs.contract import Contract
 from distillctl.models.adapter import Adapter
 from distillctl.models.net import Net
@@ -30,6 +29,7 @@ from distillctl.models.record import Record
 from distillctl.models.script import Reading
 from distillctl.models.text import nets, prompt, script, transformer, verbalizer
 from distillctl.models.text.adapter import TextClassifier
+from distillctl.paths import as_path
 from distillctl.types import MARK, Inputs
 
 KIND = "texts"
@@ -41,7 +41,8 @@ TRACED = 8  # tokens of the sample by which a net's shapes are found
 class Texts(Contract):
     """corpus: where the texts are. reader: how the model reads them whose contract this is; None of a data set alone.
 
-    max_tokens, vocab_size, lowercase: as the data set's config has them. length: tokens of a usual text, where the corpus holds none.
+    max_tokens, vocab_size, lowercase: as the data set's config has them. length: tokens of a usual text, where the corpus holds none. called: the
+    columns of texts and second texts that a record's model learned from, where somebody named them.
     """
 
     corpus: Corpus = field(repr=False, compare=False)
@@ -50,6 +51,7 @@ class Texts(Contract):
     lowercase: bool = False
     reader: TextReader | None = field(default=None, repr=False, compare=False)
     length: int = 16
+    called: tuple[str | None, str | None] = field(default=(None, None), repr=False, compare=False)
 
     kind: ClassVar[str] = KIND
     noun: ClassVar[str] = "texts"
@@ -76,14 +78,17 @@ class Texts(Contract):
         told = record.preprocessing
         most = integer(told, "max_tokens", inside="preprocessing.", low=1, high=2**24)
         length = integer(told, "tokens", 16, inside="preprocessing.", low=1, high=2**24)
-        text(told, "template", None, "preprocessing.", LONGEST_TEMPLATE)
+        template = text(told, "template", None, "preprocessing.", LONGEST_TEMPLATE)
         text(told, "tokenizer", inside="preprocessing.")
         integer(told, "pad", 0, "preprocessing.", low=0, high=2**31 - 1)
         pairs = told.get("pairs", False)
         if not isinstance(pairs, bool):
             raise Malformed("preprocessing.pairs has to be true or false")
-        columns = {name: Strings.of(()) for name in ("text", "pair")[: 1 + pairs]}
-        return cls(record.classes, Corpus(columns, "text", "pair" if pairs else None), most, length=length)
+        names = [*("text", "pair")[: 1 + pairs], *(columns_in(template, "preprocessing.template") if template is not None else ())]
+        corpus = Corpus({name: Strings.of(()) for name in names}, "text", "pair" if pairs else None)
+        data = record.dataset if isinstance(record.dataset, Mapping) else {}
+        first, second = (value if isinstance(value := data.get(name), str) else None for name in ("text", "pair"))
+        return cls(record.classes, corpus, most, length=length, called=(first, second))
 
     def record(self) -> dict[str, Any]:
         assert self.reader is not None
@@ -132,7 +137,7 @@ class Texts(Contract):
     def rows(self, file: Path | None) -> Iterator[tuple[str, Any]]:
         """Of a table its rows, of any other file and of standard input a text a line."""
         return (
-            lines.of_table(file, self.corpus.pair is not None)
+            lines.of_table(file, self.corpus.pair is not None, self.called)
             if file is not None and file.suffix.lower() in SUFFIXES
             else lines.of_lines(file)
         )
@@ -191,7 +196,7 @@ class Texts(Contract):
         if config.template is None:
             return None
         names, constants = tuple(self.corpus.columns), {EXAMPLES: ""}
-        instead: dict[bytes, dict[str, str]] = {}
+        instead: dict[int, dict[str, str]] = {}
         if config.examples:
             words = examples.first_words(config.verbalizer)
             constants[EXAMPLES], instead = examples.examples(
@@ -216,8 +221,9 @@ class Texts(Contract):
             template = parse(str(told["template"]), f"{key}.template", known, typed=False)
         if bool(told.get("pairs")) != (self.corpus.pair is not None) and template is None:
             what = ("pairs of texts", "single texts") if told.get("pairs") else ("single texts", "pairs of texts")
+            way = "set dataset.pair=<column>" if told.get("pairs") else "dataset.pair='' takes the first texts alone"
             raise ConfigError(
-                f"{key}.checkpoint={config.checkpoint} reads {what[0]}, and the data set has {what[1]}; set dataset.pair, or give another {key}"
+                f"{key}.checkpoint={config.checkpoint} reads {what[0]}, and the data set has {what[1]}; {way}, or give another {key}"
             )
         return self.reader_of(config, key, content, pad, template, config.max_tokens or int(told["max_tokens"]))
 
@@ -234,6 +240,23 @@ class Texts(Contract):
         if TextReader(content, 0, 1).tokenizer_mark != record.preprocessing["tokenizer"]:
             raise CheckpointError(f"{key}.checkpoint: {place} is not the tokenizer that the model learned with (checksum mismatch)")
         return content
+
+    def outside(self, config: ModelConfig, key: str) -> Any:
+        """The tokenizer, and the files of a folder that a net comes from; a name on the hub stands for what may change."""
+        reads_anew = config.checkpoint is None or config.tokenizer is not None
+        found: list[Any] = [self.reader_for(config, key).mark] if reads_anew else []
+        if config.model is None:
+            return found
+        folder = as_path(config.model)
+        if not folder.is_dir():
+            return None
+        try:
+            return found + [[file.name, hash_of(file)] for file in sorted(folder.iterdir()) if file.suffix in (".json", ".safetensors")]
+        except OSError:
+            return None
+
+    def reading_mark(self) -> str:
+        return self.reader.mark if self.reader is not None else ""
 
     def adapt(self, net: Net) -> Adapter:
         assert isinstance(net.reader, TextReader), net.name
@@ -261,9 +284,6 @@ class Texts(Contract):
                     f"{encoded.cut:,} of {len(self.corpus):,} texts ({share:.1%}) have more than {reader.max_tokens} tokens and were cut; dataset.max_tokens"
                 )
         return found
-
-    def before_net(self, model: Adapter, fixed: bool) -> nn.Module:
-        raise ConfigError("export.format: files for other runtimes are made of nets that see images, and the data set has texts")
 
 
 __all__ = ["KIND", "Texts"]

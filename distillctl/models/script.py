@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import keyword
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from distillctl.models.catalogue import CIFAR
 from distillctl.models.edits import change_of
@@ -31,7 +33,7 @@ class Reading(NamedTuple):
 def load_script(net: Net, role: str, record: Record, reading: Reading) -> str:
     """Python that needs torch, safetensors and the architecture's own library, and nothing of ours."""
     architecture = record.architecture
-    arguments = "".join(f", {name}={value!r}" for name, value in architecture.args.items())
+    arguments = keywords(architecture.args)
     count = len(record.classes)
     source, name = net.source, net.name
     if source == "cifar":
@@ -41,9 +43,9 @@ def load_script(net: Net, role: str, record: Record, reading: Reading) -> str:
         definition = (Path(__file__).parent / "text" / f"{name}.py").read_text()
         make = f"{name}(num_classes={count}{arguments})"
     elif source == "transformers":
-        settings = ", ".join(f"{name}={value!r}" for name, value in architecture.args.items() if name != "model_type")
+        settings = keywords({name: value for name, value in architecture.args.items() if name != "model_type"})
         definition = "from transformers import AutoConfig, AutoModelForSequenceClassification\n"
-        make = f"AutoModelForSequenceClassification.from_config(AutoConfig.for_model({architecture.args['model_type']!r}, num_labels={count}, {settings}))"
+        make = f"AutoModelForSequenceClassification.from_config(AutoConfig.for_model({architecture.args['model_type']!r}, num_labels={count}{settings}))"
     elif source == "torchvision":
         definition = "import torchvision\n"
         make = f'torchvision.models.get_model("{name}", weights=None, num_classes={count}{arguments})'
@@ -66,6 +68,13 @@ def load_script(net: Net, role: str, record: Record, reading: Reading) -> str:
         classes=json.dumps(record.classes, ensure_ascii=True),
         **{**reading._asdict(), "ask": reading.ask.format(f"preprocess({reading.opened})")},
     )
+
+
+def keywords(args: Mapping[str, Any]) -> str:
+    """Arguments behind others, as Python: names may come from files, so that one which is none must not be code."""
+    plain = {name: value for name, value in args.items() if name.isidentifier() and not keyword.iskeyword(name)}
+    others = {name: value for name, value in args.items() if name not in plain}
+    return "".join(f", {name}={value!r}" for name, value in plain.items()) + (f", **{others!r}" if others else "")
 
 
 SCRIPT = '''"""Load the {role} that lies beside this file: `python load_{role}.py {file}` prints its answer.

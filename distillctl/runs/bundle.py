@@ -13,7 +13,8 @@ from distillctl.config.training import at_once as at_once
 from distillctl.data.balance import class_weights
 from distillctl.data.loader import Place, PlainLoader, TrainLoader
 from distillctl.data.split import DataSet, Excused, Split
-from distillctl.inputs import kind_of
+from distillctl.errors import CheckpointError
+from distillctl.inputs import from_record, kind_of
 from distillctl.inputs.contract import Contract
 from distillctl.models.record import Record
 from distillctl.paths import as_path
@@ -90,7 +91,10 @@ def load(
 
 def load_to_measure(config: DatasetConfig, batch_size: int, place: Place, class_names: list[str] | None, record: Record | None) -> Bundle:
     """The same for a model that is ready, by its classes. record: where it learned and what it sees."""
-    data, inputs = kind_of(config).load_to_measure(config, class_names, record)
+    kind = kind_of(config)
+    if record is not None and (theirs := from_record(record)).kind != kind.kind:
+        raise CheckpointError(f"model.checkpoint takes {theirs.noun}, and the data set has {kind.noun}; give a model of these")
+    data, inputs = kind.load_to_measure(config, class_names, record)
     if class_names is not None:
         data = data.by_classes(class_names)
     return Bundle(config, data, replace(inputs, classes=data.classes), batch_size, place)

@@ -25,6 +25,7 @@ def take_up(session: Session, assembly: Assembly, folder: Path, log: outputs.Met
     found = machine.from_main(first_on_main(machine, lambda: state.newest(folder, warn)))
     if found is not None:
         content, before = found
+        check_reading(assembly, before, folder)
         warn_of_other_bits(session, before)
         try:
             with warnings.catch_warnings():
@@ -37,6 +38,21 @@ def take_up(session: Session, assembly: Assembly, folder: Path, log: outputs.Met
     if session.run is not None:  # the other ranks share the file
         log.cut(training.log_size)
     return found[1] if found is not None else {}
+
+
+def check_reading(assembly: Assembly, before: Mapping[str, Any], folder: Path) -> None:
+    """Whether students read samples as they did: by other tokens their weights are worth nothing, and nothing else would tell. Raises CheckpointError."""
+    told, now = before.get("reading", {}), reading_of(assembly)
+    other = next((name for name, mark in now.items() if isinstance(told, Mapping) and told.get(name, mark) != mark), None)
+    if other is not None:
+        raise CheckpointError(
+            f"{folder}: {other} was learning with another tokenizer than it has now; put that back as it was, or start a new run"
+        )
+
+
+def reading_of(assembly: Assembly) -> dict[str, str]:
+    """By students: the marks of how they read, of those that have a way of their own."""
+    return {name: mark for name, pupil in assembly.pupils.items() if (mark := pupil.inputs.reading_mark())}
 
 
 def warn_of_other_bits(session: Session, before: Mapping[str, Any]) -> None:
@@ -61,6 +77,7 @@ def description(session: Session, assembly: Assembly) -> dict[str, Any]:
         "epoch": training.epoch,
         "step": training.step,
         "data": assembly.bundle.data.fingerprint,
+        **({"reading": reading} if (reading := reading_of(assembly)) else {}),
         "spent_s": session.clock.step.spent_s(),
         "allotted_s": session.clock.step.allotted_s,
         **machine_in_words(session),

@@ -123,7 +123,16 @@ def check_cut(plan: Plan, step: Transform, bundle: Bundle) -> None:
 def check_net_cut(plan: Plan, step: Transform, keys: PruneConfig, inputs: Contract) -> None:
     model = plan.base(step.model)
     net = planned(model, source_of(model, step.role)[1], inputs, step.role)
+    if net.source == "transformers":
+        raise ConfigError(
+            f"prune={keys.name}: {net.name} ships as the transformers library opens it, which has no net that was cut; take prune=unstructured"
+        )
     check_prunable(net, inputs.seen_by(net).net_example, keys)
+
+
+def written(plan: Plan) -> Iterator[Transform]:
+    """The steps that leave files for other runtimes."""
+    return (step for step in plan.transforms if isinstance(step.settings, (ExportStepConfig, QuantizeConfig)) and not step.skipped)
 
 
 def cuts(plan: Plan) -> Iterator[Transform]:

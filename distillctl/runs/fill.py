@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from distillctl.config import CachesConfig
+from distillctl.config import CachesConfig, DatasetConfig, TextSetConfig
 from distillctl.data.loader import TrainLoader
 from distillctl.errors import ConfigError, DataError, Interrupted, MachineError
 from distillctl.interruption import StopRequest
@@ -86,8 +86,10 @@ def check_can_fill(config: CachesConfig) -> None:
     """All that can be found without data. Raises ConfigError."""
     if views_of(config) is None:
         raise ConfigError(f"action={config.action}: it is not said how many views; set dataset.views=N as the runs that read them will")
-    if config.views and config.dataset.views and config.views > config.dataset.views:
-        raise ConfigError(f"views={config.views} is more than dataset.views={config.dataset.views}: no run would read the others; lower it")
+    bank = bank_of(config.dataset)
+    if config.views and bank and config.views > bank:
+        why = f"dataset.views={bank}" if config.dataset.views else "the one view of texts that are not augmented"
+        raise ConfigError(f"views={config.views} is more than {why}: no run would read the others; lower it")
     if config.teacher.cache.mode in ("off", "require"):
         raise ConfigError(
             f"teacher.cache.mode={config.teacher.cache.mode}: nothing may be kept, and action={config.action} is to keep; leave it out"
@@ -100,7 +102,13 @@ def check_can_fill(config: CachesConfig) -> None:
 
 
 def views_of(config: CachesConfig) -> int | None:
-    return config.views or config.dataset.views
+    return config.views or bank_of(config.dataset)
+
+
+def bank_of(data: DatasetConfig) -> int | None:
+    """How many views epochs take in turn, where that is told."""
+    is_as_stored = isinstance(data, TextSetConfig) and not (data.augment.mask or data.augment.drop)
+    return 1 if is_as_stored else data.views
 
 
 def label_rank(config: CachesConfig, folder: Path | None) -> None:

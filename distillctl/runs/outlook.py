@@ -58,7 +58,7 @@ def outlook(session: Session, todo: Plan, step: Step) -> Outlook:
 
 def found_again(session: Session, step: Step) -> str | None:
     """The run that trained the same before, if its files are as they were."""
-    if reuse.has_own_code(step, session.config):
+    if reuse.is_its_own(session, step):
         return None
     trainer = session.config.trainer
     key = reuse.key_of(session, step, trainer.devices, threads_for(trainer, session.runtime.device, trainer.devices))

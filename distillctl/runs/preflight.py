@@ -55,6 +55,8 @@ def preflight(session: Session, plan: Plan) -> None:
         problems.attempt(lambda step=step: check_pair(plan, step, session.bundle_of(step).inputs))
         problems.attempt(lambda step=step: check_part(plan, step, session.bundle_of(step).inputs))
         problems.attempt(lambda step=step: check_pieces(session, plan, step))
+    for file in deployable.written(plan):
+        problems.attempt(lambda file=file: session.bundle(file.data).inputs.check_export())
     for cut in deployable.cuts(plan):
         problems.attempt(lambda cut=cut: deployable.check_cut(plan, cut, session.bundle(cut.data)))
     if isinstance(session.config, LifelongConfig):

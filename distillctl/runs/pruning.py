@@ -10,10 +10,8 @@ from distillctl.compress.sparsity import sparsify
 from distillctl.config import PruneConfig
 from distillctl.metrics.metric import count
 from distillctl.models.record import Parents, Record
-from distillctl.models.script import load_script
-from distillctl.models.shipping import ship
 from distillctl.runs.artifact import Work
-from distillctl.runs.ship import first_record
+from distillctl.runs.ship import first_record, ship_net
 
 
 def prune(work: Work) -> dict[str, Any]:
@@ -26,13 +24,7 @@ def prune(work: Work) -> dict[str, Any]:
         first_record(work.session, work.bundle, model, work.step.role, work.step.name),
         parents=Parents(known.parents.teacher if known else None, known.sha256 if known else None),
     )
-    written = ship(
-        work.folder,
-        work.step.role,
-        model.classifier.plain_state(),
-        record,
-        load_script(model.net, work.step.role, record, model.inputs.script()),
-    )
+    written = ship_net(work.folder, work.step.role, model.classifier.plain_state(), record, model.net, model.inputs)
     return {"sha256": written.sha256, **found}
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,12 @@ from distillctl.locks import lock_file, open_lock
 from distillctl.models.fitting import load_weights
 from distillctl.models.obtain import planned, source_of
 from distillctl.models.record import Architecture, Record
-from distillctl.models.script import load_script
-from distillctl.models.shipping import checksum, ship
+from distillctl.models.shipping import checksum
 from distillctl.paths import cache_folder
 from distillctl.runs.keys import DECIDING_VERSIONS
 from distillctl.runs.registry import FOLDER, LOG, Trained, files_of, is_free, look_up
 from distillctl.runs.session import Session, first_on_main
+from distillctl.runs.ship import ship_net
 from distillctl.runs.sources import Given
 from distillctl.runs.steps import Step
 from distillctl.runs.train import train
@@ -47,7 +47,7 @@ OF_WEIGHTS = ("answers", "weights")  # what a key decides that decides weights; 
 
 def train_once(session: Session, step: Step) -> Path:
     """`train` for a teacher, or the files of the same training before, copied; the step is finished either way."""
-    if session.stage_record(step.name) is not None or has_own_code(step, session.config):
+    if session.stage_record(step.name) is not None or is_its_own(session, step):
         return train(session, step)
     key = key_of(session, step)
     entry = cache_folder() / FOLDER / f"{key}.json"
@@ -86,7 +86,8 @@ def key_of(session: Session, step: Step, world: int | None = None, threads: int 
         "start": [checksum(file, file.stat().st_mtime_ns, file.stat().st_size), record and record.to_json()] if file is not None else None,
         "dataset": values_that_decide(step.data, *OF_WEIGHTS),
         "data": bundle.data.fingerprint,
-        "images": asdict(bundle.inputs),
+        "inputs": {part.name: getattr(bundle.inputs, part.name) for part in fields(bundle.inputs) if part.compare},
+        "outside": bundle.inputs.outside(model, step.role),
         "loss": step.loss,
         "method": step.method,
         "optimizer": config.optimizer,
@@ -101,6 +102,12 @@ def key_of(session: Session, step: Step, world: int | None = None, threads: int 
         "sources": outputs.sources(Path(outputs.__file__).parent),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def is_its_own(session: Session, step: Step) -> bool:
+    """Whether nobody can tell that another training is the same."""
+    outside = session.bundle_of(step).inputs.outside(model_of(step), step.role)
+    return outside is None or has_own_code(step, session.config)
 
 
 def has_own_code(step: Step, config: Any) -> bool:
@@ -186,7 +193,7 @@ def write_files(session: Session, step: Step, found: Trained, folder: Path) -> N
     load_weights(net.module, weights, role, found.run, name=net.name)
     if LOG in found.files:
         state.write_atomically(folder / LOG, [found.files[LOG]])
-    ship(folder, role, weights, record, load_script(net, role, record, inputs.script()))
+    ship_net(folder, role, weights, record, net, inputs)
 
 
 @contextlib.contextmanager

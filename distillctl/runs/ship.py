@@ -9,7 +9,9 @@ from typing import Any
 
 from distillctl import outputs
 from distillctl.config import chosen
+from distillctl.inputs.contract import Contract
 from distillctl.metrics.metric import on_validation
+from distillctl.models.net import Net
 from distillctl.models.obtain import Obtained, obtain
 from distillctl.models.record import Architecture, Parents, Record
 from distillctl.models.script import load_script
@@ -61,8 +63,12 @@ def ship_one(session: Session, assembly: Assembly, pupil: Obtained, best: Mappin
     if step.for_int8:
         weights, ranges = parted(weights, pupil.net.module)
         write_quantizers(folder, ranges)
-    beside = pupil.inputs.beside(pupil.net, step.role, weights)
-    return ship(folder, step.role, weights, record, load_script(pupil.net, step.role, record, pupil.inputs.script()), beside)
+    return ship_net(folder, step.role, weights, record, pupil.net, pupil.inputs)
+
+
+def ship_net(folder: Path, role: str, weights: Mapping[str, Any], record: Record, net: Net, inputs: Contract) -> Record:
+    """A net's weights and its record, with the script that loads them and the files that its inputs ask for. inputs: as the net sees them."""
+    return ship(folder, role, weights, record, load_script(net, role, record, inputs.script()), inputs.beside(net, role, weights))
 
 
 def ship_given(session: Session, plan: Plan, row: Row, measured: Mapping[str, Any]) -> str:
@@ -73,14 +79,7 @@ def ship_given(session: Session, plan: Plan, row: Row, measured: Mapping[str, An
     given = obtain(row.model.model, bundle.inputs, row.role, session.config.seed)
     metrics = {key: measured[key] for key in on_validation() if measured.get(key) is not None}
     record = replace(first_record(session, bundle, given, row.role, row.name), metrics=metrics)
-    ship(
-        session.run.stage(row.name),
-        row.role,
-        given.classifier.plain_state(),
-        record,
-        load_script(given.net, row.role, record, given.inputs.script()),
-        given.inputs.beside(given.net, row.role, given.classifier.plain_state()),
-    )
+    ship_net(session.run.stage(row.name), row.role, given.classifier.plain_state(), record, given.net, given.inputs)
     return f"{row.name}/{row.role}.safetensors"
 
 

@@ -34,11 +34,11 @@ def columns_of(names: Sequence[str], config: TextSetConfig, where: str) -> Colum
     text = asked(names, config.text, "text", where) or usual(names, TEXT)
     if text is None:
         raise DataError(f"{where}: none of its columns ({', '.join(names)}) is known to hold texts; set dataset.text=<column>")
-    pair = asked(names, config.pair, "pair", where) or (usual(names, PAIR) if config.pair is None else None)
+    pair = usual(names, PAIR) if config.pair is None else asked(names, config.pair, "pair", where) if config.pair else None
     label = asked(names, config.label, "label", where) or usual([name for name in names if name not in (text, pair)], LABEL)
     if len({text, pair, label} - {None}) < sum(each is not None for each in (text, pair, label)):
         raise DataError(f"{where}: dataset.text={text}, dataset.pair={pair} and dataset.label={label} have to be different columns")
-    return Columns(text, pair if pair != "" else None, label)
+    return Columns(text, pair, label)
 
 
 def asked(names: Sequence[str], name: str | None, key: str, where: str) -> str | None:

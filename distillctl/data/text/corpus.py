@@ -49,8 +49,8 @@ class Corpus:
     def trained(self, vocab_size: int, lowercase: bool) -> str:
         """The tokenizer of the training texts: trained once, and taken up again by a run that goes on."""
         if self.kept is None:
-            rows = self.train.tolist()
-            self.kept = tokenizer.train((self.words_of(name, row) for row in rows for name in ("text", "pair")), vocab_size, lowercase)
+            rows, names = self.train.numpy(), ("text", "pair")[: 1 + (self.pair is not None)]
+            self.kept = tokenizer.train((self.words_of(name, row) for row in rows for name in names), vocab_size, lowercase)
             if self.place is not None:
                 state.write_atomically(self.place, [self.kept.encode()])
         return self.kept
@@ -65,17 +65,23 @@ class Corpus:
             self.encoded[reader.mark] = reader.encode_rows(self)
         return self.encoded[reader.mark]
 
-    def words_of(self, name: str, row: int) -> str:
+    def words_of(self, name: str, row: int | np.int64) -> str:
         """A column of a row; `text` and `pair` are the sample's own, whatever their columns are called."""
-        column = {"text": self.text, "pair": self.pair}.get(name, name) if name not in self.columns else name
-        return self.columns[column][row] if column is not None else ""
+        column = {"text": self.text, "pair": self.pair}.get(name) or name
+        return self.columns[column][row] if column in self.columns else ""
 
-    def word_mark(self, row: int) -> bytes:
-        """Of a sample's own texts, whatever else is told of it."""
-        return b"\0".join(
-            hashlib.blake2b(self.words_of(name, row).strip().encode("utf-8", "surrogatepass"), digest_size=8).digest()
-            for name in ("text", "pair")
-        )
+    def word_marks(self, rows: Tensor) -> NDArray[np.int64]:
+        """int64 [N]: hashes of the samples' own texts, whatever else is told of them."""
+        found = np.empty(len(rows), np.int64)
+        for place, row in enumerate(rows.tolist()):
+            found[place] = self.word_mark(row)
+        return found
+
+    def word_mark(self, row: int) -> int:
+        """The same of one sample."""
+        texts = (" ".join(self.words_of(name, row).split()) for name in ("text", "pair"))
+        digest = hashlib.blake2b("\0".join(texts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(digest, "little", signed=True)
 
     def batch(self, rows: Tensor, device: torch.device, words: Words | None = None) -> Inputs:
         """Samples by their rows, int64 [B] on the CPU, as all readers see them. words: which words are hidden or left out, of a view."""

@@ -27,7 +27,7 @@ class Drawn:
 
 def examples(
     corpus: Corpus, count: int, template: str, seed: int, words: Mapping[str, str], key: str
-) -> tuple[str, dict[bytes, dict[str, str]]]:
+) -> tuple[str, dict[int, dict[str, str]]]:
     """What stands for {examples}, and what stands there for the texts that are among them, by their marks.
 
     No text sees itself: in its place it sees the next one of its class that was drawn, else one less. words: what stands for a class where
@@ -68,7 +68,7 @@ def draw(corpus: Corpus, count: int, seed: int, labelled: bool) -> Drawn:
     own = corpus.targets[order] if labelled else torch.zeros_like(rows)
     numbers = [number for number in torch.unique(own).tolist() if number != UNLABELLED]
     turns = [numbers[place] for place in permutation(len(numbers), seed, "example classes").tolist()]
-    seen: set[bytes] = set()
+    seen: set[int] = set()
     queues = {number: different(corpus, (own == number).nonzero().flatten(), rows, seen) for number in turns}
     found: dict[int, list[int]] = {number: [] for number in turns}
     taken, left = 0, turns
@@ -88,7 +88,7 @@ def draw(corpus: Corpus, count: int, seed: int, labelled: bool) -> Drawn:
     return Drawn(tuple(int(rows[place]) for place, _ in chosen), tuple(None if place is None else int(rows[place]) for place in spares))
 
 
-def different(corpus: Corpus, places: Tensor, rows: Tensor, seen: set[bytes]) -> Iterator[int]:
+def different(corpus: Corpus, places: Tensor, rows: Tensor, seen: set[int]) -> Iterator[int]:
     """Places in a drawn order whose texts were not seen before."""
     for place in places:  # a few of maybe a million: a list of all of them would be made for nothing
         mark = corpus.word_mark(int(rows[place]))

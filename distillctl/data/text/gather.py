@@ -69,7 +69,7 @@ def gather(opened: Mapping[str, Sequence[tuple[str, Table]]], config: TextSetCon
     assert columns is not None
     classes, order = ordered(list(spelled), config, first.names.get(columns.label or "", []), where)
     for part in parts.values():
-        part.labels = array("q", [order[label] if label >= 0 else len(classes) for label in part.labels])
+        part.labels = array("q", (order[label] if label >= 0 else len(classes) for label in part.labels))
     corpus = Corpus({name: builder.done() for name, builder in builders.items()}, columns.text, columns.pair)
     return Gathered(corpus, parts, classes, tuple(known), where, notes)
 
@@ -129,12 +129,12 @@ def ordered(spelled: list[str], config: TextSetConfig, told: Sequence[str], wher
     shown = list(config.class_names or ()) if names else []  # without labels they are names that somebody else's answers have
     if not shown and told and numbers and all(float(name).is_integer() and 0 <= float(name) < len(told) for name in names):
         shown, names = list(told), [str(place) for place in range(len(told))]
-    if shown and len(shown) != len(names):
+    if shown and names and len(shown) != len(names):
         raise DataError(f"dataset.class_names={shown}: {len(shown)} names, and {where} has the labels {', '.join(names[:10])}")
     if shown and len(set(map(one_form, shown))) < len(shown):
         raise DataError(f"dataset.class_names={shown}: a name stands there twice")
-    place = {name: position for position, name in enumerate(names)}
-    return tuple(shown or names), [place.get(name, len(names)) for name in spelled]
+    classes, place = tuple(shown or names), {name: position for position, name in enumerate(names)}
+    return classes, [place.get(name, len(classes)) for name in spelled]
 
 
 def is_number(name: str) -> bool:

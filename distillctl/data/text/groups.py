@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ NOWHERE = -1  # the group of texts that stand in several others, which have no o
 def by_value(values: Iterable[str]) -> Tensor:
     """int64 [N]: equal values, equal numbers."""
     numbers: dict[str, int] = {}
-    return torch.tensor([numbers.setdefault(value, len(numbers)) for value in values], dtype=torch.int64)
+    return torch.from_numpy(np.fromiter((numbers.setdefault(value, len(numbers)) for value in values), np.int64))
 
 
 def by_containment(texts: Iterable[str]) -> Tensor:

@@ -199,11 +199,16 @@ class TextReader:
         while (excess := len(self.ids(found)) - self.max_tokens) > 0:
             tokens = {name: self.library.encode(values[name], add_special_tokens=False) for name in self.template.columns}
             longest = max(tokens, key=lambda name: len(tokens[name].ids))
-            kept = len(tokens[longest].ids) - excess
             if not tokens[longest].ids:
                 raise ConfigError(
                     f"dataset.max_tokens={self.max_tokens}: the template alone has {len(self.ids(found))} tokens; raise it, or take a shorter template"
                 )
-            values[longest] = values[longest][: tokens[longest].offsets[kept - 1][1]] if kept > 0 else ""
+            values[longest] = shortened(values[longest], tokens[longest].offsets, excess)
             found = self.library.encode(self.template.join(values))
         return found
+
+
+def shortened(text: str, offsets: Sequence[tuple[int, int]], excess: int) -> str:
+    """The beginning of a text without so many of its tokens; it is always shorter, also where a character is several tokens, as of bytes."""
+    kept = len(offsets) - excess
+    return text[: min(offsets[kept - 1][1], offsets[kept][0], len(text) - 1)] if kept > 0 else ""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from distillctl.config import TextSetConfig, check_named
@@ -132,7 +134,7 @@ def assembled(found: Gathered, config: TextSetConfig, class_names: Sequence[str]
         )
     own = groups_of(found, pool, config)
     source = Source(int(pool.index.max()) + 1, tuple(name for name, part in (("val", val), ("test", test)) if part is None))
-    train, val, test = divide(pool, val, test, classes, config, own)
+    train, val, test = divide(pool, val, test, classes, config, own, "text")
     return finished(found, classes, (train, val, test), config, notes, source)
 
 
@@ -163,12 +165,17 @@ def replace_targets(found: Gathered, classes: Sequence[str]) -> dict[str, Split]
     table = torch.tensor([number.get(one_form(name), UNLABELLED) for name in found.classes] + [UNLABELLED])
     return {
         part: Split(
-            torch.tensor(each.rows, dtype=torch.int64),
-            table[torch.tensor(each.labels, dtype=torch.int64)],
-            torch.tensor(each.index, dtype=torch.int64),
+            numbers_of(each.rows),
+            table[numbers_of(each.labels)],
+            numbers_of(each.index),
         )
         for part, each in found.parts.items()
     }
+
+
+def numbers_of(values: array[int]) -> torch.Tensor:
+    """int64, in the memory of the array itself."""
+    return torch.from_numpy(np.frombuffer(values, np.int64)) if values else torch.empty(0, dtype=torch.int64)
 
 
 def groups_of(found: Gathered, pool: Split, config: TextSetConfig) -> torch.Tensor | None:
@@ -219,11 +226,10 @@ def by_length(split: Split, corpus: Corpus) -> Split:
 
 def duplicates(corpus: Corpus, splits: tuple[Split, Split, Split]) -> list[str]:
     """Notes on texts that occur in two splits."""
-    train, val, test = ([corpus.word_mark(row) for row in part.inputs.tolist()] for part in splits)  # type: ignore[union-attr]
-    notes, seen = [], set(train)
-    if count := sum(mark in seen for mark in val):
+    train, val, test = (corpus.word_marks(part.inputs) for part in splits)  # type: ignore[arg-type]
+    notes = []
+    if count := int(np.isin(val, train).sum()):
         notes.append(f"{count:,} of {len(val):,} validation texts are in the training split too; dataset.groups=contained keeps them apart")
-    seen.update(val)
-    if count := sum(mark in seen for mark in test):
+    if count := int(np.isin(test, np.concatenate([train, val])).sum()):
         notes.append(f"{count:,} of {len(test):,} test texts are in the training or validation split too")
     return notes

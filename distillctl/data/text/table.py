@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import json
 from collections.abc import Iterator, Sequence
@@ -61,23 +62,34 @@ def encoding_of(file: Path, asked: str | None) -> tuple[str, list[str]]:
     """By its mark, else UTF-8 where all of it is that, else the one of Western Windows, which is said."""
     with open_file(file) as opened:
         begin = opened.read(4)
-        for mark, name in BOMS:
-            if asked is None and begin.startswith(mark):
-                return name, []
+        marked = next((name for mark, name in BOMS if begin.startswith(mark)), None)
+        name = marked if asked is None or known_as(asked) == "utf-8" and marked == "utf-8-sig" else asked
         opened.seek(0)
-        try:
-            decoder = codecs.getincrementaldecoder(asked or "utf-8")()
-        except LookupError:
-            raise DataError(f"dataset.encoding={asked}: no such encoding; leave it out, or take utf-8 or latin-1") from None
+        decoder = codecs.getincrementaldecoder(name or "utf-8")()
         try:
             while piece := opened.read(2**20):
                 decoder.decode(piece)
             decoder.decode(b"", final=True)
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
+            reason = getattr(error, "reason", None) or str(error)
             if asked:
-                raise DataError(f"dataset.encoding={asked}: {file} is not written so ({error.reason}); leave it out") from None
+                raise DataError(f"dataset.encoding={asked}: {file} is not written so ({reason}); leave it out") from None
+            if name:
+                raise DataError(
+                    f"{file}: it begins as {name.upper().removesuffix('-SIG')} and is not written so ({reason}); save it again"
+                ) from None
             return "cp1252", [f"{file.name} is not UTF-8, and was read as cp1252; dataset.encoding says otherwise"]
-    return asked or "utf-8", []
+    return name or "utf-8", []
+
+
+def known_as(encoding: str) -> str:
+    """The name that Python has for an encoding of text. Raises DataError."""
+    try:
+        with contextlib.suppress(UnicodeError):
+            b"some".decode(encoding)  # of codecs that are no encodings, as of base64, this is a LookupError too
+        return codecs.lookup(encoding).name
+    except (LookupError, ValueError):
+        raise DataError(f"dataset.encoding={encoding}: no such encoding; leave it out, or take utf-8 or latin-1") from None
 
 
 def opened_as(file: Path, encoding: str) -> TextIOWrapper:
@@ -90,7 +102,7 @@ def delimited(file: Path, encoding: str, known: Sequence[str], delimiter: str | 
         sample = list(islice(opened, LOOKED_AT))
     if not sample:
         raise DataError(f"{file}: is empty")
-    mark = delimiter_of(file, sample, delimiter)
+    mark = delimiter_of(file, sample, delimiter, known)
     quoting = csv.QUOTE_NONE if mark == "\t" and not is_quoted(sample, mark) else csv.QUOTE_MINIMAL
     first = next(cells(file, iter(sample), mark, quoting), (1, []))[1]
     names = [cell.strip() for cell in first]
@@ -128,8 +140,9 @@ def cells(file: Path, lines: Iterator[str], delimiter: str, quoting: int) -> Ite
         raise DataError(f"{file}, line {line}: {error}; is it a table with one row a line?") from None
 
 
-def delimiter_of(file: Path, sample: Sequence[str], asked: str | None) -> str:
-    """What is asked for; of a TSV the tab; else what cuts the first lines into most columns, of which all have as many."""
+def delimiter_of(file: Path, sample: Sequence[str], asked: str | None, known: Sequence[str]) -> str:
+    """What is asked for; of a TSV the tab; else what cuts the first line into most known names; else what cuts the first lines into most columns,
+    of which all have as many."""
     if asked is not None:
         mark = {"\\t": "\t", "tab": "\t", "comma": ","}.get(asked, asked)
         if len(mark) != 1 or mark in '\r\n"':
@@ -137,13 +150,14 @@ def delimiter_of(file: Path, sample: Sequence[str], asked: str | None) -> str:
         return mark
     if file.suffix.lower() in (".tsv", ".tab"):
         return "\t"
-    counts = {}
+    scores = {}
     for mark in DELIMITERS:
         quoting = csv.QUOTE_NONE if mark == "\t" and not is_quoted(sample, mark) else csv.QUOTE_MINIMAL
-        widths = [len(row) for _, row in cells(file, iter(sample), mark, quoting)]
-        widths = widths[:-1] if len(sample) == LOOKED_AT and len(widths) > 1 else widths  # a quoted cell may go on behind
-        counts[mark] = widths[0] if len(set(widths)) == 1 else 0
-    return max(DELIMITERS, key=lambda mark: counts[mark])
+        rows = [row for _, row in cells(file, iter(sample), mark, quoting)]
+        rows = rows[:-1] if len(sample) == LOOKED_AT and len(rows) > 1 else rows  # a quoted cell may go on behind
+        named = sum(cell.strip().casefold() in known for cell in rows[0]) if rows else 0
+        scores[mark] = named, len(rows[0]) if len({len(row) for row in rows}) == 1 else 0
+    return max(DELIMITERS, key=scores.__getitem__)
 
 
 def is_quoted(sample: Sequence[str], delimiter: str) -> bool:
@@ -192,8 +206,15 @@ def parquet(file: Path) -> Table:
 
     def rows() -> Iterator[tuple[int, Sequence[str | None]]]:
         number = 0
-        for batch in opened.iter_batches(4096):
-            for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+        batches = opened.iter_batches(4096)
+        while True:
+            try:
+                found = [column.to_pylist() for column in next(batches).columns]
+            except StopIteration:
+                return
+            except Exception as error:  # of arrow, of many kinds
+                raise DataError(f"{file}: cannot be read behind row {number:,} ({str(error).splitlines()[0][:120]})") from None
+            for values in zip(*found, strict=True):
                 number += 1
                 yield number, [cell_of(value) for value in values]
 
@@ -217,7 +238,7 @@ def cell_of(value: Any) -> str | None:
         return value
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (bool, int, float, list, dict)) else str(value)
 
 
 def check_names(file: Path, names: Sequence[str]) -> None:

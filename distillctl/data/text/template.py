@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from distillctl.entries import Malformed
 from distillctl.errors import ConfigError, did_you_mean
 from distillctl.files import read_text
 from distillctl.paths import as_path
@@ -25,7 +26,7 @@ class Template:
 
     pieces: tuple[tuple[str, str | None], ...]
     constants: Mapping[str, str] = field(default_factory=dict)
-    exceptions: Mapping[bytes, Mapping[str, str]] = field(default_factory=dict)
+    exceptions: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -33,7 +34,7 @@ class Template:
 
     def described(self) -> Any:
         """As JSON: equal where the same is made of every row."""
-        others = sorted((mark.hex(), dict(constants)) for mark, constants in self.exceptions.items())
+        others = sorted((mark, dict(constants)) for mark, constants in self.exceptions.items())
         return [list(self.pieces), dict(self.constants), *([others] if others else [])]
 
     def values(self, corpus: Corpus, row: int, seen: Sequence[str] = ()) -> dict[str, str]:
@@ -78,6 +79,14 @@ def read_template(given: str, key: str, known: Sequence[str], constants: Mapping
         except (OSError, ValueError) as error:
             raise ConfigError(f"{key}={given}: cannot be read ({getattr(error, 'strerror', None) or 'no UTF-8'})") from None
     return parse(given, key, known, constants)
+
+
+def columns_in(template: str, key: str) -> tuple[str, ...]:
+    """The names in braces of a template that came with a model. Raises Malformed."""
+    try:
+        return tuple(dict.fromkeys(name for _, name, _, _ in string.Formatter().parse(template) if name))
+    except ValueError as error:
+        raise Malformed(f"{key} is no template ({error})") from None
 
 
 def parse(template: str, key: str, known: Sequence[str] | None, constants: Mapping[str, str] | None = None, typed: bool = True) -> Template:

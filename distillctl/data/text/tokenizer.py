@@ -24,12 +24,13 @@ def train(texts: Iterable[str], vocab_size: int, lowercase: bool) -> str:
     Between [CLS] and [SEP] as BERT has it, every byte is known, and a word is the same at the beginning and within a text.
     """
     tokenizers = library()
-    from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     made = tokenizers.Tokenizer(models.BPE())
     steps = [normalizers.NFC(), *([normalizers.Lowercase()] if lowercase else [])]
     made.normalizer = normalizers.Sequence(steps)
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(SPECIAL),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -177,6 +178,7 @@ def library() -> Any:
         import transformers
     except ImportError:
         raise extras.missing("this net", "transformers", "text") from None
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # what torchao, which it imports, is told about its own classes
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
