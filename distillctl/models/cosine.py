@@ -21,7 +21,9 @@ class CosineHead(nn.Module):
     def __init__(self, in_features: int, out_features: int, proxies: int = 1):
         super().__init__()
         self.in_features, self.out_features, self.proxies = in_features, out_features, proxies
-        self.weight = nn.Parameter(torch.randn(out_features, proxies, in_features) / in_features**0.5)
+        # registered before it is filled: whoever bounds what a record may ask for is told in time
+        self.weight = nn.Parameter(torch.empty(out_features, proxies, in_features))
+        nn.init.normal_(self.weight, std=in_features**-0.5)
         self.scale = nn.Parameter(torch.ones(1))
         self.fixed = 0
 

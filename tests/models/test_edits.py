@@ -20,6 +20,7 @@ SPELLED = {
     "3x3, stride 1": '    replace(net, "0", torch.nn.Conv2d(3, 8, 3, padding=1, bias=True))',
     "identity": '    replace(net, "0", torch.nn.Identity())',
     "bottleneck 3 4 3": '    replace(net, "0", torch.nn.Sequential(bottleneck(3, 4, 3), net.get_submodule("0")))',
+    "cosine 2": '    replace(net, "3", CosineHead(8, 2, 2))',
     "linear 16": '    replace(net, "3", torch.nn.Linear(16, 2))',
 }
 
@@ -31,6 +32,22 @@ def bottleneck(channels_in, narrow, channels):
         layers += [torch.nn.Conv2d(a, b, kernel, padding=kernel // 2, bias=False), torch.nn.BatchNorm2d(b), torch.nn.ReLU()]
     return torch.nn.Sequential(*layers)
 """
+
+COSINE = """
+
+class CosineHead(torch.nn.Module):
+    def __init__(self, features, classes, proxies):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(classes, proxies, features))
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, features):
+        normalize = torch.nn.functional.normalize
+        cosines = normalize(features, dim=-1) @ normalize(self.weight, dim=-1).flatten(0, 1).T
+        cosines = cosines.unflatten(-1, self.weight.shape[:2])
+        return self.scale * (cosines.softmax(-1) * cosines).sum(-1)
+"""
+DEFINED = {"bottleneck": BOTTLENECK, "cosine": COSINE}
 
 SEEN = Images(("a",), 8, (0.0,) * 3, (1.0,) * 3).script().preprocess
 SCRIPT = '''"""Load the student that lies beside this file: `python load_student.py image.png` prints its answer.
@@ -84,7 +101,7 @@ def small_net() -> nn.Module:
 
 
 def place_of(became: str) -> str:
-    return "3" if became.startswith("linear") else "0"
+    return "3" if became.startswith(("linear", "cosine")) else "0"
 
 
 def script_of(*edits: Edit) -> str:
@@ -103,7 +120,7 @@ def test_a_script_without_edits_to_the_letter():
 
 @pytest.mark.parametrize("became", SPELLED)
 def test_a_script_with_an_edit_to_the_letter(became):
-    parts = BOTTLENECK if became.startswith("bottleneck") else ""
+    parts = next((text for name, text in DEFINED.items() if became.startswith(name)), "")
     assert script_of(Edit(place_of(became), became)) == SCRIPT % (parts, "\n" + SPELLED[became], SEEN)
 
 

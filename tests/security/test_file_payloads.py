@@ -88,6 +88,7 @@ RECORDS: dict[str, Any] = {
     "an edit that is unknown": architecture(edits=[["conv1", f"exec {CODE}"]]),
     "an edit of a size below 0": architecture(edits=[["conv1", "bottleneck -1 3 3"]]),
     "an edit as large as a house": architecture(edits=[["conv1", "bottleneck 99999 99999 99999"]]),
+    "a classifier as large as a house": architecture(edits=[["classifier", "cosine 99999"]]),
     "an edit of what is no part": architecture(edits=[["", "identity"]]),
     "an edit of a private part": architecture(edits=[["__class__", "identity"]]),
     "a million edits": architecture(edits=[["conv1", "stride 1"]] * 10**5),
