@@ -69,7 +69,7 @@ def test_a_file_of_texts_means_texts_and_what_they_have_by_default(tmp_path):
     (tmp_path / "t.csv").write_text("text,label\n")
     (tmp_path / "photos" / "ant").mkdir(parents=True)
     (tmp_path / "photos" / "labels.csv").write_text("file,label\n")
-    usual = ["teacher=bert_mini", "student=bilstm", "optimizer=adamw_text"]
+    usual = ["teacher=bert_mini", "student=bilstm", "optimizer=adamw_text", "schedule=linear", "trainer.clip_norm=1"]
     for root in (tmp_path / "t.csv", tmp_path):
         chosen = compose.with_data("train", [f"dataset.root={root}"])
         assert "dataset=image_folder" in chosen if root == tmp_path else chosen == [*usual, "dataset=text", f"dataset.root={root}"]

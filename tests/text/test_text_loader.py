@@ -13,6 +13,7 @@ from distillctl.data.split import whole
 from distillctl.data.text.corpus import Corpus
 from distillctl.data.text.loader import PlainTexts, padding
 from distillctl.data.text.reader import IDS, LENGTHS
+from distillctl.data.text.sets import by_length
 from distillctl.types import MARK
 
 TEXTS = [text for text, _ in sentences(203, longest=40)]
@@ -110,7 +111,7 @@ def test_balanced_batches_have_as_many_of_one_class_as_of_another():
 
 
 def test_texts_are_measured_each_once_by_rank_the_shortest_first():
-    split = whole(torch.arange(len(TEXTS)), torch.zeros(len(TEXTS), dtype=torch.int64))
+    split = by_length(whole(torch.arange(len(TEXTS)), torch.zeros(len(TEXTS), dtype=torch.int64)), CORPUS)
     every = [list(PlainTexts(split, CORPUS, 9, Place(torch.device("cpu"), rank, 2))) for rank in range(2)]
     assert sorted(index for batches in every for batch in indexes(batches) for index in batch) == list(range(len(TEXTS)))
     sizes = CORPUS.sizes
