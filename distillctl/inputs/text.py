@@ -185,7 +185,9 @@ class Texts(Contract):
         tokenizer.load(content, f"{key}.tokenizer")
         names = tuple(self.corpus.columns)
         made = read_template(template, f"{key}.template", names) if template is not None else None
-        return TextReader(content, pad, max_tokens, made, self.corpus.pair is not None)
+        found = TextReader(content, pad, max_tokens, made, self.corpus.pair is not None)
+        found.check_template(key)
+        return found
 
     def reader_of_record(self, record: Record, config: ModelConfig, file: Path, key: str) -> TextReader:
         told = record.preprocessing
@@ -199,7 +201,9 @@ class Texts(Contract):
             raise ConfigError(
                 f"{key}.checkpoint={config.checkpoint} reads {what[0]}, and the data set has {what[1]}; {way}, or give another {key}"
             )
-        return self.reader_of(config, key, content, pad, template, config.max_tokens or int(told["max_tokens"]))
+        found = self.reader_of(config, key, content, pad, template, config.max_tokens or int(told["max_tokens"]))
+        nets.check_room(record.architecture.args, found, key)
+        return found
 
     def beside_of(self, record: Record, file: Path, key: str) -> str:
         """The tokenizer that lies beside a model's weights. Raises CheckpointError where it is not the one that its record means."""

@@ -107,6 +107,16 @@ class TextReader:
         known = self.library.get_vocab(with_added_tokens=True)
         return next((sign for sign in ("[MASK]", "<mask>", "[UNK]", "<unk>") if sign in known), "")
 
+    def check_template(self, key: str) -> None:
+        """Whether its own words leave room for a text. Raises ConfigError."""
+        if self.template is None:
+            return
+        alone = self.template.join({**dict.fromkeys(self.template.columns, ""), **self.template.constants})
+        if (count := len(self.library.encode(alone).ids)) >= self.max_tokens:
+            raise ConfigError(
+                f"{key}.template: it has {count} tokens without any column, and texts are cut at {self.max_tokens}; raise {key}.max_tokens, or shorten it"
+            )
+
     def encode_rows(self, corpus: Corpus) -> Encoded:
         """All rows of a corpus."""
         return self.encode(len(corpus), lambda row: self.sample(corpus, row))
