@@ -39,6 +39,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/cache_accuracy.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/lifelong.py
+	$(BIN)/python benchmarks/text.py
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -225,7 +225,9 @@ class Texts(Contract):
             raise ConfigError(
                 f"{key}.checkpoint={config.checkpoint} reads {what[0]}, and the data set has {what[1]}; {way}, or give another {key}"
             )
-        return self.reader_of(config, key, content, pad, template, config.max_tokens or int(told["max_tokens"]))
+        found = self.reader_of(config, key, content, pad, template, config.max_tokens or int(told["max_tokens"]))
+        nets.check_room(record.architecture.args, found, key)
+        return found
 
     def beside_of(self, record: Record, file: Path, key: str) -> str:
         """The tokenizer that lies beside a model's weights. Raises CheckpointError where it is not the one that its record means."""

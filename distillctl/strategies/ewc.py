@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -127,7 +128,11 @@ def fisher_information(student: Any, batches: Any, labels: str, seed: int) -> di
             with torch.no_grad():  # and in one memory order: the other has no place where samples are told apart
                 seen = mapped(student.prepare(batch.inputs), lambda column: column.contiguous())
             for piece in torch.arange(len(targets), device=targets.device).split(size):
-                gradients = vmap(grad(surprise), in_dims=(None, 0, 0))(weights, rows(seen, piece), targets[piece])
+                with warnings.catch_warnings():
+                    warnings.filterwarnings(
+                        "ignore", "There is a performance drop"
+                    )  # of nets with an LSTM, which torch goes through one by one
+                    gradients = vmap(grad(surprise), in_dims=(None, 0, 0))(weights, rows(seen, piece), targets[piece])
                 for name, value in gradients.items():
                     sums[name] += value.square().sum(0)
             count += len(targets)

@@ -24,7 +24,8 @@ LOSSES = sorted(file.stem for file in (CONF / "loss").glob("*.yaml") if file.ste
 METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
 OF_MAPS = ("at", "fitnet", "fsp", "nst", "ofd", "reviewkd", "sp", "vid")  # these read maps of images
 OF_IMAGES = ("adversarial", "ard", "rslad", "data_free", "simkd", "token")
-REFUSED = {*(f"loss/{name}" for name in OF_MAPS), *(f"method/{name}" for name in OF_IMAGES)}
+OF_LAYERS = ("tinybert", "pkd", "minilmv2")  # of nets of the transformers library
+REFUSED = {*(f"loss/{name}" for name in OF_LAYERS), *(f"loss/{name}" for name in OF_MAPS), *(f"method/{name}" for name in OF_IMAGES)}
 # what an option needs besides itself, as for images
 MORE = {
     "method/mutual": ["method.peers=[bag]"],

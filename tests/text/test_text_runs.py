@@ -20,7 +20,7 @@ from texts import sentences
 from distillctl.config import TextSetConfig
 from distillctl.data.loader import Place
 from distillctl.data.text import tokenizer
-from distillctl.errors import Interrupted
+from distillctl.errors import CheckpointError, Interrupted
 from distillctl.inputs.text import Texts
 from distillctl.models.obtain import obtain
 from distillctl.runs.execute import execute
@@ -239,3 +239,25 @@ def test_a_reused_teacher_brings_its_tokenizer_and_another_tokenizer_is_another_
         asked = call("predict", f"checkpoint={name}/pretrain", "inputs=[t.csv]", "format=csv", "trainer.device=cpu", cwd=tmp_path)
         assert asked.code == 0, asked.err
     assert said == [False, True, False]
+
+
+def test_a_run_does_not_go_on_by_another_tokenizer_in_the_same_file(text_run, taught, tmp_path):
+    file = tmp_path / "own.json"
+    content = (text_run / "pretrain/tokenizer.json").read_text()
+    file.write_text(content)
+    words = (*taught, "distill.epochs=2", f"student.tokenizer={file}")
+
+    def go_on(moment: int) -> None:
+        config = configured("distill", tmp_path / "run", *words)
+        with session(config, tmp_path / "run", StopAfter(moment)) as running:
+            execute(running)
+
+    with pytest.raises(Interrupted):
+        go_on(12)
+    assert steps(tmp_path / "run/distill") > 0
+    file.write_text(content.replace("[UNK]", "[UNC]"))
+    with pytest.raises(CheckpointError, match="student was learning with another tokenizer than it has now; put that back as it was"):
+        go_on(10**9)
+    file.write_text(content)
+    go_on(10**9)
+    assert (tmp_path / "run/distill/student.safetensors").is_file()

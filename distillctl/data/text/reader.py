@@ -151,12 +151,11 @@ class TextReader:
         """Some rows, as a view shows them."""
         from distillctl.data.text.views import shown
 
-        def sample(place: int) -> Sample:
-            plain = [corpus.words_of(name, int(rows[place])) for name in ("text", "pair")[: 1 + self.pairs]]
-            seen = [shown(text, words, place, part, self.mask_word) for part, text in enumerate(plain)]
-            return self.sample(corpus, int(rows[place]), seen)
-
-        return self.encode(len(rows), sample)
+        seen = [
+            shown([corpus.words_of(name, row) for row in rows], words, part, self.mask_word)
+            for part, name in enumerate(("text", "pair")[: 1 + self.pairs])
+        ]
+        return self.encode(len(rows), lambda place: self.sample(corpus, int(rows[place]), [texts[place] for texts in seen]))
 
     def sample(self, corpus: Corpus, row: int, seen: Sequence[str] = ()) -> Sample:
         """What is encoded of a row. seen: its texts as a view shows them; empty where they are as stored."""

@@ -16,6 +16,13 @@ from distillctl.models.net import Net
 from distillctl.models.text import transformer
 
 ENCODER = "transformer"  # the model that is whatever `model` names
+COUNT_BEHIND_PAD = (
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "mpnet",
+    "longformer",
+)  # the first position of a text is behind the id that fills up
 
 
 def build_text_net(config: ModelConfig, classes: tuple[str, ...], reader: TextReader, key: str) -> Net:
@@ -37,6 +44,7 @@ def build_text_net(config: ModelConfig, classes: tuple[str, ...], reader: TextRe
             "pad_token_id": reader.pad,
             **config.args,
         }
+        check_room(settings, reader, key)
         return net_of(transformer_of(settings, len(classes), key), source, name, settings, reader)
     builder = builder_of(name)
     given = arguments.checked(builder, name, config.args, key)
@@ -59,7 +67,7 @@ def pretrained(config: ModelConfig, classes: tuple[str, ...], reader: TextReader
         raise ConfigError(f"{key}.args: the net of {key}.model is as it is; leave them out")
     found = transformer.load(config.model, len(classes), key, config.new_head)
     check_labels(found.labels, classes, config, key)
-    check_room(found.module, reader, key)
+    check_room(found.settings, reader, key)
     return net_of(found.module, "transformers", str(found.settings[transformer.TYPE]), found.settings, reader)
 
 
@@ -81,16 +89,17 @@ def check_labels(theirs: tuple[str, ...], ours: tuple[str, ...], config: ModelCo
     )
 
 
-def check_room(module: nn.Module, reader: TextReader, key: str, more: int = 0) -> None:
-    """Whether a net has positions for texts of the longest length, and for `more` tokens behind them, and ids of the tokenizer. Raises ConfigError."""
-    config: Any = module.config
-    positions = getattr(config, "max_position_embeddings", None)
+def check_room(settings: Mapping[str, Any], reader: TextReader, key: str, more: int = 0) -> None:
+    """Whether a net of these settings has positions for texts of the longest length, and for `more` tokens behind them, and ids of the tokenizer. Raises ConfigError."""
+    positions, ids = settings.get("max_position_embeddings"), settings.get("vocab_size")
+    if isinstance(positions, int) and settings.get(transformer.TYPE) in COUNT_BEHIND_PAD:
+        positions -= int(settings.get("pad_token_id") or 0) + 1
     if isinstance(positions, int) and 0 < positions < reader.max_tokens + more:
         raise ConfigError(
             f"dataset.max_tokens={reader.max_tokens}: {key} has places for {positions} tokens; lower it, or set {key}.max_tokens={positions - more}"
         )
-    if isinstance(getattr(config, "vocab_size", None), int) and config.vocab_size < reader.vocabulary:
-        raise ConfigError(f"{key}.tokenizer: it has {reader.vocabulary:,} ids, and the net knows {config.vocab_size:,}; take the net's own")
+    if isinstance(ids, int) and ids < reader.vocabulary:
+        raise ConfigError(f"{key}.tokenizer: it has {reader.vocabulary:,} ids, and the net knows {ids:,}; take the net's own")
 
 
 def net_of(module: nn.Module, source: str, name: str, args: Mapping[str, Any], reader: TextReader) -> Net:

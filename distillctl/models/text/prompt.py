@@ -17,7 +17,7 @@ from distillctl.data.text.reader import TextReader
 from distillctl.draws import integers, seed_of
 from distillctl.errors import ConfigError
 from distillctl.models.net import Net
-from distillctl.models.text import nets
+from distillctl.models.text import nets, transformer
 from distillctl.models.text.virtual import Prompted
 
 
@@ -33,7 +33,7 @@ def with_prompt(net: Net, count: int, seed: int, where: str) -> Net:
     base = module.get_input_embeddings()
     if type(base) is not nn.Embedding or base.max_norm is not None:
         raise ConfigError(f"{where}: the embeddings of {net.name} are of a kind of their own; use {_other(where)}")
-    nets.check_room(module, reader, "student", count)
+    nets.check_room(transformer.described(module), reader, "student", count)
     content, first = tokenizer.with_prompt(reader.tokenizer, count, where)
     reader = replace(reader, tokenizer=content, max_tokens=reader.max_tokens + count)
     drawn = integers(min(base.num_embeddings, first), seed_of(seed, "initialisation", "prompt"), "prompt", torch.arange(count))

@@ -29,7 +29,7 @@ def build_causal(config: ModelConfig, classes: tuple[str, ...], reader: TextRead
         raise ConfigError(f"{key}.args: the net of {key}.model is as it is; leave them out")
     words = verbalised(config, classes, reader, key)
     language, settings = language_model(config.model, key)
-    nets.check_room(language, reader, key, max(len(word) for own in words for word in own) - 1)
+    nets.check_room(transformer.described(language), reader, key, max(len(word) for own in words for word in own) - 1)
     check_causal(language, f"{key}.model={config.model}")
     free = [content_free(reader, text, key) for text in CONTENT_FREE] if config.calibrate else []
     return Net(ByWords(language, words, free), CAUSAL, str(settings[transformer.TYPE]), "large", (), settings, None, None, None, reader)
