@@ -266,7 +266,7 @@ def test_tasks_of_texts_are_learnt(strategy, tmp_path):
     words = (
         *without(QUICK, "teacher", "pretrain", "distill", "finetune", "baseline", "optimizer", "student"),
         "tasks=2",
-        "lifelong.epochs=1",
+        "lifelong.epochs=3",
         "optimizer.lr=0.01",
     )
     done = call("lifelong", *words, f"strategy={strategy}", "hydra.run.dir=run", cwd=tmp_path)
