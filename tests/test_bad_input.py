@@ -222,7 +222,12 @@ ROWS = [
     Row("number for a group", "train teacher=3", USAGE, ("teacher=3: no such option", "ensemble", "mobilenet_v2")),
     Row("unknown model", "train student=mobilnet_v2", USAGE, ("student=mobilnet_v2: no such model", "mobilenet_v2")),
     Row("unknown model by its key", "train teacher.name=resnet_20", USAGE, ("teacher=resnet_20: no such model", "resnet20")),
-    Row("hub as a model", "train 'teacher=hf-hub:someone/net'", USAGE, ("hubs", "teacher.checkpoint=")),
+    Row(
+        "hub as a model",
+        "train 'teacher=hf-hub:someone/net'",
+        USAGE,
+        ("teacher=transformer teacher.model=hf-hub:someone/net", "teacher.checkpoint="),
+    ),
     Row("unknown group", "train optimiser=sgd", USAGE, ("optimiser=sgd: unknown group or key", "did you mean optimizer?")),
     Row("unknown group, far off", "train quux=1", USAGE, ("quux=1: unknown group or key; known: assistants, attack, baseline, dataset",)),
     Row("unknown key", "train trainer.batchsize=8", USAGE, ("trainer.batchsize=8: unknown key", "did you mean trainer.batch_size?")),

@@ -164,7 +164,7 @@ def test_an_image_that_is_a_pipe_is_one_line_of_predict(tmp_path):
     pipe(tmp_path / "cat.png")
     inputs = Images(("ant", "bee"), 8, (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(BadImage, match="named pipe"):
-        inputs.read(list(predict.expand([str(tmp_path / "cat.png")], inputs)), PredictConfig())
+        inputs.read([item.what for item in predict.expand([str(tmp_path / "cat.png")], inputs)], PredictConfig())
 
 
 @pytest.mark.parametrize(

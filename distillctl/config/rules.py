@@ -116,7 +116,11 @@ def check_balance(key: str, dataset: DatasetConfig) -> list[str]:
 
 def check_model(role: str, model: ModelConfig) -> list[str]:
     if model.name in TOLD:  # of a teacher `check_answers` says the rest
-        return [] if role == "teacher" else [f"{role}={model.name}: answers are no model; they teach alone, as teacher={model.name}"]
+        return (
+            []
+            if isinstance(model, TeacherConfig)
+            else [f"{role}={model.name}: answers are no model; they teach alone, as teacher={model.name}"]
+        )
     problems = []
     if model.source == "own" and not model._target_:
         problems.append(f"{role}={model.name} needs {role}._target_=package.Class, and --trust package on the command line")
