@@ -283,7 +283,7 @@ class Texts(Contract):
             if encoded is not None and encoded.cut:
                 share = encoded.cut / max(len(self.corpus), 1)
                 found.append(
-                    f"{encoded.cut:,} of {len(self.corpus):,} texts ({share:.1%}) have more than {reader.max_tokens} tokens and were cut; dataset.max_tokens"
+                    f"{encoded.cut:,} of {len(self.corpus):,} texts ({share:.1%}) have more than {reader.max_tokens} tokens and were cut; raise dataset.max_tokens"
                 )
         return found
 

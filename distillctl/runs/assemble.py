@@ -99,6 +99,7 @@ def assemble(session: Session, step: Step) -> Assembly:
     method = make_method(session, bundle, step, loss, teacher, pupils, batches)
     if teacher is not None and (count := share(own.classifier.net, teacher.model)):
         session.console.say(f"{step.name}: teacher and student hold {count:,} parameters once, as the same")
+    session.remark(bundle)
     training = make_training(session, step, method, teacher, part)
     schedule = build(config.schedule, Schedule, "schedule")  # type: ignore[type-abstract]
     return Assembly(step, bundle, batches, teacher, pupils, part, training, schedule)

@@ -50,6 +50,7 @@ class Session:
     chosen: dict[str, Any] = field(default_factory=dict)  # what the config left open, by full keys
     excused: Excused | None = None  # the samples that earlier attempts ended by
     decision: Any = None  # which student is final, once that was chosen
+    remarked: set[str] = field(default_factory=set)  # what was said of samples
     unasked: bool = False  # whether the data are looked at without the answers of a teacher that is only these
 
     def bundle(self, data: DatasetConfig) -> Bundle:
@@ -144,6 +145,13 @@ class Session:
         if self.run is not None:
             self.run.record["budget"] = self.chosen
             self.run.write()
+
+    def remark(self, found: Bundle) -> None:
+        """Say what models met in the samples that they have read by now, each line once a run."""
+        for line in found.inputs.remarks():
+            if line not in self.remarked:
+                self.remarked.add(line)
+                self.console.say(line)
 
     def stage_folder(self, name: str) -> Path:
         if self.run is not None:

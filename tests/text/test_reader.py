@@ -64,7 +64,7 @@ def test_pairs_become_the_tokens_and_types_that_transformers_makes_of_them(max_t
 def test_what_was_cut_is_counted():
     reader = reader_of(TEXTS, 10)
     encoded = reader.encode_rows(corpus_of(TEXTS))
-    lengths = [len(reader.library.encode(text).ids) for text in TEXTS]
+    lengths = [len(reader.uncut.encode(text).ids) for text in TEXTS]
     assert encoded.cut == sum(length > 10 for length in lengths) > 0
     assert encoded.tokens.lengths.tolist() == [min(length, 10) for length in lengths]
 
@@ -74,10 +74,10 @@ def test_a_trained_tokenizer_is_a_function_of_its_texts_knows_every_byte_and_say
     assert content == tokenizer.train(iter(TEXTS), 400, False)
     reader = TextReader(content, 0, 128)
     for text in ("déjà vu", "日本語 🜁", "tabs\tand\nlines"):
-        found = reader.library.encode(text)
-        assert reader.library.token_to_id("[UNK]") not in found.ids
-        assert reader.library.decode(found.ids).strip() == text
-    assert TextReader(tokenizer.train(TEXTS, 400, True), 0, 128).library.encode("THE Film").ids == reader.library.encode("the film").ids
+        found = reader.uncut.encode(text)
+        assert reader.uncut.token_to_id("[UNK]") not in found.ids
+        assert reader.uncut.decode(found.ids).strip() == text
+    assert TextReader(tokenizer.train(TEXTS, 400, True), 0, 128).uncut.encode("THE Film").ids == reader.uncut.encode("the film").ids
 
 
 def test_rows_of_different_length_come_back_as_they_went_in_from_memory_and_from_a_file():
@@ -166,11 +166,11 @@ def test_a_template_s_own_words_are_never_cut_and_what_it_gives_always_fits(text
     encoded = reader.encode_rows(corpus)
     ids = encoded.tokens[0].tolist()
     assert len(ids) <= max_tokens
-    said = reader.library.decode(ids)
+    said = reader.uncut.decode(ids)
     assert said.lstrip().startswith("Q: ")
     assert " hint " in said
     assert said.endswith(" A:")
-    whole = reader.library.encode(f"Q: {text} hint {hint} A:").ids
+    whole = reader.uncut.encode(f"Q: {text} hint {hint} A:").ids
     assert encoded.cut == (len(whole) > max_tokens)
     assert encoded.cut or ids == whole
 

@@ -146,7 +146,7 @@ def test_two_texts_that_are_equal_are_not_changed_alike():
 
 
 def words_of(tokens: dict[int, list[int]]) -> dict[int, list[str]]:
-    return {index: READER.library.decode(ids[1:-1], skip_special_tokens=False).split() for index, ids in tokens.items()}
+    return {index: READER.uncut.decode(ids[1:-1], skip_special_tokens=False).split() for index, ids in tokens.items()}
 
 
 def test_words_are_hidden_as_often_as_asked_and_none_is_lost():
@@ -179,7 +179,7 @@ def test_a_teacher_and_a_student_of_other_tokens_see_the_same_words():
 
     def said(reader, row: int) -> str:
         ids, lengths = (batch.inputs[f"{reader.mark}.{name}"] for name in (IDS, LENGTHS))
-        return reader.library.decode(ids[row, : lengths[row]].tolist(), skip_special_tokens=True)
+        return reader.uncut.decode(ids[row, : lengths[row]].tolist(), skip_special_tokens=True)
 
     assert said(READER, 0)
     for row in range(40):

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -261,3 +262,12 @@ def test_a_run_does_not_go_on_by_another_tokenizer_in_the_same_file(text_run, ta
     file.write_text(content)
     go_on(10**9)
     assert (tmp_path / "run/distill/student.safetensors").is_file()
+
+
+def test_texts_that_are_cut_are_counted_once_in_a_line(tmp_path):
+    written(tmp_path)
+    done = call("train", *WORDS, "dataset.max_tokens=6", "trainer.max_steps=1", "hydra.run.dir=run", cwd=tmp_path)
+    assert done.code == 0, done.err
+    lines = [line for line in done.out.splitlines() if "were cut" in line]
+    assert len(lines) == 1
+    assert re.search(r"^\d+ of 240 texts \(\d+\.\d%\) have more than 6 tokens and were cut; raise dataset.max_tokens$", lines[0]), lines

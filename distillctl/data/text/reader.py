@@ -86,7 +86,7 @@ class TextReader:
         return hashlib.sha256(self.tokenizer.encode()).hexdigest()
 
     @cached_property
-    def library(self) -> Any:
+    def uncut(self) -> Any:
         """The `tokenizers.Tokenizer`, which neither cuts nor fills up."""
         found = load(self.tokenizer, FILE)
         found.no_padding()
@@ -104,24 +104,24 @@ class TextReader:
     @property
     def vocabulary(self) -> int:
         """How many ids there are: one more than the largest."""
-        return max(self.library.get_vocab(with_added_tokens=True).values()) + 1
+        return max(self.uncut.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
     def mask_word(self) -> str:
         """What stands for a hidden word: the tokenizer's own sign where it has one."""
-        known = self.library.get_vocab(with_added_tokens=True)
+        known = self.uncut.get_vocab(with_added_tokens=True)
         return next((sign for sign in ("[MASK]", "<mask>", "[UNK]", "<unk>") if sign in known), "")
 
     @property
     def unknown(self) -> int | None:
         """The id of what is not known; None of a tokenizer that knows all."""
-        sign = getattr(self.library.model, "unk_token", None)
-        found: int | None = self.library.token_to_id(sign) if sign is not None else None
+        sign = getattr(self.uncut.model, "unk_token", None)
+        found: int | None = self.uncut.token_to_id(sign) if sign is not None else None
         return found
 
     def tokens_of(self, word: str) -> tuple[int, ...]:
         """The ids of a word as it stands, without any sign in front or behind."""
-        return tuple(self.library.encode(word, add_special_tokens=False).ids)
+        return tuple(self.uncut.encode(word, add_special_tokens=False).ids)
 
     def ids(self, found: Any) -> list[int]:
         """Of what the library has encoded."""
@@ -136,7 +136,7 @@ class TextReader:
         if self.template is None:
             return
         alone = len(
-            self.ids(self.library.encode(self.template.join({**dict.fromkeys(self.template.columns, ""), **self.template.constants})))
+            self.ids(self.uncut.encode(self.template.join({**dict.fromkeys(self.template.columns, ""), **self.template.constants})))
         )
         if alone >= self.max_tokens:
             raise ConfigError(
@@ -185,7 +185,7 @@ class TextReader:
                 yield found.ids, found.type_ids, bool(found.overflowing)
             return
         rows = cast(Sequence[Mapping[str, str]], samples)
-        filled = self.library.encode_batch([self.template.join(values) for values in rows])
+        filled = self.uncut.encode_batch([self.template.join(values) for values in rows])
         for values, found in zip(rows, filled, strict=True):
             too_long = len(self.ids(found)) > self.max_tokens
             if too_long:
@@ -196,14 +196,14 @@ class TextReader:
         """A template filled with columns so far as they fit, the longest cut first: its own words are never cut."""
         assert self.template is not None
         while (excess := len(self.ids(found)) - self.max_tokens) > 0:
-            tokens = {name: self.library.encode(values[name], add_special_tokens=False) for name in self.template.columns}
+            tokens = {name: self.uncut.encode(values[name], add_special_tokens=False) for name in self.template.columns}
             longest = max(tokens, key=lambda name: len(tokens[name].ids))
             if not tokens[longest].ids:
                 raise ConfigError(
                     f"dataset.max_tokens={self.max_tokens}: the template alone has {len(self.ids(found))} tokens; raise it, or take a shorter template"
                 )
             values[longest] = shortened(values[longest], tokens[longest].offsets, excess)
-            found = self.library.encode(self.template.join(values))
+            found = self.uncut.encode(self.template.join(values))
         return found
 
 
