@@ -66,8 +66,8 @@ class Interrupted(UserError):
 
 
 def first_line(error: BaseException) -> str:
-    """What went wrong, in one line; of an error without words its kind."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """What went wrong, in one line; of an error without words its kind. Some libraries begin theirs with an empty one."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from distillctl import extras
 from distillctl.data.names import part_of
 from distillctl.data.text.table import Table, cell_of
-from distillctl.errors import DataError, MachineError
+from distillctl.errors import DataError, MachineError, first_line
 
 
 def tables(name: str, configuration: str | None) -> dict[str, list[tuple[str, Table]]]:
@@ -20,9 +20,9 @@ def tables(name: str, configuration: str | None) -> dict[str, list[tuple[str, Ta
     try:
         found: Any = datasets.load_dataset(name, configuration)
     except ValueError as error:  # of a set with several configurations
-        raise DataError(f"dataset.hub={name}: {(str(error).splitlines() or [''])[0][:200]}; dataset.hub_config names one") from None
+        raise DataError(f"dataset.hub={name}: {first_line(error)[:200]}; dataset.hub_config names one") from None
     except Exception as error:  # of the hub, of the network, of the files
-        raise MachineError(f"dataset.hub={name}: cannot be had ({(str(error).splitlines() or [type(error).__name__])[0][:160]})") from None
+        raise MachineError(f"dataset.hub={name}: cannot be had ({first_line(error)[:160]})") from None
     parts = {split: part_of(split) for split in found}
     known = {part[0]: split for split, part in reversed(parts.items()) if part is not None}
     if not known:

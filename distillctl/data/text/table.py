@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl import extras
-from distillctl.errors import DataError
+from distillctl.errors import DataError, first_line
 from distillctl.files import open_file
 
 DELIMITED = (".csv", ".tsv", ".tab")
@@ -200,7 +200,7 @@ def parquet(file: Path) -> Table:
     try:
         opened = pyarrow.parquet.ParquetFile(file)
     except Exception as error:  # of arrow, of many kinds
-        raise DataError(f"{file}: no parquet file that can be read ({str(error).splitlines()[0][:120]})") from None
+        raise DataError(f"{file}: no parquet file that can be read ({first_line(error)[:120]})") from None
     names = list(opened.schema_arrow.names)
     check_names(file, names)
 
@@ -213,7 +213,7 @@ def parquet(file: Path) -> Table:
             except StopIteration:
                 return
             except Exception as error:  # of arrow, of many kinds
-                raise DataError(f"{file}: cannot be read behind row {number:,} ({str(error).splitlines()[0][:120]})") from None
+                raise DataError(f"{file}: cannot be read behind row {number:,} ({first_line(error)[:120]})") from None
             for values in zip(*found, strict=True):
                 number += 1
                 yield number, [cell_of(value) for value in values]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distillctl import extras
-from distillctl.errors import ConfigError, MachineError
+from distillctl.errors import ConfigError, MachineError, first_line
 from distillctl.files import read_json, read_text
 from distillctl.paths import as_path
 
@@ -72,7 +72,7 @@ def of_hub(name: str, key: str) -> tuple[str, int]:
     try:
         found = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # of the hub, of the network, of the file
-        raise MachineError(f"{key}={name}: no such folder here, and the hub does not give it ({first_words(error)})") from None
+        raise MachineError(f"{key}={name}: no such folder here, and the hub does not give it ({first_line(error)[:160]})") from None
     fast = getattr(found, "backend_tokenizer", None)
     if fast is None:
         raise ConfigError(f"{key}={name}: it has no fast tokenizer (tokenizer.json); convert it, or name another")
@@ -102,7 +102,7 @@ def load(content: str, where: str) -> Any:
     except MachineError:
         raise
     except Exception as error:  # of the library, of its own kinds
-        raise ConfigError(f"{where}: no tokenizer.json that can be read ({first_words(error)})") from None
+        raise ConfigError(f"{where}: no tokenizer.json that can be read ({first_line(error)[:160]})") from None
 
 
 def with_prompt(content: str, count: int, where: str) -> tuple[str, int]:
@@ -180,7 +180,3 @@ def config_json(content: str, pad: int, max_tokens: int) -> bytes:
         if usual in known:
             told[name] = usual
     return json.dumps({name: value for name, value in told.items() if value is not None}, indent=1).encode()
-
-
-def first_words(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -10,7 +10,7 @@ from torch import nn
 
 from distillctl.config import ModelConfig
 from distillctl.data.text.reader import TextReader
-from distillctl.errors import CheckpointError, ConfigError
+from distillctl.errors import CheckpointError, ConfigError, first_line
 from distillctl.models import arguments, catalogue
 from distillctl.models.net import Net
 from distillctl.models.text import transformer
@@ -118,7 +118,7 @@ def constructed(builder: Callable[..., nn.Module], name: str, num_classes: int, 
         return builder(num_classes=num_classes, **args)
     except Exception as error:  # torch may object to a value in any way it likes
         shown = ", ".join(f"{arg}={value!r}" for arg, value in args.items())
-        raise ConfigError(f"{key}.args: {name} does not take {shown} ({transformer.first_words(error)})") from None
+        raise ConfigError(f"{key}.args: {name} does not take {shown} ({first_line(error)[:200]})") from None
 
 
 def builder_of(name: str) -> Callable[..., nn.Module]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distillctl import extras
-from distillctl.errors import CheckpointError, ConfigError, MachineError, did_you_mean
+from distillctl.errors import CheckpointError, ConfigError, MachineError, did_you_mean, first_line
 from distillctl.paths import as_path
 
 # Turc et al. 2019, table 1; the base of Devlin et al. 2019
@@ -77,7 +77,7 @@ def build(settings: Mapping[str, Any], num_classes: int) -> nn.Module:
         module = transformers.AutoModelForSequenceClassification.from_config(config)
     except Exception as error:  # a library may object to a value in any way it likes
         shown = ", ".join(f"{name}={value!r}" for name, value in given.items())
-        raise ConfigError(f"{kind} does not take {shown[:200]} ({first_words(error)})") from None
+        raise ConfigError(f"{kind} does not take {shown[:200]} ({first_line(error)[:200]})") from None
     return taking_mappings(module)
 
 
@@ -123,7 +123,7 @@ def fetched(kind: str, place: str, key: str, unusable: str, **more: Any) -> tupl
             **more,
         )
     except Exception as error:  # of the hub, of the network, of the files
-        reason = first_words(error)
+        reason = first_line(error)[:200]
         if folder.is_dir():
             raise CheckpointError(f"{unusable} ({reason})") from None
         raise MachineError(f"{where}: no such folder here, and the hub does not give it ({reason})") from None
@@ -182,7 +182,3 @@ def library() -> Any:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
-
-
-def first_words(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
