@@ -137,8 +137,8 @@ class Split:
 
     @property
     def strata(self) -> Tensor:
-        """int64 [N]: what a cut takes in proportion. Images without labels are all alike."""
-        return self.targets.clamp(min=0)
+        """int64 [N]: what a cut takes in proportion. Samples of which some have no label are all alike."""
+        return self.targets if self.labelled else torch.zeros_like(self.targets)
 
     def sizes(self, classes: int) -> list[int]:
         """How many samples each class has; `classes` numbers or more."""

@@ -118,7 +118,7 @@ def label_rank(config: CachesConfig, folder: Path | None) -> None:
         for line in labelling.price(bundle, config.teacher, config.seed):
             running.console.say(line)
         if config.action == "fill":
-            labelling.label(bundle, config.teacher, config.seed, running.console.say, stop)
+            labelling.label(bundle, config.teacher, config.seed, running.console, stop)
 
 
 def fill_rank(config: CachesConfig, folder: Path | None) -> None:

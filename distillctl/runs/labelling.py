@@ -8,24 +8,30 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from distillctl import compose
 from distillctl.config import TeacherConfig
 from distillctl.config.api_rules import is_local
+from distillctl.data.split import UNLABELLED
 from distillctl.data.text.corpus import Corpus
+from distillctl.data.text.sets import TextSet
 from distillctl.data.text.template import Template, read_template
 from distillctl.errors import ConfigError
 from distillctl.inputs.text import Texts
 from distillctl.paths import cache_folder
+from distillctl.report.audit import show
+from distillctl.report.console import Console
 from distillctl.runs.bundle import Bundle
 from distillctl.runs.prices import read_prices
 from distillctl.teachers.answers.forms import from_probabilities
 from distillctl.teachers.answers.table import Table
 from distillctl.teachers.api import estimate, labelling
+from distillctl.teachers.api.audit import audit
 from distillctl.teachers.api.money import spelled
-from distillctl.teachers.api.outcome import Question, Spending
+from distillctl.teachers.api.outcome import Labelled, Question, Spending
 from distillctl.teachers.api.secret import Secret
 
 USUAL = "Text: {text}\n\nWhich of these is it: {classes}?"  # what is asked where no template says it
@@ -65,8 +71,6 @@ def template_of(teacher: TeacherConfig, inputs: Texts) -> Template:
 
 def check_typed(teacher: TeacherConfig) -> None:
     """A key goes only where the command line says: a config from elsewhere could send it to anybody. Raises ConfigError."""
-    from urllib.parse import urlsplit
-
     if not Secret.of_environment(teacher.key_variable).given or is_local(urlsplit(teacher.url or "")):
         return
     words = compose.typed_words()
@@ -80,8 +84,9 @@ def check_typed(teacher: TeacherConfig) -> None:
             )
 
 
-def label(bundle: Bundle, teacher: TeacherConfig, seed: int, say: Any, stop: Any) -> Table:
+def label(bundle: Bundle, teacher: TeacherConfig, seed: int, console: Console, stop: Any) -> Table:
     """The answers to all training texts, those of the ledger without asking again. Raises UserError; what was paid for is kept."""
+    say = console.say
     check_typed(teacher)
     wanted = asked(bundle, teacher, seed)
     total = len(wanted.questions)
@@ -98,6 +103,8 @@ def label(bundle: Bundle, teacher: TeacherConfig, seed: int, say: Any, stop: Any
         say(f"teacher: {given_up:,} texts were given up, and have no answer")
     matched = float(np.mean([how.matched for how in found.hows if how.problem is None]))
     say(f"teacher: {matched:.1%} of what it said spoke of a class; the rest was left out")
+    if human := labels_of_people(bundle, found):
+        show(audit(found, human), console)
     values = np.ascontiguousarray(found.probabilities[good])
     samples = [row for row, is_good in zip(wanted.rows, good.tolist(), strict=True) if is_good]
     digest = hashlib.sha256(repr((teacher.url, teacher.model, samples)).encode() + values.tobytes()).hexdigest()
@@ -111,6 +118,15 @@ def label(bundle: Bundle, teacher: TeacherConfig, seed: int, say: Any, stop: Any
         False,
         partial(place_of, samples),
     )
+
+
+def labels_of_people(bundle: Bundle, found: Labelled) -> dict[str, str]:
+    """The classes that files give to labelled texts though training looks at none, by what these are called. Where it does, `answering.agreement` tells."""
+    data = bundle.data
+    if bundle.config.labels or not isinstance(data, TextSet) or data.told is None:
+        return {}
+    numbers = zip(found.keys, data.told[data.train.index].tolist(), found.answered.tolist(), strict=True)
+    return {key: data.classes[number] for key, number, is_good in numbers if is_good and number != UNLABELLED}
 
 
 def place_of(samples: Sequence[int], place: int) -> str:

@@ -127,7 +127,7 @@ class Session:
             return found
         machine = self.runtime
         if teacher.name == API:
-            label = partial(labelling.label, found, teacher, self.config.seed, self.console.say, self.stop)
+            label = partial(labelling.label, found, teacher, self.config.seed, self.console, self.stop)
             return answering.with_answers(found, machine.from_main(first_on_main(machine, label)))
         read = partial(table.read, teacher)
         return answering.with_answers(found, first_on_main(machine, read) or read())

@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -174,6 +175,19 @@ def test_texts_without_labels_are_taught_by_an_endpoint_alone(server, tmp_path):
     finished = call(*words, cwd=tmp_path)
     assert finished.code == 0, finished.err
     assert (tmp_path / "run" / "distill" / "student.safetensors").is_file()
+
+
+def test_few_labels_that_training_does_not_look_at_are_what_a_teacher_is_held_against(server, tmp_path):
+    write_texts(tmp_path / "texts.csv")
+    lines = (tmp_path / "texts.csv").read_text().splitlines()
+    few = [line if number % 5 < 2 else line.rpartition(",")[0] + "," for number, line in enumerate(lines[1:])]
+    (tmp_path / "texts.csv").write_text("\n".join([lines[0], *few]) + "\n")
+    finished = call(*api(server, "dataset.labels=false", "loss=kd", "hydra.run.dir=run"), cwd=tmp_path)
+    assert finished.code == 0, finished.err
+    told = re.search(r"agreement with people: .* of (\d+) texts", finished.out)
+    assert told is not None, finished.out
+    assert 0 < int(told[1]) < 86
+    assert "people say" in finished.out
 
 
 @pytest.mark.parametrize(

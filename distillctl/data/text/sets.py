@@ -7,7 +7,7 @@ import os
 import re
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,11 @@ Opened = dict[str, list[tuple[str, Table]]]  # tables of each part, with what th
 
 @dataclass(frozen=True)
 class TextSet(DataSet):
-    """inputs of its splits are rows of the corpus, int64 [N]."""
+    """inputs of its splits are rows of the corpus, int64 [N]. told: class numbers of the training source by index, UNLABELLED where the files say none:
+    of a set whose labels nobody looks at what a teacher can be held against."""
 
     corpus: Corpus = field(repr=False, compare=False)
+    told: torch.Tensor | None = field(default=None, repr=False, compare=False, kw_only=True)
 
     def names_of(self, split: Split) -> Sequence[str] | None:
         """Of a column of ids, where there is one."""
@@ -135,7 +137,9 @@ def assembled(found: Gathered, config: TextSetConfig, class_names: Sequence[str]
     own = groups_of(found, pool, config)
     source = Source(int(pool.index.max()) + 1, tuple(name for name, part in (("val", val), ("test", test)) if part is None))
     train, val, test = divide(pool, val, test, classes, config, own, "text")
-    return finished(found, classes, (train, val, test), config, notes, source)
+    told = torch.full((source.rows,), UNLABELLED)
+    told[pool.index] = pool.targets
+    return replace(finished(found, classes, (train, val, test), config, notes, source), told=told)
 
 
 def classes_of(found: Gathered, config: TextSetConfig, class_names: Sequence[str] | None) -> tuple[str, ...]:
