@@ -7,6 +7,7 @@ import copy
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -186,6 +187,31 @@ class StopAfter:
     def __call__(self) -> bool:
         self.left -= 1
         return self.left < 0
+
+
+@contextlib.contextmanager
+def copied_at(asked: int, folder: Path, copy: Path | None) -> Iterator[None]:
+    """Trainings go on to their ends, and `copy` gets the run's folder as it would be if one had been stopped at the n-th time that it asks; None: no copy."""
+    from distillctl.runs import train
+
+    fit = train.fit
+
+    def fit_and_copy(*arguments, save, asked_to_stop, **more):
+        stop = StopAfter(asked)
+
+        def asks() -> bool:
+            if stop() and not copy.exists():
+                save(arguments[0])
+                shutil.copytree(folder, copy)
+            return asked_to_stop()
+
+        fit(*arguments, save=save, asked_to_stop=asks, **more)
+
+    train.fit = fit if copy is None else fit_and_copy
+    try:
+        yield
+    finally:
+        train.fit = fit
 
 
 # what a run left behind

@@ -3,16 +3,14 @@
 import hashlib
 import importlib.util
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from processes import StopAfter, checkpoint, configured, same_stage
+from processes import StopAfter, checkpoint, configured, copied_at, same_stage
 
 from distillctl.errors import ConfigError
-from distillctl.runs import train as stages
 from distillctl.runs.check import check_settings
 from distillctl.runs.execute import execute, train_steps
 from distillctl.runs.plan import plan
@@ -62,22 +60,7 @@ def distill(folder: Path, teacher: Path, option: str, copy: Path | None = None) 
     overrides = [f"{group}={name}", f"teacher.checkpoint={teacher}", *QUICK, *STUDENT, *MORE.get(option, [])]
     config = configured("distill", folder, *overrides)
     check_settings(config)
-    fit = stages.fit
-
-    def fit_and_copy(*arguments, save, asked_to_stop, **more):
-        stop = StopAfter(STOP_AT)
-
-        def asked() -> bool:
-            if stop() and not copy.exists():
-                save(arguments[0])
-                shutil.copytree(folder, copy)
-            return asked_to_stop()
-
-        fit(*arguments, save=save, asked_to_stop=asked, **more)
-
-    with pytest.MonkeyPatch.context() as patch, session(config, folder, StopAfter(10**9)) as running:
-        if copy is not None:
-            patch.setattr(stages, "fit", fit_and_copy)
+    with copied_at(STOP_AT, folder, copy), session(config, folder, StopAfter(10**9)) as running:
         train_steps(running, plan(config))  # the final table is another test's, and takes as long
     return folder / "distill"
 

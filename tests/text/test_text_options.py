@@ -1,18 +1,16 @@
 """What every option of the groups loss and method does on texts: it learns, resumes to the bit, ships; or it is refused in a line before anything is trained."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from processes import StopAfter, checkpoint, configured, same_stage
+from processes import StopAfter, checkpoint, configured, copied_at, same_stage
 
 from distillctl.data.text.reader import TextReader
 from distillctl.errors import ConfigError
 from distillctl.inputs import from_record
 from distillctl.models.shipping import read_record
-from distillctl.runs import train as stages
 from distillctl.runs.check import check_settings
 from distillctl.runs.execute import train_steps
 from distillctl.runs.plan import plan
@@ -41,22 +39,7 @@ def distill(folder: Path, words: tuple[str, ...], option: str, copy: Path | None
     group, _, name = option.partition("/")
     config = configured("distill", folder, *words, f"{group}={name}", *FEW, *MORE.get(option, []))
     check_settings(config)
-    fit = stages.fit
-
-    def fit_and_copy(*arguments, save, asked_to_stop, **more):
-        stop = StopAfter(STOP_AT)
-
-        def asked() -> bool:
-            if stop() and not copy.exists():
-                save(arguments[0])
-                shutil.copytree(folder, copy)
-            return asked_to_stop()
-
-        fit(*arguments, save=save, asked_to_stop=asked, **more)
-
-    with pytest.MonkeyPatch.context() as patch, session(config, folder, StopAfter(10**9)) as running:
-        if copy is not None:
-            patch.setattr(stages, "fit", fit_and_copy)
+    with copied_at(STOP_AT, folder, copy), session(config, folder, StopAfter(10**9)) as running:
         preflight(running, plan(config))
         train_steps(running, plan(config))
     return folder / "distill"

@@ -34,5 +34,4 @@ class BiLstm(nn.Module):
         return self.head(self.dropout(torch.relu(self.hidden(read))))
 
 
-def bilstm(num_classes: int, vocab_size: int, width: int = 300, states: int = 150, hidden: int = 200, dropout: float = 0.1) -> BiLstm:
-    return BiLstm(num_classes, vocab_size, width, states, hidden, dropout)
+bilstm = BiLstm  # as it is named in a config and in the script that loads it

@@ -38,12 +38,4 @@ class TextCnn(nn.Module):
         return self.head(self.dropout(torch.cat(found, 1)))
 
 
-def textcnn(
-    num_classes: int,
-    vocab_size: int,
-    width: int = 128,
-    channels: int = 100,
-    kernels: tuple[int, ...] | list[int] = (3, 4, 5),
-    dropout: float = 0.5,
-) -> TextCnn:
-    return TextCnn(num_classes, vocab_size, width, channels, kernels, dropout)
+textcnn = TextCnn  # as it is named in a config and in the script that loads it
