@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from distillctl.data.cutting import cut
 from distillctl.data.loader import Place, PlainLoader
-from distillctl.data.split import Split, cut
+from distillctl.data.split import Split
 from distillctl.errors import DataError
 from distillctl.metrics.answers import own_answers
 from distillctl.models.obtain import Obtained, obtain

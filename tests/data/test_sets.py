@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from distillctl.config import ImageSetConfig
+from distillctl.data.cutting import cut, shares
 from distillctl.data.image import decoding, facts, folder, reading, sets
 from distillctl.data.image.sets import Split, known, load
-from distillctl.data.split import cut, shares, whole
+from distillctl.data.split import whole
 from distillctl.errors import BadSample, ConfigError, DataError, MachineError
 
 PARTS = ("train", "val", "test")

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from distillctl.config import FitConfig, ImageSetConfig, check
+from distillctl.data.cutting import cut, few
 from distillctl.data.image.sets import load
-from distillctl.data.split import UNLABELLED, cut, few, whole
+from distillctl.data.split import UNLABELLED, whole
 from distillctl.errors import DataError
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from distillctl.config import DatasetConfig, PredictConfig, number
-from distillctl.data.split import DataSet, divide, whole
+from distillctl.data.cutting import divide
+from distillctl.data.split import DataSet, whole
 from distillctl.inputs.contract import Contract
 from distillctl.models.record import Record
 from distillctl.models.script import Reading

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 from texts import loaded, sentences, write_csv
 
-from distillctl.data.split import Split, cut_groups
+from distillctl.data.cutting import cut_groups
+from distillctl.data.split import Split
 from distillctl.data.text.groups import NOWHERE, by_containment, by_value
 from distillctl.errors import DataError
 

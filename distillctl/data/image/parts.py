@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from distillctl.config import ImageSetConfig
+from distillctl.data.cutting import divide
 from distillctl.data.image import folder
 from distillctl.data.image.decoding import checked
 from distillctl.data.image.files import BadImage, shown
-from distillctl.data.split import Excused, Source, Split, divide, joined, one_form, unlabelled, whole
+from distillctl.data.split import Excused, Source, Split, joined, one_form, unlabelled, whole
 from distillctl.errors import DataError
 
 MOST_BAD = 0.1

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distillctl.config import ImageSetConfig, check_named
+from distillctl.data.cutting import divide
 from distillctl.data.image import facts, folder, official, parts, reading
 from distillctl.data.image.decoding import checked
 from distillctl.data.image.files import BadImage, shown
-from distillctl.data.split import DataSet, Excused, Source, Split, divide
+from distillctl.data.split import DataSet, Excused, Source, Split
 from distillctl.errors import ConfigError, DataError, did_you_mean
 from distillctl.paths import as_path
 

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from distillctl.config import TextSetConfig, check_named
+from distillctl.data.cutting import divide
 from distillctl.data.forms import one_form
 from distillctl.data.names import is_hidden, part_of
-from distillctl.data.split import UNLABELLED, DataSet, Source, Split, divide
+from distillctl.data.split import UNLABELLED, DataSet, Source, Split
 from distillctl.data.text import docstrings, groups, hub
 from distillctl.data.text.columns import known_names
 from distillctl.data.text.corpus import Corpus
