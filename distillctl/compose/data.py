@@ -11,13 +11,13 @@ from distillctl.compose.groups import default_of, files_of, groups_of, primary_o
 from distillctl.compose.places import conf_dir, recipes_dir
 from distillctl.config.keys import flat
 from distillctl.config.recorded import RECORDED
+from distillctl.data.text.table import SUFFIXES
 from distillctl.errors import ConfigError, UserError
 from distillctl.files import read_json
 from distillctl.paths import as_path
 
 CHECKPOINT = re.compile(r"((?:teacher|student)(?:\.members\.[\w-]+)?\.)(?:checkpoint|file)")
 NOTHING = ("", "null", "''", '""')
-TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet")  # the suffixes of files of texts
 OF_TEXTS = re.compile(r"override kind@_here_:\s*texts")
 USUAL_OF_TEXTS = {"teacher": "bert_mini", "student": "bilstm", "optimizer": "adamw_text", "schedule": "linear"}
 KEY_OF_TEXTS = "trainer.clip_norm=1"
@@ -34,6 +34,7 @@ def with_data(command: str, words: list[str], config_dirs: Sequence[str | Path] 
 
 
 def with_set(command: str, words: list[str], config_dirs: Sequence[str | Path]) -> list[str]:
+    """Before the words the set that they mean, where they choose none."""
     if "dataset" not in groups_of(command):
         return words
     given = {key: value for key, value in dict(settings(words, config_dirs)).items() if value not in NOTHING}
@@ -43,12 +44,10 @@ def with_set(command: str, words: list[str], config_dirs: Sequence[str | Path]) 
         return [f"dataset={given['dataset.name']}", *words] if given["dataset.name"] in files_of("dataset") else words
     if default_of(command, "dataset") == RECORDED:
         return words
-    if "dataset.root" in given or "stream.path" in given or given.get("lifelong.folders", "[]") != "[]":
-        if "dataset.hub" in given or "dataset.root" in given and holds_texts(given["dataset.root"]):
-            return ["dataset=text", *words]
-        return ["dataset=image_folder", *words]
-    if "dataset.hub" in given:
+    if "dataset.hub" in given or "dataset.root" in given and holds_texts(given["dataset.root"]):
         return ["dataset=text", *words]
+    if "dataset.root" in given or "stream.path" in given or given.get("lifelong.folders", "[]") != "[]":
+        return ["dataset=image_folder", *words]
     checkpoints = [key for key in given if CHECKPOINT.fullmatch(key)]
     if not checkpoints:
         return words
@@ -65,12 +64,12 @@ def holds_texts(root: str) -> bool:
     """Whether a file is a table of texts by its name, or a folder holds such and no folders, as it does where a table is about images in them."""
     path = as_path(root.strip("'\""))
     if not path.is_dir():
-        return path.suffix.lower() in TABLES
+        return path.suffix.lower() in SUFFIXES
     try:
         inside = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
     except OSError:
         return False
-    return any(entry.suffix.lower() in TABLES for entry in inside) and not any(entry.is_dir() for entry in inside)
+    return any(entry.suffix.lower() in SUFFIXES for entry in inside) and not any(entry.is_dir() for entry in inside)
 
 
 def with_usual(command: str, words: list[str], config_dirs: Sequence[str | Path]) -> list[str]:
@@ -102,7 +101,7 @@ def is_of_texts(given: dict[str, str], config_dirs: Sequence[str | Path]) -> boo
     file = next((each for each in files if each.is_file()), None)
     if chosen != RECORDED:
         return file is not None and OF_TEXTS.search(file.read_text()) is not None
-    if given.get("dataset.root", "null") not in (*NOTHING, "null"):
+    if given.get("dataset.root", "null") not in NOTHING:
         return holds_texts(given["dataset.root"])
     return any(kind_of_model(value, found[1]) == "texts" for key, value in given.items() if (found := CHECKPOINT.fullmatch(key)))
 
