@@ -92,7 +92,6 @@ def load(place: str, num_classes: int, key: str, new_head: bool) -> Loaded:
     where = f"{key}.model={place}"
     more = {"ignore_mismatched_sizes": True, "num_labels": num_classes} if new_head else {}
     module, told = fetched("AutoModelForSequenceClassification", place, key, f"{where}: cannot be used", **more)
-    named = {} if new_head else class_names(library(), str(as_path(place)) if as_path(place).is_dir() else place, where)
     missing = tuple(sorted({*told["missing_keys"], *(entry[0] for entry in told.get("mismatched_keys", ()))}))
     count = module.config.num_labels
     if missing and not new_head:
@@ -101,7 +100,7 @@ def load(place: str, num_classes: int, key: str, new_head: bool) -> Loaded:
         )
     if count != num_classes:
         raise CheckpointError(f"{where}: it knows {count} classes, the data set has {num_classes}; {key}.new_head=true learns these")
-    return Loaded(taking_mappings(module), settings_of(module), missing, tuple(named.values()))
+    return Loaded(taking_mappings(module), settings_of(module), missing, () if new_head else class_names(module.config))
 
 
 def fetched(kind: str, place: str, key: str, unusable: str, **more: Any) -> tuple[Any, dict[str, Any]]:
@@ -130,14 +129,10 @@ def fetched(kind: str, place: str, key: str, unusable: str, **more: Any) -> tupl
     return found
 
 
-def class_names(transformers: Any, place: str, where: str) -> dict[int, str]:
+def class_names(config: Any) -> tuple[str, ...]:
     """What a config calls the classes; nothing where it only counts them."""
-    try:
-        found = dict(transformers.AutoConfig.from_pretrained(place, trust_remote_code=False).id2label)
-    except Exception:  # to load it says what is wrong
-        return {}
-    names = {int(number): str(name) for number, name in sorted(found.items())}
-    return {} if all(name == f"LABEL_{number}" for number, name in names.items()) else names
+    names = {int(number): str(name) for number, name in sorted(config.id2label.items())}
+    return () if all(name == f"LABEL_{number}" for number, name in names.items()) else tuple(names.values())
 
 
 def settings_of(module: nn.Module) -> dict[str, Any]:
